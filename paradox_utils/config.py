@@ -1,0 +1,329 @@
+"""Every parameter of every stage: its name, default, unit and bounds live here only.
+
+One flat pydantic model a stage, so that ``papermill -p name value`` reaches everything. Nothing heavy is imported: a notebook
+checks its parameters before it pays for torch.
+"""
+
+from __future__ import annotations
+
+import difflib
+import itertools
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Annotated, Any, Literal, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+Count = Annotated[int, Field(ge=1)]
+CountOrZero = Annotated[int, Field(ge=0)]
+Positive = Annotated[float, Field(gt=0)]
+NonNegative = Annotated[float, Field(ge=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
+TaskName = Literal["relevance", "factuality", "completeness"]
+
+
+class ParameterError(ValueError):
+    """A parameter that is unknown, of the wrong type, or impossible; the message says which, and what is allowed."""
+
+
+class Parameters(BaseModel):
+    """Base of all stages: strict types, no unknown names, immutable."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class Stage(Parameters):
+    """What every stage has: a folder to leave its results in."""
+
+    out: str = Field("", description="folder to fill with results and models; empty: nothing is stored")
+
+
+class Source(Stage):
+    """Where questions come from, and the limits every stage shares."""
+
+    source: Literal["atlas", "qa-feedback"] = Field("atlas", description="the generated world, or Wu et al.'s human feedback")
+    data: str = Field("tasksource/QA-Feedback", description="qa-feedback: hub id, or directory of the original JSON files")
+    world_seed: int = Field(0, description="atlas: seed of the world and its questions")
+    train_questions: CountOrZero = Field(3000, description="questions to train on; 0: all (qa-feedback)")
+    validation_questions: Count = Field(100, description="questions that select checkpoints")
+    test_questions: Count = Field(200, description="questions that results are reported on")
+    heldout_share: Share = Field(0.2, description="share of feedback questions that measure a reward model's accuracy")
+    evaluator_share: Share = Field(0.0, description="share of feedback questions that train the evaluator and nothing else")
+    sentence_splitter: Literal["auto", "punctuation", "pysbd", "spacy"] = Field(
+        "auto", description="auto: punctuation (atlas); spaCy's en_core_web_sm where installed, else pysbd (qa-feedback)"
+    )
+    passage_sentences: CountOrZero = Field(
+        0, description="keep only this many passage sentences, the most similar to the question; 0: all"
+    )
+    prompt_limit: Count = Field(64, description="tokens of a prompt; longer ones are cut at the end and counted")
+    response_limit: Count = Field(64, description="tokens of a response, end-of-sequence included")
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: the GPU where there is one")
+
+
+class Supervised(Source):
+    """Stage ``supervised``: the policy learns to answer from demonstrations."""
+
+    policy: str = Field("atlas-t5", description="an Atlas preset, a hub id, or a directory of pretrained weights")
+    steps: CountOrZero = Field(1700, description="optimizer steps; 0: the policy as it comes")
+    batch_size: Count = Field(32, description="demonstrations a step")
+    learning_rate: Positive = Field(3e-3, description="peak of AdamW's linear schedule")
+    warmup_share: Share = Field(0.05, description="share of steps with a rising learning rate")
+    seed: CountOrZero = 0
+
+
+class FeedbackParameters(Source):
+    """Stage ``feedback``: responses, judged."""
+
+    policy: str = Field("", description="atlas: directory of the supervised policy whose responses are judged")
+    prompts: Count = Field(2000, description="atlas: questions to collect feedback on")
+    responses_per_prompt: Literal[4] = Field(4, description="responses compared for each question")
+    temperature: Positive = Field(0.7, description="atlas: sampling temperature of the responses")
+    annotator_noise: Share = Field(0.1, description="atlas: probability that the annotator gets a label or a comparison wrong")
+    seed: CountOrZero = 0
+
+
+class RewardModel(Source):
+    """Stage ``reward_model``: one reward model, with a checkpoint at each of ``checkpoint_steps``."""
+
+    task: TaskName = "relevance"
+    backbone: str = Field("atlas-bert", description="an Atlas preset, a hub id, or a directory of an encoder")
+    feedback: str = Field("", description="feedback.jsonl of the feedback stage (atlas); qa-feedback reads `data`")
+    split: Literal["train", "evaluator"] = Field("train", description="which feedback questions it learns from")
+    feedback_limit: CountOrZero = Field(0, description="feedback questions to learn from; 0: all of the split")
+    label_noise: Share = Field(0.0, description="probability that a training label is flipped on top of the annotators' noise")
+    checkpoint_steps: list[CountOrZero] = Field([0, 40, 80, 160, 320], description="optimizer steps that leave a checkpoint")
+    schedule_steps: CountOrZero = Field(0, description="steps of the learning-rate schedule; 0: up to the last checkpoint")
+    corruption_steps: CountOrZero = Field(0, description="atlas: of these steps, the first so many on corrupted statements")
+    batch_size: Count = 32
+    micro_batch: CountOrZero = Field(0, description="examples a forward pass; 0: the whole batch")
+    learning_rate: Positive = 4e-4
+    weight_decay: NonNegative = 0.001
+    warmup_share: Share = 0.1
+    max_length: Count = Field(2048, description="tokens of a reward model's input; longer ones are cut and counted")
+    global_attention: bool = Field(True, description="Longformer: segment marks attend globally (the paper's models: false)")
+    rm_seed: CountOrZero = 0
+
+    @model_validator(mode="after")
+    def _steps_rise(self) -> RewardModel:
+        steps = self.checkpoint_steps
+        if not steps or any(later <= earlier for earlier, later in itertools.pairwise(steps)):
+            raise ValueError(f"checkpoint_steps = {steps}: must be a rising list of at least one step")
+        return self
+
+
+# The published estimator choices (Chen et al.'s released code), where they differ from the defaults.
+AS_PUBLISHED: dict[str, Any] = {
+    "whitening": "root-of-standard-deviation",
+    "whiten_padding": True,
+    "log_probabilities": "full-softmax",
+    "top_k": 20,
+    "dropout_in_updates": True,
+}
+
+
+class PPO(Source):
+    """Stage ``ppo``: one PPO training of one policy against one reward."""
+
+    task: TaskName = "relevance"
+    policy: str = Field("", description="directory of the supervised policy, a hub id, or empty: the fixture")
+    preset: Literal["default", "as-published"] = Field("default", description="as-published: the released code's estimators")
+    # the reward
+    reward: Literal["model", "dial"] = Field("model", description="a trained reward model, or a control of set accuracy")
+    reward_model: str = Field("", description="directory of a reward-model checkpoint; empty: the fixture's")
+    feedback: str = Field("", description="feedback.jsonl that measures a dial and centres its scores; empty: the fixture's")
+    dial_accuracy: Share = Field(1.0, description="dial: probability that a segment's exact label is kept")
+    dial_kind: Literal["prejudice", "noise"] = Field(
+        "prejudice", description="flips keyed by the segment's text alone, or by prompt and segment"
+    )
+    scale_matched: bool = Field(False, description="dial: divide the reward by 2 accuracy − 1, its expected shrinkage")
+    reward_size: Positive | None = Field(None, description="reward of a good segment; unset: 0.3, 0.5, 0.3 by task")
+    reward_form: Literal["arg-max", "probability"] = "arg-max"
+    reward_pooling: Literal["sum", "mean"] = Field("sum", description="segment rewards as they are, or divided by their number")
+    # the rollout
+    updates: CountOrZero = Field(40, description="rollouts, each followed by `epochs` optimizer steps")
+    prompts_per_update: Count = 16
+    samples_per_prompt: Count = 4
+    temperature: Positive = 0.7
+    top_k: CountOrZero = Field(0, description="sample from the k likeliest tokens; 0: from all")
+    log_probabilities: Literal["sampling", "full-softmax"] = Field(
+        "sampling", description="of the distribution that is sampled (temperature), or of the untempered softmax"
+    )
+    # the objective
+    kl_coefficient: NonNegative = Field(0.05, description="per-token penalty on log π − log π_ref")
+    discount: Share = 1.0
+    gae_lambda: Share = 0.95
+    whitening: Literal["standard-deviation", "root-of-standard-deviation", "none"] = "standard-deviation"
+    whiten_padding: bool = Field(False, description="let padding take part in whitening and keep what leaks into it")
+    clip: Positive = 0.2
+    value_clip: Positive | None = Field(None, description="unset: the value loss is not clipped (the paper: 0.2)")
+    value_weight: NonNegative = Field(1.0, description="weight of the value loss, which carries its own ½")
+    value_model: Literal["separate", "shared"] = Field("separate", description="a network of its own, or a head on the policy")
+    # the optimizer
+    epochs: Count = Field(4, description="optimizer steps on one rollout")
+    micro_batch: CountOrZero = Field(0, description="prompts a forward pass; 0: the whole rollout")
+    learning_rate: Positive = 5e-4
+    adam_epsilon: Positive = 1e-5
+    warmup_updates: CountOrZero = 0
+    decay: bool = Field(True, description="linear decay of the learning rate to 0 over the updates")
+    max_gradient_norm: Positive | None = Field(1.0, description="unset: gradients are not clipped (the paper)")
+    dropout_in_updates: bool = False
+    precision: Literal["float32", "bfloat16"] = "float32"
+    # evaluation and stopping
+    evaluator: str = Field("oracle", description="oracle (atlas), or the directory of a reward model of another family")
+    evaluate_every: Count = Field(10, description="updates between evaluations on validation questions")
+    kl_stop: Positive | None = Field(None, description="a rollout whose summed KL exceeds this counts towards stopping")
+    kl_stop_count: Count = Field(5, description="such rollouts, in all, that stop the run")
+    rm_micro_batch: Count = Field(64, description="responses a reward-model pass")
+    ppo_seed: CountOrZero = 0
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_preset(cls, values: Any) -> Any:
+        if isinstance(values, Mapping) and values.get("preset") == "as-published":
+            return AS_PUBLISHED | dict(values)
+        return values
+
+    @model_validator(mode="after")
+    def _consistent(self) -> PPO:
+        if self.reward == "dial" and self.source != "atlas":
+            raise ValueError("reward = 'dial': a dial needs the exact labels of source = 'atlas'")
+        if self.evaluator == "oracle" and self.source != "atlas":
+            raise ValueError("evaluator = 'oracle': only source = 'atlas' has one; name a reward model's directory")
+        if self.scale_matched and self.dial_accuracy <= 0.5:
+            raise ValueError(f"dial_accuracy = {self.dial_accuracy}: a scale-matched dial needs more than 0.5")
+        if self.whiten_padding and self.whitening == "none":
+            raise ValueError("whiten_padding = True: needs a whitening")
+        return self
+
+
+class Analysis(Stage):
+    """Stage ``analysis``: what the runs of a study say together."""
+
+    results: str = Field("results/recorded/quick", description="folder with summary.csv (and curves.csv)")
+    bootstrap: Count = Field(2000, description="resamples of an interval")
+    seed: CountOrZero = 0
+
+
+STAGES: dict[str, type[Stage]] = {
+    "supervised": Supervised,
+    "feedback": FeedbackParameters,
+    "reward_model": RewardModel,
+    "ppo": PPO,
+    "analysis": Analysis,
+}
+
+
+class Arm(Parameters):
+    """A family of PPO runs of a study: a route, and what varies along it.
+
+    ``reward_model``, ``ppo``: parameters fixed in this arm. ``vary``: one parameter name and its values. ``checkpoints``: which
+    reward-model checkpoints get PPO runs (all, the last, or a list of steps).
+    """
+
+    route: Literal["steps", "label-noise", "data-size", "model-size", "dial"]
+    tasks: list[TaskName] = ["relevance", "factuality", "completeness"]
+    policies: list[str] | None = Field(None, description="names from `policies`; unset: all")
+    vary: dict[str, list[Any]] = {}
+    checkpoints: Literal["all", "last"] | list[CountOrZero] = "all"
+    rm_seeds: list[CountOrZero] = [0]
+    ppo_seeds: list[CountOrZero] = [0]
+    reward_model: dict[str, Any] = {}
+    ppo: dict[str, Any] = {}
+
+
+class Study(Parameters):
+    """A config file: common parameters by stage, changes by task, and the arms to run."""
+
+    study: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$")]
+    about: str = ""
+    source: dict[str, Any] = {}
+    policies: dict[str, dict[str, Any]] = Field({"atlas-t5": {}}, description="name → parameters of `supervised`")
+    feedback: dict[str, Any] = {}
+    reward_model: dict[str, Any] = {}
+    evaluator: dict[str, Any] | None = Field(None, description="qa-feedback: the reward model that scores the policies")
+    ppo: dict[str, Any] = {}
+    tasks: dict[TaskName, dict[Literal["reward_model", "evaluator", "ppo"], dict[str, Any]]] = {}
+    arms: list[Arm]
+
+
+Model = TypeVar("Model", bound=Parameters)
+
+
+def check(schema: type[Model], values: Mapping[str, Any], where: str = "parameters") -> Model:
+    """``values`` as a ``schema``; raises :class:`ParameterError` with one line a problem."""
+    try:
+        return schema.model_validate(dict(values))
+    except ValidationError as error:
+        lines = [_explain(schema, problem) for problem in error.errors()]
+        raise ParameterError("\n".join(f"{where}: {line}" for line in lines)) from None
+
+
+def check_notebook(schema: type[Model], namespace: Mapping[str, Any]) -> Model:
+    """The parameters among a notebook's globals, checked; call it in the cell after ``parameters``, before heavy imports."""
+    return check(schema, {name: value for name, value in namespace.items() if _is_parameter(name, value)})
+
+
+def _is_parameter(name: str, value: Any) -> bool:
+    ipython = {"In", "Out", "get_ipython", "exit", "quit", "open"}
+    return not (name.startswith("_") or name in ipython or isinstance(value, ModuleType | type) or callable(value))
+
+
+def _explain(schema: type[Parameters], problem: Mapping[str, Any]) -> str:
+    name = ".".join(str(part) for part in problem["loc"])
+    value = problem["input"]
+    if problem["type"] == "extra_forbidden":
+        near = difflib.get_close_matches(str(problem["loc"][-1]), schema.model_fields, n=1, cutoff=0.0)
+        hint = f"; the nearest existing name is {near[0]!r} ({describe(schema, near[0])})" if near else ""
+        return f"unknown parameter {name!r} = {value!r}{hint}"
+    if problem["type"] == "missing":
+        return f"parameter {name!r} is missing; give it a value"
+    if not problem["loc"]:
+        return problem["msg"].removeprefix("Value error, ")
+    field = str(problem["loc"][0])
+    allowed = f" (allowed: {describe(schema, field)})" if field in schema.model_fields else ""
+    return f"{name} = {value!r}: {problem['msg'][0].lower()}{problem['msg'][1:]}{allowed}"
+
+
+def describe(schema: type[Parameters], name: str) -> str:
+    """Type, bounds, default and meaning of one parameter, in words."""
+    field = schema.model_json_schema()["properties"][name]
+    words = [_words(option) for option in field.get("anyOf", [field])]
+    default = "" if "default" not in field else f", default {field['default']!r}"
+    meaning = f": {field['description']}" if "description" in field else ""
+    return " or ".join(words) + default + meaning
+
+
+def _words(option: Mapping[str, Any]) -> str:
+    if "enum" in option:
+        return " | ".join(map(repr, option["enum"]))
+    if "const" in option:
+        return repr(option["const"])
+    names = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<", "pattern": "matching"}
+    bounds = [f"{sign} {option[key]}" for key, sign in names.items() if key in option]
+    inner = f" of {_words(option['items'])}" if option.get("items") else ""
+    kind = option["$ref"].rsplit("/", 1)[-1] if "$ref" in option else option.get("type", "any")
+    return " ".join([{"null": "unset"}.get(kind, kind) + inner, *bounds])
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.1 reads ``1e-4`` as a string; people who write learning rates do not expect it."""
+
+
+_Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"^[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789"))
+
+
+def load_study(path: Path) -> Study:
+    """The study of a config file; raises :class:`ParameterError` for an unreadable file or an impossible parameter."""
+    try:
+        raw = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
+    except OSError as error:
+        known = ", ".join(sorted(p.as_posix() for p in path.parent.glob("*.yaml"))) or "none"
+        raise ParameterError(f"{path}: cannot be read ({error.strerror}); configs in that folder: {known}") from error
+    except yaml.YAMLError as error:
+        raise ParameterError(f"{path}: is not YAML ({' '.join(str(error).split())})") from error
+    if not isinstance(raw, dict):
+        raise ParameterError(f"{path}: must hold a mapping with `study:` and `arms:`")
+    return check(Study, raw, where=str(path))

@@ -1,0 +1,1 @@
+"""The two data sources (Atlas and QA-FEEDBACK) and the records they share."""

@@ -1,0 +1,163 @@
+"""The records both data sources share, and their JSON Lines form.
+
+A :class:`Question` is what the policy answers; a :class:`Feedback` is a question with responses somebody judged. Offsets are
+character offsets (Python string indices), end exclusive.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Literal
+
+Task = Literal["relevance", "factuality", "completeness"]
+TASKS: tuple[Task, ...] = ("relevance", "factuality", "completeness")
+
+# Three classes, in this order, for every token reward model (the paper's; accuracy is the arg-max over all three).
+LABELS: tuple[str, ...] = ("F-ERR", "NF-ERR", "O")
+ERROR_LABEL: dict[str, str] = {"relevance": "NF-ERR", "factuality": "F-ERR"}
+
+RELEVANCE_ERRORS = frozenset({"Irrelevant", "Redundant", "Incoherent"})
+FACTUAL_ERRORS = frozenset({"Wrong-Grounding", "Unverifiable"})
+MISSING_KINDS = frozenset({"Missing-Answer", "Missing-Major-Auxiliary", "Missing-Minor-Auxiliary"})
+
+
+@dataclass(frozen=True)
+class Passage:
+    """A titled passage, cut in sentences."""
+
+    title: str
+    sentences: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Question:
+    """A question with its passages, the prompt the policy reads, and the reference answers."""
+
+    id: str
+    text: str
+    passages: tuple[Passage, ...]
+    prompt: str
+    references: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Span:
+    """One marked error: characters ``start`` to ``end`` of the judged response."""
+
+    kind: str
+    start: int
+    end: int
+
+
+@dataclass(frozen=True)
+class Missing:
+    """Passage sentences whose content the judged response lacks (indices into ``Question.passages`` and its sentences)."""
+
+    kind: str
+    passage: int
+    sentences: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Feedback:
+    """Judged responses to one question.
+
+    ``spans``, ``missing`` and ``corrected`` are about ``responses[0]``. ``preference`` compares pairs of responses in the order
+    1v2 1v3 1v4 2v3 2v4 3v4 (1: the first, 2: the second, 0: tie). ``clean_spans`` and ``clean_scores`` (completeness of each
+    response) are the oracle's, without annotator noise; None where no oracle exists.
+    """
+
+    question: Question
+    responses: tuple[str, ...]
+    spans: tuple[Span, ...]
+    missing: tuple[Missing, ...] = ()
+    corrected: str = ""
+    preference: tuple[int, ...] = ()
+    clean_spans: tuple[Span, ...] | None = None
+    clean_scores: tuple[float, ...] | None = None
+
+
+@dataclass(frozen=True)
+class SegmentExample:
+    """A training example of a token reward model.
+
+    ``context`` is the reward model's input before the segments. ``labels`` index :data:`LABELS`, None where the segment is not
+    trained on; ``clean`` are the oracle's labels (None: no oracle).
+    """
+
+    context: str
+    segments: tuple[str, ...]
+    labels: tuple[int | None, ...]
+    clean: tuple[int, ...] | None = None
+
+
+@dataclass(frozen=True)
+class PairExample:
+    """A training example of a pairwise reward model; ``clean`` tells whether the oracle agrees that ``chosen`` is better
+    (True, False; None: it has no opinion, or finds them equal)."""
+
+    context: str
+    chosen: str
+    rejected: str
+    clean: bool | None = None
+
+
+@dataclass
+class Splits:
+    """Questions by use. ``train`` trains the policy and PPO, ``validation`` selects, ``test`` reports."""
+
+    train: list[Question] = field(default_factory=list)
+    validation: list[Question] = field(default_factory=list)
+    test: list[Question] = field(default_factory=list)
+
+
+class DataError(ValueError):
+    """Data that cannot be used; the message says where it is wrong and what to do."""
+
+
+def write_feedback(path: Path, records: Iterable[Feedback]) -> None:
+    """Write records as JSON Lines, replacing ``path`` in one step."""
+    scratch = path.with_name(path.name + ".part")
+    with scratch.open("w", encoding="utf-8") as sink:
+        for record in records:
+            sink.write(json.dumps(asdict(record), ensure_ascii=False) + "\n")
+    scratch.replace(path)
+
+
+def read_feedback(path: Path) -> list[Feedback]:
+    """Read what :func:`write_feedback` wrote; raises :class:`DataError` naming the file and line."""
+    if not path.is_file():
+        raise DataError(f"{path}: no such feedback file; run the feedback stage (notebooks/01-data.ipynb) first")
+    records = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        try:
+            records.append(feedback_from_dict(json.loads(line)))
+        except (json.JSONDecodeError, KeyError, TypeError) as error:
+            raise DataError(f"{path}, line {number}: not a feedback record ({error}); make the file again") from error
+    if not records:
+        raise DataError(f"{path}: holds no feedback; sample more prompts")
+    return records
+
+
+def feedback_from_dict(raw: dict) -> Feedback:
+    """The record whose :func:`dataclasses.asdict` is ``raw`` (lists become tuples)."""
+    question = raw["question"]
+    return Feedback(
+        question=Question(
+            id=question["id"],
+            text=question["text"],
+            passages=tuple(Passage(p["title"], tuple(p["sentences"])) for p in question["passages"]),
+            prompt=question["prompt"],
+            references=tuple(question["references"]),
+        ),
+        responses=tuple(raw["responses"]),
+        spans=tuple(Span(**s) for s in raw["spans"]),
+        missing=tuple(Missing(m["kind"], m["passage"], tuple(m["sentences"])) for m in raw["missing"]),
+        corrected=raw["corrected"],
+        preference=tuple(raw["preference"]),
+        clean_spans=None if raw["clean_spans"] is None else tuple(Span(**s) for s in raw["clean_spans"]),
+        clean_scores=None if raw["clean_scores"] is None else tuple(raw["clean_scores"]),
+    )
