@@ -25,6 +25,12 @@ Share = Annotated[float, Field(ge=0, le=1)]
 TaskName = Literal["relevance", "factuality", "completeness"]
 
 
+# A small supervised policy, feedback on its responses, and reward models, committed so that every notebook runs alone.
+FIXTURE_POLICY = "fixtures/atlas/policy"
+FIXTURE_FEEDBACK = "fixtures/atlas/feedback.jsonl.gz"
+FIXTURE_REWARD_MODEL = "fixtures/atlas/reward-{task}"
+
+
 class ParameterError(ValueError):
     """A parameter that is unknown, of the wrong type, or impossible; the message says which, and what is allowed."""
 
@@ -77,7 +83,7 @@ class Supervised(Source):
 class FeedbackParameters(Source):
     """Stage ``feedback``: responses, judged."""
 
-    policy: str = Field("", description="atlas: directory of the supervised policy whose responses are judged")
+    policy: str = Field(FIXTURE_POLICY, description="atlas: directory of the supervised policy whose responses are judged")
     prompts: Count = Field(2000, description="atlas: questions to collect feedback on")
     responses_per_prompt: Literal[4] = Field(4, description="responses compared for each question")
     temperature: Positive = Field(0.7, description="atlas: sampling temperature of the responses")
@@ -90,7 +96,7 @@ class RewardModel(Source):
 
     task: TaskName = "relevance"
     backbone: str = Field("atlas-bert", description="an Atlas preset, a hub id, or a directory of an encoder")
-    feedback: str = Field("", description="feedback.jsonl of the feedback stage (atlas); qa-feedback reads `data`")
+    feedback: str = Field(FIXTURE_FEEDBACK, description="atlas: feedback.jsonl of the feedback stage; qa-feedback reads `data`")
     split: Literal["train", "evaluator"] = Field("train", description="which feedback questions it learns from")
     feedback_limit: CountOrZero = Field(0, description="feedback questions to learn from; 0: all of the split")
     label_noise: Share = Field(0.0, description="probability that a training label is flipped on top of the annotators' noise")
@@ -120,7 +126,10 @@ AS_PUBLISHED: dict[str, Any] = {
     "whiten_padding": True,
     "log_probabilities": "full-softmax",
     "top_k": 20,
-    "dropout_in_updates": True,
+    "dropout_in_updates": 0.1,
+    "whiten_rewards": True,
+    "value_clip": 0.2,
+    "max_gradient_norm": None,
 }
 
 
@@ -128,16 +137,17 @@ class PPO(Source):
     """Stage ``ppo``: one PPO training of one policy against one reward."""
 
     task: TaskName = "relevance"
-    policy: str = Field("", description="directory of the supervised policy, a hub id, or empty: the fixture")
+    policy: str = Field(FIXTURE_POLICY, description="directory of the supervised policy, or a hub id")
     preset: Literal["default", "as-published"] = Field("default", description="as-published: the released code's estimators")
     # the reward
     reward: Literal["model", "dial"] = Field("model", description="a trained reward model, or a control of set accuracy")
-    reward_model: str = Field("", description="directory of a reward-model checkpoint; empty: the fixture's")
-    feedback: str = Field("", description="feedback.jsonl that measures a dial and centres its scores; empty: the fixture's")
+    reward_model: str = Field(FIXTURE_REWARD_MODEL, description="directory of a checkpoint; {task} stands for the task")
+    feedback: str = Field(FIXTURE_FEEDBACK, description="atlas: feedback that measures a dial and centres exact scores")
     dial_accuracy: Share = Field(1.0, description="dial: probability that a segment's exact label is kept")
     dial_kind: Literal["prejudice", "noise"] = Field(
         "prejudice", description="flips keyed by the segment's text alone, or by prompt and segment"
     )
+    dial_seed: CountOrZero = Field(0, description="dial: key of the flips; another key is another reward model")
     scale_matched: bool = Field(False, description="dial: divide the reward by 2 accuracy − 1, its expected shrinkage")
     reward_size: Positive | None = Field(None, description="reward of a good segment; unset: 0.3, 0.5, 0.3 by task")
     reward_form: Literal["arg-max", "probability"] = "arg-max"
@@ -157,6 +167,7 @@ class PPO(Source):
     gae_lambda: Share = 0.95
     whitening: Literal["standard-deviation", "root-of-standard-deviation", "none"] = "standard-deviation"
     whiten_padding: bool = Field(False, description="let padding take part in whitening and keep what leaks into it")
+    whiten_rewards: bool = Field(False, description="whiten the penalised rewards too, without shifting their mean")
     clip: Positive = 0.2
     value_clip: Positive | None = Field(None, description="unset: the value loss is not clipped (the paper: 0.2)")
     value_weight: NonNegative = Field(1.0, description="weight of the value loss, which carries its own ½")
@@ -169,7 +180,7 @@ class PPO(Source):
     warmup_updates: CountOrZero = 0
     decay: bool = Field(True, description="linear decay of the learning rate to 0 over the updates")
     max_gradient_norm: Positive | None = Field(1.0, description="unset: gradients are not clipped (the paper)")
-    dropout_in_updates: bool = False
+    dropout_in_updates: Share = Field(0.0, description="dropout probability in the updates; never in the rollout")
     precision: Literal["float32", "bfloat16"] = "float32"
     # evaluation and stopping
     evaluator: str = Field("oracle", description="oracle (atlas), or the directory of a reward model of another family")
@@ -194,6 +205,11 @@ class PPO(Source):
             raise ValueError("evaluator = 'oracle': only source = 'atlas' has one; name a reward model's directory")
         if self.scale_matched and self.dial_accuracy <= 0.5:
             raise ValueError(f"dial_accuracy = {self.dial_accuracy}: a scale-matched dial needs more than 0.5")
+        if self.top_k and self.log_probabilities == "sampling":
+            raise ValueError(
+                f"top_k = {self.top_k}: outside the top k the sampling log-probability is −∞; use top_k = 0, "
+                "or log_probabilities = 'full-softmax'"
+            )
         if self.whiten_padding and self.whitening == "none":
             raise ValueError("whiten_padding = True: needs a whitening")
         return self

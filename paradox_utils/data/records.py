@@ -6,6 +6,7 @@ character offsets (Python string indices), end exclusive.
 
 from __future__ import annotations
 
+import gzip
 import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
@@ -119,11 +120,10 @@ class DataError(ValueError):
 
 
 def write_feedback(path: Path, records: Iterable[Feedback]) -> None:
-    """Write records as JSON Lines, replacing ``path`` in one step."""
+    """Write records as JSON Lines (compressed where ``path`` ends in .gz), replacing ``path`` in one step."""
+    text = "".join(json.dumps(asdict(record), ensure_ascii=False) + "\n" for record in records)
     scratch = path.with_name(path.name + ".part")
-    with scratch.open("w", encoding="utf-8") as sink:
-        for record in records:
-            sink.write(json.dumps(asdict(record), ensure_ascii=False) + "\n")
+    scratch.write_bytes(gzip.compress(text.encode(), mtime=0) if path.suffix == ".gz" else text.encode())
     scratch.replace(path)
 
 
@@ -132,7 +132,8 @@ def read_feedback(path: Path) -> list[Feedback]:
     if not path.is_file():
         raise DataError(f"{path}: no such feedback file; run the feedback stage (notebooks/01-data.ipynb) first")
     records = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    raw = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+    for number, line in enumerate(raw.decode().split("\n")[:-1], 1):
         try:
             records.append(feedback_from_dict(json.loads(line)))
         except (json.JSONDecodeError, KeyError, TypeError) as error:

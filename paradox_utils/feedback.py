@@ -1,0 +1,66 @@
+"""Feedback on Atlas: responses sampled from the supervised policy, judged by an annotator who errs at a stated rate."""
+
+from __future__ import annotations
+
+import random
+
+import torch
+
+from paradox_utils import config
+from paradox_utils.data import atlas, oracle
+from paradox_utils.data.records import Feedback, Question
+from paradox_utils.models import device_of, load_policy
+from paradox_utils.reward_model import prefer
+from paradox_utils.rollout import encode_prompts, generate
+
+BATCH = 64  # prompts a generation pass
+
+
+def collect(p: config.FeedbackParameters) -> list[Feedback]:
+    """``p.prompts`` records: four sampled responses a question, spans on the first, preferences among all.
+
+    Questions are drawn apart from those of training, validation and test.
+    """
+    model, tokenizer = load_policy(p.policy)
+    model.to(device_of(p.device))
+    torch.manual_seed(p.seed)
+    rng = random.Random(f"annotator {p.seed}")
+    asked = atlas.load_splits(p)
+    known = {q.prompt for q in (*asked.train, *asked.validation, *asked.test)}
+    questions = _new_questions(p, known)
+    records = []
+    for start in range(0, len(questions), BATCH):
+        prompts = encode_prompts(model, tokenizer, questions[start : start + BATCH], p.prompt_limit)
+        sampled = generate(model, tokenizer, prompts, p.response_limit, p.responses_per_prompt, p.temperature)
+        for index, question in enumerate(prompts.questions):
+            first = index * p.responses_per_prompt
+            records.append(annotate(question, tuple(sampled.texts[first : first + p.responses_per_prompt]), p, rng))
+    return records
+
+
+def annotate(question: Question, responses: tuple[str, ...], p: config.FeedbackParameters, rng: random.Random) -> Feedback:
+    """One record: the annotator's view of the responses, beside the oracle's."""
+    verdicts = [oracle.judge(question, response) for response in responses]
+    scores = tuple(verdict.completeness for verdict in verdicts)
+    preference = tuple(3 - choice if choice and rng.random() < p.annotator_noise else choice for choice in prefer(scores))
+    return Feedback(
+        question=question,
+        responses=responses,
+        spans=oracle.annotate(question, responses[0], p.annotator_noise, rng),
+        missing=verdicts[0].missing,
+        corrected=question.references[0],
+        preference=preference,
+        clean_spans=verdicts[0].spans,
+        clean_scores=scores,
+    )
+
+
+def _new_questions(p: config.FeedbackParameters, known: set[str]) -> list[Question]:
+    rng = random.Random(f"atlas {p.world_seed} feedback")
+    questions: list[Question] = []
+    while len(questions) < p.prompts:
+        question = atlas.to_question(atlas.draw_topic(rng), f"feedback-{len(questions)}")
+        if question.prompt not in known:
+            known.add(question.prompt)
+            questions.append(question)
+    return questions

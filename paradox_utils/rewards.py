@@ -1,0 +1,216 @@
+"""Rewards on segments: who judges them, and on which policy token each reward lands.
+
+A judge maps questions, responses and their segments to one value a segment: in [−1, 1] for relevance and factuality (its
+sign is the label), the raw score for completeness (one segment, the whole answer).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+from bisect import bisect_left
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from scipy.optimize import brentq
+from scipy.special import ndtr, ndtri
+from torch import Tensor
+from transformers import PreTrainedTokenizerFast
+
+from paradox_utils import config, sources
+from paradox_utils.data import oracle
+from paradox_utils.data.records import ERROR_LABEL, FACTUAL_ERRORS, LABELS, RELEVANCE_ERRORS, DataError, Feedback, Question
+from paradox_utils.data.segments import segment
+from paradox_utils.measures import pair_metrics, segment_metrics
+from paradox_utils.reward_model import RewardScorer
+from paradox_utils.rollout import Responses, decode
+
+Offsets = list[tuple[int, int]]
+Judge = Callable[[Sequence[Question], Sequence[str], Sequence[Offsets]], list[list[float]]]
+RewardFunction = Callable[[Responses], Tensor]
+REWARD_SIZE = {"relevance": 0.3, "factuality": 0.5, "completeness": 0.3}  # Chen et al.'s released configs
+
+
+@dataclass(frozen=True)
+class Centre:
+    """Mean and standard deviation of a completeness judge's scores on training responses."""
+
+    mean: float = 0.0
+    std: float = 1.0
+
+
+# --- judges -------------------------------------------------------------------------------------------------------------------
+
+
+def model_judge(scorer: RewardScorer, p: config.PPO) -> Judge:
+    """A reward model: arg-max label as ±1, or P(good) − P(error), over the task's two classes. A segment that the model could
+    not read (over its input limit) gets 0."""
+
+    def judge(questions: Sequence[Question], texts: Sequence[str], offsets: Sequence[Offsets]) -> list[list[float]]:
+        contexts = [sources.reward_context(p, question, p.task) for question in questions]
+        if p.task == "completeness":
+            return [[score] for score in scorer.scores(contexts, texts).tolist()]
+        pieces = [[text[a:b] for a, b in spans] for text, spans in zip(texts, offsets, strict=True)]
+        good, bad = LABELS.index("O"), LABELS.index(ERROR_LABEL[p.task])
+        values = []
+        for logits in scorer.segment_logits(contexts, pieces):
+            margin = logits[:, good] - logits[:, bad] if len(logits) else logits.flatten()
+            # P(good) − P(error) of two classes is tanh of half their logit difference
+            value = torch.where(margin > 0, 1.0, -1.0) if p.reward_form == "arg-max" else torch.tanh(margin / 2)
+            values.append(torch.where(margin.isnan(), 0.0, value).tolist())
+        return values
+
+    return judge
+
+
+def oracle_judge(task: config.TaskName) -> Judge:
+    """The exact labels of Atlas."""
+    kinds = RELEVANCE_ERRORS if task == "relevance" else FACTUAL_ERRORS
+
+    def judge(questions: Sequence[Question], texts: Sequence[str], offsets: Sequence[Offsets]) -> list[list[float]]:
+        values = []
+        for question, text, spans in zip(questions, texts, offsets, strict=True):
+            verdict = oracle.judge(question, text)
+            errors = [s for s in verdict.spans if s.kind in kinds]
+            segments = [-1.0 if any(e.start < b and e.end > a for e in errors) else 1.0 for a, b in spans]
+            values.append([verdict.completeness] if task == "completeness" else segments)
+        return values
+
+    return judge
+
+
+def dial_judge(p: config.PPO, noise: float) -> Judge:
+    """A judge whose accuracy is set, not learned: exact labels, flipped by a keyed hash with probability 1 − accuracy; for
+    completeness the exact score plus keyed Gaussian noise of standard deviation ``noise``."""
+    exact = oracle_judge(p.task)
+
+    def uniform(question: Question, text: str) -> float:
+        key = f"{p.dial_seed}\0{text}" + (f"\0{question.prompt}" if p.dial_kind == "noise" else "")
+        return (int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8).digest(), "big") + 0.5) / 2**64
+
+    def judge(questions: Sequence[Question], texts: Sequence[str], offsets: Sequence[Offsets]) -> list[list[float]]:
+        values = []
+        for question, text, spans, truth in zip(questions, texts, offsets, exact(questions, texts, offsets), strict=True):
+            if p.task == "completeness":
+                values.append([truth[0] + noise * float(ndtri(uniform(question, text)))])
+            else:
+                keep = [uniform(question, text[a:b]) < p.dial_accuracy for a, b in spans]
+                values.append([value if kept else -value for value, kept in zip(truth, keep, strict=True)])
+        return values
+
+    return judge
+
+
+def dial_noise(accuracy: float, differences: np.ndarray) -> float:
+    """Standard deviation of the noise that orders pairs with these true score ``differences`` right with probability
+    ``accuracy``: with independent noise on both, P(right) = Φ(|Δ| / (σ√2)), averaged over the pairs."""
+    gaps = np.abs(differences[differences != 0])
+    if accuracy >= 1:
+        return 0.0
+    if accuracy <= 0.5 or not len(gaps):
+        raise DataError(f"dial_accuracy = {accuracy} for completeness: needs more than 0.5, and pairs whose scores differ")
+
+    def miss(log_sigma: float) -> float:
+        return float(ndtr(gaps / (np.exp(log_sigma) * np.sqrt(2))).mean()) - accuracy
+
+    return float(np.exp(brentq(miss, -15.0, 15.0)))
+
+
+def dial_of(p: config.PPO, feedback: dict[str, list[Feedback]]) -> tuple[Judge, Centre]:
+    """The dial that ``p`` asks for, and how its completeness scores are centred (from training feedback)."""
+    if p.task != "completeness":
+        return dial_judge(p, 0.0), Centre()
+    scores = np.array([record.clean_scores for record in feedback["train"]])
+    upper = np.triu_indices(scores.shape[1], 1)
+    noise = dial_noise(p.dial_accuracy, (scores[:, upper[0]] - scores[:, upper[1]]).ravel())
+    spread = float(scores.std()) if p.scale_matched else float(np.hypot(scores.std(), noise))
+    return dial_judge(p, noise), Centre(float(scores.mean()), spread)
+
+
+def exact_centre(task: config.TaskName, feedback: dict[str, list[Feedback]]) -> Centre:
+    """How the oracle's completeness scores are centred."""
+    if task != "completeness":
+        return Centre()
+    scores = np.array([record.clean_scores for record in feedback["train"]])
+    return Centre(float(scores.mean()), float(scores.std()))
+
+
+def measure_judge(judge: Judge, p: config.PPO, records: Sequence[Feedback]) -> dict:
+    """The metrics a reward model's checkpoint carries, for any judge, on held-out feedback."""
+    questions = [record.question for record in records]
+    if p.task == "completeness":
+        count = len(records[0].responses)
+        scores = [judge(questions, texts := [r.responses[i] for r in records], _offsets(texts, p)) for i in range(count)]
+        margins, clean = [], []
+        for index, record in enumerate(records):
+            pairs = [(i, j) for i in range(count) for j in range(i + 1, count)]
+            for (i, j), choice in zip(pairs, record.preference, strict=True):
+                if choice:
+                    first, second = (i, j) if choice == 1 else (j, i)
+                    margins.append(scores[first][index][0] - scores[second][index][0])
+                    gap = record.clean_scores[first] - record.clean_scores[second]
+                    clean.append(None if gap == 0 else gap > 0)
+        return pair_metrics(np.array(margins), clean)
+    examples = sources.training_examples(config.RewardModel(**_shared(p), task=p.task), list(records))
+    texts = [record.responses[0] for record in records]
+    values = np.concatenate(judge(questions, texts, _offsets(texts, p)))
+    good, bad = LABELS.index("O"), LABELS.index(ERROR_LABEL[p.task])
+    predicted = np.eye(len(LABELS))[np.where(values > 0, good, bad)]
+    noisy = [label for example in examples for label in example.labels]
+    return segment_metrics(predicted, noisy, [label for example in examples for label in example.clean], bad)
+
+
+def _shared(p: config.PPO) -> dict:
+    return {name: getattr(p, name) for name in config.Source.model_fields}
+
+
+def _offsets(texts: Sequence[str], p: config.PPO) -> list[Offsets]:
+    return [segment(text, p.task, sources.splitter_of(p)) for text in texts]
+
+
+# --- rewards ------------------------------------------------------------------------------------------------------------------
+
+
+def reward_function(tokenizer: PreTrainedTokenizerFast, judge: Judge, centre: Centre, p: config.PPO) -> RewardFunction:
+    """Responses to rewards [B, T]: each segment's reward on its last text token, completeness on the last token.
+
+    ``reward_pooling = "mean"`` divides by the number of segments; a scale-matched dial divides by 2 accuracy − 1.
+    """
+    size = p.reward_size or REWARD_SIZE[p.task]
+    shrinkage = 2 * p.dial_accuracy - 1 if p.reward == "dial" and p.scale_matched and p.task != "completeness" else 1.0
+
+    def rewards(responses: Responses) -> Tensor:
+        offsets = _offsets(responses.texts, p)
+        values = judge(responses.questions, responses.texts, offsets)
+        grid = torch.zeros(responses.ids.shape)
+        for row, (ids, text) in enumerate(zip(responses.tokens(), responses.texts, strict=True)):
+            if p.task == "completeness":
+                raw = values[row][0]
+                grid[row, len(ids) - 1] = size * (raw - centre.mean) / centre.std
+                continue
+            places = last_tokens(tokenizer, ids, text, [end for _, end in offsets[row]])
+            share = len(places) if p.reward_pooling == "mean" else 1
+            for place, value in zip(places, values[row], strict=True):
+                grid[row, place] += size * value / (share * shrinkage)
+        return grid.to(responses.ids.device)
+
+    return rewards
+
+
+def last_tokens(tokenizer: PreTrainedTokenizerFast, ids: Sequence[int], text: str, ends: Sequence[int]) -> list[int]:
+    """The token that completes each segment: the first after which the decoded prefix reaches the segment's end (exclusive
+    character offset into ``text``, which is what ``ids`` decode to).
+
+    Prefixes are decoded rather than the text tokenised again: a sampled response need not be spelt the way the tokenizer would
+    spell it. A character whose bytes are spread over several tokens counts from the last of them.
+    """
+
+    def covered(count: int) -> int:
+        prefix = decode(tokenizer, [ids[:count]])[0]
+        same = itertools.takewhile(lambda pair: pair[0] == pair[1], zip(prefix, text, strict=False))
+        return len(prefix) if text.startswith(prefix) else sum(1 for _ in same)
+
+    counts = range(1, len(ids) + 1)
+    return [min(bisect_left(counts, end, key=covered), len(ids) - 1) for end in ends]

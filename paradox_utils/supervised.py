@@ -1,0 +1,115 @@
+"""The supervised policy: learn to answer from demonstrations (the start of PPO, and its frozen reference)."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+from datasets import Dataset
+from transformers import (
+    DataCollatorForSeq2Seq,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
+)
+
+from paradox_utils import config, sources
+from paradox_utils.data.records import DataError
+from paradox_utils.models import device_of, load_policy
+from paradox_utils.rollout import CUE
+
+
+class NonFiniteLossError(RuntimeError):
+    """Training produced a loss that is not a number."""
+
+
+class StopOnNonFinite(TrainerCallback):
+    """Ends training at the first loss that is NaN or infinite: nothing after it means anything."""
+
+    def on_log(self, args, state, control, logs=None, **kwargs):  # noqa: ANN001, ANN003, ANN201, D102 (transformers' signature)
+        if logs and not math.isfinite(logs.get("loss", 0.0)):
+            raise NonFiniteLossError(
+                f"the loss is {logs['loss']} at step {state.global_step}: lower learning_rate ({args.learning_rate:g}), "
+                "or check the data"
+            )
+
+
+def training_arguments(folder: Path, steps: int, p: config.Supervised | config.RewardModel, seed: int, **more: object) -> dict:
+    """What every ``Trainer`` here shares: order fixed by us, no files but our own, no reports to anywhere."""
+    return {
+        "output_dir": str(folder / "trainer"),
+        "max_steps": steps,
+        "learning_rate": p.learning_rate,
+        "warmup_steps": math.ceil(p.warmup_share * steps),
+        "train_sampling_strategy": "sequential",  # the stream of examples below is already in its random order
+        "logging_steps": max(1, steps // 50),
+        "logging_nan_inf_filter": False,
+        "save_strategy": "no",
+        "report_to": "none",
+        "disable_tqdm": True,
+        "seed": seed,
+        "use_cpu": device_of(p.device).type == "cpu",
+        "dataloader_pin_memory": False,
+        "remove_unused_columns": False,
+        **more,
+    }
+
+
+def shuffled(examples: int, count: int, seed: int) -> list[int]:
+    """``count`` indices of examples: a fresh shuffle each epoch, drawn from ``seed``."""
+    if count and not examples:
+        raise DataError("nothing to train on: the data holds no usable example; give more questions or feedback")
+    rng, order = random.Random(seed), []
+    while len(order) < count:
+        order += rng.sample(range(examples), examples)
+    return order[:count]
+
+
+def encode_demonstrations(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, pairs: Sequence[tuple[str, str]], p: config.Supervised
+) -> list[dict]:
+    """(prompt, answer) texts to training examples; a decoder-only model is trained on the answer alone."""
+    examples = []
+    prompts = tokenizer([prompt for prompt, _ in pairs], add_special_tokens=False).input_ids
+    answers = tokenizer([answer for _, answer in pairs], add_special_tokens=False).input_ids
+    cue = tokenizer(CUE, add_special_tokens=False).input_ids
+    for prompt, answer in zip(prompts, answers, strict=True):
+        target = [*answer[: p.response_limit - 1], tokenizer.eos_token_id]
+        if model.config.is_encoder_decoder:
+            ids, labels = [*prompt[: p.prompt_limit - 1], tokenizer.eos_token_id], target
+        else:
+            prompt = [*prompt[: p.prompt_limit - len(cue)], *cue]
+            ids, labels = prompt + target, [-100] * len(prompt) + target
+        examples.append({"input_ids": ids, "attention_mask": [1] * len(ids), "labels": labels})
+    return examples
+
+
+def train(p: config.Supervised, folder: Path) -> pd.DataFrame:
+    """Train the policy and save it with its tokenizer in ``folder/model``; returns step and loss (nats a token).
+
+    Raises :class:`NonFiniteLossError`, :class:`~paradox_utils.models.ModelError` or
+    :class:`~paradox_utils.data.records.DataError`.
+    """
+    model, tokenizer = load_policy(p.policy, p.seed)
+    losses = pd.DataFrame(columns=["step", "loss"])
+    if p.steps:
+        examples = encode_demonstrations(model, tokenizer, sources.demonstrations(p), p)
+        trainer = Trainer(
+            model=model,
+            args=TrainingArguments(
+                **training_arguments(folder, p.steps, p, p.seed, per_device_train_batch_size=p.batch_size, weight_decay=0.0)
+            ),
+            train_dataset=Dataset.from_list(examples).select(shuffled(len(examples), p.steps * p.batch_size, p.seed)),
+            data_collator=DataCollatorForSeq2Seq(tokenizer, model=model if model.config.is_encoder_decoder else None),
+            callbacks=[StopOnNonFinite()],
+        )
+        trainer.train()
+        losses = pd.DataFrame([{"step": r["step"], "loss": r["loss"]} for r in trainer.state.log_history if "loss" in r])
+    model.save_pretrained(folder / "model")
+    tokenizer.save_pretrained(folder / "model")
+    return losses
