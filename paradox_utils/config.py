@@ -53,7 +53,7 @@ class Source(Stage):
     source: Literal["atlas", "qa-feedback"] = Field("atlas", description="the generated world, or Wu et al.'s human feedback")
     data: str = Field("tasksource/QA-Feedback", description="qa-feedback: hub id, or directory of the original JSON files")
     world_seed: int = Field(0, description="atlas: seed of the world and its questions")
-    train_questions: CountOrZero = Field(3000, description="questions to train on; 0: all (qa-feedback)")
+    train_questions: CountOrZero = Field(4000, description="questions to train on; 0: all (qa-feedback)")
     validation_questions: Count = Field(100, description="questions that select checkpoints")
     test_questions: Count = Field(200, description="questions that results are reported on")
     heldout_share: Share = Field(0.2, description="share of feedback questions that measure a reward model's accuracy")
@@ -73,9 +73,9 @@ class Supervised(Source):
     """Stage ``supervised``: the policy learns to answer from demonstrations."""
 
     policy: str = Field("atlas-t5", description="an Atlas preset, a hub id, or a directory of pretrained weights")
-    steps: CountOrZero = Field(1700, description="optimizer steps; 0: the policy as it comes")
+    steps: CountOrZero = Field(1200, description="optimizer steps; 0: the policy as it comes")
     batch_size: Count = Field(32, description="demonstrations a step")
-    learning_rate: Positive = Field(3e-3, description="peak of AdamW's linear schedule")
+    learning_rate: Positive = Field(5e-3, description="peak of AdamW's linear schedule")
     warmup_share: Share = Field(0.05, description="share of steps with a rising learning rate")
     seed: CountOrZero = 0
 
@@ -102,15 +102,17 @@ class RewardModel(Source):
     label_noise: Share = Field(0.0, description="probability that a training label is flipped on top of the annotators' noise")
     checkpoint_steps: list[CountOrZero] = Field([0, 40, 80, 160, 320], description="optimizer steps that leave a checkpoint")
     schedule_steps: CountOrZero = Field(0, description="steps of the learning-rate schedule; 0: up to the last checkpoint")
-    corruption_steps: CountOrZero = Field(0, description="atlas: of these steps, the first so many on corrupted statements")
+    corruption_steps: CountOrZero = Field(
+        0, description="atlas: the first so many steps teach to read passages, on corrupted answers"
+    )
     batch_size: Count = 32
     micro_batch: CountOrZero = Field(0, description="examples a forward pass; 0: the whole batch")
-    learning_rate: Positive = 4e-4
+    learning_rate: Positive = 1e-3
     weight_decay: NonNegative = 0.001
     warmup_share: Share = 0.1
     max_length: Count = Field(2048, description="tokens of a reward model's input; longer ones are cut and counted")
     global_attention: bool = Field(True, description="Longformer: segment marks attend globally (the paper's models: false)")
-    rm_seed: CountOrZero = 0
+    seed: CountOrZero = 0
 
     @model_validator(mode="after")
     def _steps_rise(self) -> RewardModel:
@@ -188,7 +190,7 @@ class PPO(Source):
     kl_stop: Positive | None = Field(None, description="a rollout whose summed KL exceeds this counts towards stopping")
     kl_stop_count: Count = Field(5, description="such rollouts, in all, that stop the run")
     rm_micro_batch: Count = Field(64, description="responses a reward-model pass")
-    ppo_seed: CountOrZero = 0
+    seed: CountOrZero = 0
 
     @model_validator(mode="before")
     @classmethod

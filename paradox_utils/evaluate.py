@@ -41,8 +41,8 @@ def evaluation(
         return {
             "lm_performance": lm_performance(values, p.task),
             "true_return": float(np.mean(returns)) if returns else float("nan"),
-            "length": float(np.mean(lengths)),
-            "segments": float(np.mean([len(v) for v in values])),
+            "greedy_length": float(np.mean(lengths)),
+            "greedy_segments": float(np.mean([len(v) for v in values])),
             "unfinished": 1 - float(np.mean(ended)),
         }
 

@@ -84,7 +84,7 @@ def run_ppo(p: config.PPO, folder: Path, report: Callable[[dict], None] = lambda
     validation = encode_prompts(actors.policy, actors.tokenizer, splits.validation, p.prompt_limit)
     test = encode_prompts(actors.policy, actors.tokenizer, splits.test, p.prompt_limit)
     start = evaluate(test)
-    rng = random.Random(f"prompts {p.ppo_seed}")
+    rng = random.Random(f"prompts {p.seed}")
     truncated = 0
 
     def prompts(update: int):  # noqa: ANN202
@@ -102,7 +102,7 @@ def run_ppo(p: config.PPO, folder: Path, report: Callable[[dict], None] = lambda
     results = {
         f"rm_{name}": metrics.get(name) for name in ("accuracy", "accuracy_noisy", "balanced_accuracy", "majority", "f1")
     }
-    for name in ("lm_performance", "true_return", "length", "segments", "unfinished"):
+    for name in ("lm_performance", "true_return", "greedy_length", "greedy_segments", "unfinished"):
         results |= {f"{name}_start": start[name], f"{name}_final": final[name], f"{name}_best": best[name]}
     results |= {
         "lm_performance_best_logged": float(logged.max()),
@@ -119,7 +119,7 @@ def load_actors(p: config.PPO) -> ppo.Actors:
     """Policy, reference and value model on their device."""
     device = device_of(p.device)
     policy, tokenizer = load_policy(p.policy)
-    value = load_value_model(p.policy, p.value_model == "shared", p.ppo_seed)
+    value = load_value_model(p.policy, p.value_model == "shared", p.seed)
     return ppo.Actors(policy.to(device), ppo.frozen_copy(policy).to(device), value.to(device), tokenizer)
 
 

@@ -167,6 +167,7 @@ def load_encoder(name: str, pairwise: bool, seed: int) -> tuple[PreTrainedModel,
             attention_probs_dropout_prob=0.0, **ENCODER_COMMON, **sizes, **classes,
         )  # fmt: skip
         model = kind.from_config(config)
+        _favour_equal_tokens(model)
     else:
         tokenizer = _load(AutoTokenizer, name)
         model = _load(kind, name, dtype=torch.float32, **classes)
@@ -174,6 +175,21 @@ def load_encoder(name: str, pairwise: bool, seed: int) -> tuple[PreTrainedModel,
         tokenizer.pad_token = tokenizer.eos_token
     model.config.pad_token_id = tokenizer.pad_token_id
     return model.eval(), tokenizer
+
+
+@torch.no_grad()
+def _favour_equal_tokens(model: PreTrainedModel) -> None:
+    """Start a small encoder where a pretrained one already is: tokens attend to their equals elsewhere in the text.
+
+    Word embeddings outweigh positions, and in the first layer queries equal keys. Without this a model of this size needs
+    thousands of steps before it compares a statement with the passage at all.
+    """
+    model.base_model.embeddings.word_embeddings.weight.mul_(5.0)
+    attention = model.base_model.encoder.layer[0].attention.self
+    for query, key in (("query", "key"), ("query_global", "key_global")):
+        if hasattr(attention, query):
+            nn.init.normal_(getattr(attention, query).weight, std=0.2)
+            getattr(attention, key).weight.copy_(getattr(attention, query).weight)
 
 
 def load_reward_model(checkpoint: Path, pairwise: bool) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:

@@ -70,7 +70,7 @@ def train(
 ) -> Outcome:
     """Run PPO. ``prompts(update)`` gives the prompts of a rollout; ``evaluate()`` scores the policy on validation questions,
     first before any update. The run stops as ``diverged`` at a non-finite loss, or when the KL stop rule fires."""
-    torch.manual_seed(p.ppo_seed)
+    torch.manual_seed(p.seed)
     set_dropout(actors.policy, p.dropout_in_updates)
     set_dropout(actors.value, p.dropout_in_updates)
     optimizer = torch.optim.Adam(_groups(actors), lr=p.learning_rate, eps=p.adam_epsilon)
@@ -171,7 +171,7 @@ def measure(rollout: Rollout) -> dict[str, float]:
         "reward_variance": float(per_prompt.var(1).mean()) if per_prompt.shape[1] > 1 else math.nan,
         "kl": float(rollout.kl.mean()),
         "entropy": float(rollout.entropy.sum() / rollout.mask.sum()),
-        "sampled_length": float(rollout.mask.sum(1).mean()),
+        "length": float(rollout.mask.sum(1).mean()),
     }
 
 

@@ -234,13 +234,12 @@ def train(p: config.RewardModel, feedback: dict[str, list[Feedback]], folder: Pa
     """
     pairwise = p.task == "completeness"
     records = feedback[p.split][: p.feedback_limit or None]
-    rng = random.Random(f"reward model {p.rm_seed}")
-    clean = sources.training_examples(p, records)
-    examples = noisy(clean, p, rng)
-    heldout = sources.training_examples(p, feedback["heldout"])
+    rng = random.Random(f"reward model {p.seed}")
+    examples = noisy(sources.training_examples(p, records, p.task), p, rng)
+    heldout = sources.training_examples(p, feedback["heldout"], p.task)
     if not examples or not heldout:
         raise DataError(f"{p.task}: {len(examples)} examples to train on, {len(heldout)} held out; give more feedback")
-    model, tokenizer = load_encoder(p.backbone, pairwise, p.rm_seed)
+    model, tokenizer = load_encoder(p.backbone, pairwise, p.seed)
     scorer = RewardScorer(model, tokenizer, p.max_length, p.global_attention)
     callback = Checkpoints(p, scorer, heldout, examples, folder)
     steps = max(p.schedule_steps, p.checkpoint_steps[-1])
@@ -250,11 +249,13 @@ def train(p: config.RewardModel, feedback: dict[str, list[Feedback]], folder: Pa
         return callback.metrics, pd.DataFrame(columns=["step", "loss"]), 0
     early = _corrupted(p, len(records), rng) if p.corruption_steps else []
     rows, truncated = (_pair_rows if pairwise else _token_rows)(scorer, [*early, *examples])
-    order = shuffled(len(early), p.corruption_steps * p.batch_size, p.rm_seed)
-    order += [len(early) + i for i in shuffled(len(examples), (steps - p.corruption_steps) * p.batch_size, p.rm_seed)]
+    if p.task == "factuality":
+        _label_replaced_tokens(rows[: len(early)], tokenizer)
+    order = shuffled(len(early), p.corruption_steps * p.batch_size, p.seed)
+    order += [len(early) + i for i in shuffled(len(examples), (steps - p.corruption_steps) * p.batch_size, p.seed)]
     micro = p.micro_batch or p.batch_size
     arguments = training_arguments(
-        folder, steps, p, p.rm_seed, weight_decay=p.weight_decay,
+        folder, steps, p, p.seed, weight_decay=p.weight_decay,
         per_device_train_batch_size=micro, gradient_accumulation_steps=max(1, p.batch_size // micro),
     )  # fmt: skip
     common = {
@@ -316,7 +317,7 @@ def noisy(examples: Sequence, p: config.RewardModel, rng: random.Random) -> list
 
 
 def _corrupted(p: config.RewardModel, count: int, rng: random.Random) -> list:
-    """Answers with values right or wrong at random, labelled by the oracle: what a small model learns to read passages from."""
+    """Answers with values right or wrong at random, labelled by the oracle."""
     if p.source != "atlas":
         raise DataError("corruption_steps > 0: only source = 'atlas' has an oracle to label corrupted statements; set it to 0")
     questions = atlas.load_splits(p).train
@@ -326,7 +327,18 @@ def _corrupted(p: config.RewardModel, count: int, rng: random.Random) -> list:
         verdicts = [oracle.judge(question, response) for response in responses]
         scores = tuple(v.completeness for v in verdicts)
         records.append(Feedback(question, responses, verdicts[0].spans, (), "", prefer(scores), verdicts[0].spans, scores))
-    return sources.training_examples(p, records)
+    return sources.training_examples(p, records, p.task)
+
+
+def _label_replaced_tokens(rows: list[dict], tokenizer: PreTrainedTokenizerFast) -> None:
+    """Replaced-token detection (Clark et al. 2020) on corrupted answers: every value word is labelled too, O where the context
+    holds it, else F-ERR. It teaches a small model to read the passages, as pretraining does for a large one."""
+    values = set(tokenizer.convert_tokens_to_ids([word for words in atlas.VALUES.values() for word in words]))
+    for row in rows:
+        context = {token for token, kind in zip(row["ids"], row["types"], strict=True) if kind == 0}
+        for place, (token, kind) in enumerate(zip(row["ids"], row["types"], strict=True)):
+            if kind == 1 and token in values:
+                row["labels"][place] = LABELS.index("O" if token in context else "F-ERR")
 
 
 def prefer(scores: Sequence[float]) -> tuple[int, ...]:

@@ -153,17 +153,13 @@ def measure_judge(judge: Judge, p: config.PPO, records: Sequence[Feedback]) -> d
                     gap = record.clean_scores[first] - record.clean_scores[second]
                     clean.append(None if gap == 0 else gap > 0)
         return pair_metrics(np.array(margins), clean)
-    examples = sources.training_examples(config.RewardModel(**_shared(p), task=p.task), list(records))
+    examples = sources.training_examples(p, list(records), p.task)
     texts = [record.responses[0] for record in records]
     values = np.concatenate(judge(questions, texts, _offsets(texts, p)))
     good, bad = LABELS.index("O"), LABELS.index(ERROR_LABEL[p.task])
     predicted = np.eye(len(LABELS))[np.where(values > 0, good, bad)]
     noisy = [label for example in examples for label in example.labels]
     return segment_metrics(predicted, noisy, [label for example in examples for label in example.clean], bad)
-
-
-def _shared(p: config.PPO) -> dict:
-    return {name: getattr(p, name) for name in config.Source.model_fields}
 
 
 def _offsets(texts: Sequence[str], p: config.PPO) -> list[Offsets]:

@@ -1,7 +1,7 @@
 """Prompts to responses, and the forward passes over both: encoder-decoder and decoder-only policies look alike from here.
 
-Shapes: P prompts, K samples each, B = P·K responses (the K of one prompt adjacent), S prompt tokens, T response tokens, V words,
-D model width. The K responses to a prompt share one encoder pass.
+Shapes: P prompts, K samples each, B = P·K responses (the K of one prompt adjacent), S prompt tokens, T response tokens,
+V words, D model width. The K responses to a prompt share one encoder pass.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from paradox_utils import config
 from paradox_utils.data import atlas, examples, qa_feedback
-from paradox_utils.data.records import DataError, Feedback, PairExample, Question, SegmentExample, Splits, read_feedback
+from paradox_utils.data.records import DataError, Feedback, PairExample, Question, SegmentExample, Splits, Task, read_feedback
 from paradox_utils.data.segments import resolve_splitter
 
 
@@ -49,13 +49,13 @@ def splitter_of(p: config.Source) -> str:
     return resolve_splitter(p.sentence_splitter, p.source)
 
 
-def training_examples(p: config.RewardModel, records: list[Feedback]) -> list[SegmentExample] | list[PairExample]:
-    """What a reward model of ``p.task`` learns from (or is measured on)."""
-    if p.task == "completeness":
-        return examples.pair_examples(records, p.passage_sentences)
-    return examples.segment_examples(records, p.task, splitter_of(p), p.passage_sentences)
+def training_examples(p: config.Source, records: list[Feedback], task: Task) -> list[SegmentExample] | list[PairExample]:
+    """What a reward model of ``task`` learns from (or is measured on)."""
+    if task == "completeness":
+        return examples.pair_examples(records, p.passage_sentences, splitter_of(p))
+    return examples.segment_examples(records, task, splitter_of(p), p.passage_sentences)
 
 
-def reward_context(p: config.Source, question: Question, task: str) -> str:
+def reward_context(p: config.Source, question: Question, task: Task) -> str:
     """What a reward model reads before the response."""
     return examples.reward_context(question, task, p.passage_sentences)

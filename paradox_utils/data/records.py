@@ -86,19 +86,21 @@ class SegmentExample:
     """A training example of a token reward model.
 
     ``context`` is the reward model's input before the segments. ``labels`` index :data:`LABELS`, None where the segment is not
-    trained on; ``clean`` are the oracle's labels (None: no oracle).
+    trained on; ``clean`` are the oracle's, by the same rule (None: no oracle).
     """
 
     context: str
     segments: tuple[str, ...]
     labels: tuple[int | None, ...]
-    clean: tuple[int, ...] | None = None
+    clean: tuple[int | None, ...] | None = None
 
 
 @dataclass(frozen=True)
 class PairExample:
-    """A training example of a pairwise reward model; ``clean`` tells whether the oracle agrees that ``chosen`` is better
-    (True, False; None: it has no opinion, or finds them equal)."""
+    """A training example of a pairwise reward model.
+
+    ``clean`` tells whether the oracle agrees that ``chosen`` is better (None: no oracle, or it finds them equal).
+    """
 
     context: str
     chosen: str

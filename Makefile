@@ -1,0 +1,66 @@
+# The accuracy-paradox book. `make` alone lists the targets. After the first installation nothing here needs a network.
+PYTHON ?= python3
+CONFIG ?= configs/quick.yaml
+BIN := .venv/bin
+INSTALLED := .venv/.installed
+
+# Runs stand side by side, one thread each; a study's THREADS overrides that for its own runs.
+export OMP_NUM_THREADS ?= 1
+export TOKENIZERS_PARALLELISM := false
+export PYTHONHASHSEED := 0
+export HF_HUB_DISABLE_TELEMETRY := 1
+export PYDEVD_DISABLE_FILE_VALIDATION := 1
+unexport MPLBACKEND # a backend from outside would keep figures out of the notebooks
+
+.PHONY: help paper test lint unit notebooks book study pages fixtures clean
+.DEFAULT_GOAL := help
+.NOTPARALLEL: # the targets of `test` share both cores already
+
+help: ## list the targets
+	@sed -nE 's/^([a-z]+):.*## (.*)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
+
+$(INSTALLED): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(v < (3, 11) and f"Python {v[0]}.{v[1]} is too old: make PYTHON=python3.11 …")'
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --disable-pip-version-check -r requirements.lock
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps --no-build-isolation -e .
+	@touch $@
+
+paper: $(INSTALLED) ## run the quick study, build the book with its results, print the verdict
+	$(MAKE) study CONFIG=configs/quick.yaml
+	$(BIN)/python -m paradox_utils.pages stage --study results/quick
+	$(BUILD)
+	@echo && $(BIN)/python -m paradox_utils.pages verdict --study results/quick
+	@echo && echo "The book: $(CURDIR)/_build/html/index.html"
+
+test: lint unit notebooks book ## lint, unit tests, notebooks, and a build of the book with warnings as errors
+
+lint: $(INSTALLED) # ruff's rules and its format
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+unit: $(INSTALLED) # two workers
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n 2
+
+notebooks: $(INSTALLED) # every notebook really runs; the cells of one share a worker
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest --nbval-lax --nbval-current-env -n 2 --dist loadfile notebooks
+
+book: $(INSTALLED) ## render the committed pages
+	$(BIN)/python -m paradox_utils.pages stage
+	$(BUILD)
+	@echo "The book: $(CURDIR)/_build/html/index.html"
+
+BUILD = $(BIN)/jupyter-book build _build/source --path-output . --all -W -n --keep-going
+
+study: $(INSTALLED) ## run a study: CONFIG=configs/NAME.yaml [WORKERS=2 THREADS=1]
+	$(BIN)/python -m paradox_utils.execute study $(CONFIG) $(if $(WORKERS),--workers $(WORKERS)) $(if $(THREADS),--threads $(THREADS))
+
+pages: $(INSTALLED) ## execute the stale pages in notebooks/ again and stamp them
+	$(BIN)/python -m paradox_utils.pages execute
+
+fixtures: $(INSTALLED) ## rebuild the small policy and reward models the notebooks start from
+	$(BIN)/python -m paradox_utils.fixtures
+
+clean: ## remove builds and caches; results and the environment stay
+	rm -rf _build .pytest_cache .ruff_cache .hypothesis .snakemake
+	find paradox_utils tests book -name __pycache__ -type d -prune -exec rm -rf {} +

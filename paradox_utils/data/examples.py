@@ -1,0 +1,215 @@
+"""Training sets of the reward models, from feedback of either source (Wu et al. 2023, as their released code makes them).
+
+Token reward models (relevance, factuality) get a label for each segment of the first response, pairwise ones (completeness) get
+pairs of responses.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from functools import lru_cache
+
+import numpy as np
+
+from paradox_utils.data.records import (
+    ERROR_LABEL,
+    FACTUAL_ERRORS,
+    LABELS,
+    RELEVANCE_ERRORS,
+    Feedback,
+    PairExample,
+    Passage,
+    Question,
+    SegmentExample,
+    Span,
+    Task,
+)
+from paradox_utils.data.segments import MIN_WORDS, segment, sub_sentences
+
+MIN_SIMILARITY = 0.85
+PAIRS = tuple(itertools.combinations(range(4), 2))  # the order of `Feedback.preference`
+
+
+# --- the reward model's input -------------------------------------------------------------------------------------------------
+
+
+@lru_cache(maxsize=16384)
+def reward_context(question: Question, task: Task, passage_sentences: int = 0) -> str:
+    """The reward model's input up to the response: the question, for factuality and completeness its passages, and ``answer:``.
+
+    ``passage_sentences`` > 0 keeps only so many sentences of all passages together: those most similar to the question by the
+    cosine of TF-IDF vectors (document frequencies from the question and its sentences), the earlier one on a tie, in their
+    original order; a passage left empty goes.
+    """
+    parts = [f"question: {question.text}"]
+    passages = question.passages if task != "relevance" else ()
+    if passage_sentences > 0:
+        passages = _most_similar(question.text, passages, passage_sentences)
+    if passages:
+        pages = (f"wikipage: {passage.title} text: {' '.join(passage.sentences)}" for passage in passages)
+        parts.append(f"context: {' | '.join(pages)}")
+    return " ".join(" ".join([*parts, "answer:"]).split())
+
+
+def _most_similar(question: str, passages: Sequence[Passage], limit: int) -> list[Passage]:
+    places = [(p, s) for p, passage in enumerate(passages) for s in range(len(passage.sentences))]
+    if len(places) <= limit:
+        return [passage for passage in passages if passage.sentences]
+    from sklearn.feature_extraction.text import TfidfVectorizer
+
+    texts = [question, *(passages[p].sentences[s] for p, s in places)]
+    vectors = TfidfVectorizer(token_pattern=r"\w+|[^\w\s]").fit_transform(texts)
+    similarity = (vectors[1:] @ vectors[0].T).toarray()[:, 0]
+    kept = {places[i] for i in np.argsort(-similarity, kind="stable")[:limit]}
+    shortened = (
+        Passage(passage.title, tuple(text for s, text in enumerate(passage.sentences) if (p, s) in kept))
+        for p, passage in enumerate(passages)
+    )
+    return [passage for passage in shortened if passage.sentences]
+
+
+# --- segments with labels -----------------------------------------------------------------------------------------------------
+
+
+def segment_labels(text: str, spans: Iterable[Span], task: Task, splitter: str, min_words: int = MIN_WORDS) -> list[int | None]:
+    """For each segment of ``text``, the index of its label in :data:`LABELS`; None where it is not trained on.
+
+    Irrelevant, redundant and incoherent spans of fewer than ``min_words`` words do not count at all, as in the released code.
+    Relevance: NF-ERR if a longer one overlaps the segment, else O. Factuality: F-ERR if a wrongly grounded or unverifiable span
+    overlaps it; None if only another one does (annotators did not check the facts there); else O.
+    """
+    labels: list[int | None] = []
+    spans = [s for s in spans if s.kind in FACTUAL_ERRORS or len(text[s.start : s.end].split()) >= min_words]
+    for start, end in segment(text, task, splitter):
+        kinds = {span.kind for span in spans if span.start < end and start < span.end}
+        wrong = bool(kinds & (RELEVANCE_ERRORS if task == "relevance" else FACTUAL_ERRORS))
+        unchecked = task == "factuality" and bool(kinds) and not wrong
+        labels.append(None if unchecked else LABELS.index(ERROR_LABEL[task] if wrong else "O"))
+    return labels
+
+
+def segment_examples(
+    records: Iterable[Feedback], task: Task, splitter: str, passage_sentences: int = 0
+) -> list[SegmentExample]:
+    """One example a record, on its first response; a response without a segment to train or measure on gives none."""
+    examples = []
+    for record in records:
+        text = record.responses[0]
+        labels = tuple(segment_labels(text, record.spans, task, splitter))
+        clean = None
+        if record.clean_spans is not None:  # no error is too short for the oracle
+            clean = tuple(segment_labels(text, record.clean_spans, task, splitter, min_words=0))
+        if any(label is not None for label in (*labels, *(clean or ()))):
+            pieces = tuple(text[start:end] for start, end in segment(text, task, splitter))
+            examples.append(SegmentExample(reward_context(record.question, task, passage_sentences), pieces, labels, clean))
+    return examples
+
+
+# --- pairs of responses -------------------------------------------------------------------------------------------------------
+
+
+def pair_examples(records: Iterable[Feedback], passage_sentences: int = 0, splitter: str = "pysbd") -> list[PairExample]:
+    """Pairs of responses, the more complete one chosen; ties give no pair.
+
+    With the oracle's scores (Atlas) the annotators' ``preference`` decides and ``clean`` says whether the oracle agrees;
+    without them (QA-FEEDBACK) :func:`completeness_scores` decide.
+    """
+    examples = []
+    for record in records:
+        context = reward_context(record.question, "completeness", passage_sentences)
+        oracle = record.clean_scores
+        scores = completeness_scores(record, splitter) if oracle is None else None
+        preference = record.preference if oracle is not None else _preference(scores or ())
+        for (first, second), better in zip(PAIRS, preference, strict=False):
+            if better == 0:
+                continue
+            chosen, rejected = (first, second) if better == 1 else (second, first)
+            clean = None if oracle is None or oracle[chosen] == oracle[rejected] else oracle[chosen] > oracle[rejected]
+            examples.append(PairExample(context, record.responses[chosen], record.responses[rejected], clean))
+    return examples
+
+
+def _preference(scores: Sequence[float]) -> tuple[int, ...]:
+    """1, 2 or 0 (tie) for each pair of scores, in the order of ``Feedback.preference``."""
+    return tuple(1 if first > second else 2 if first < second else 0 for first, second in itertools.combinations(scores, 2))
+
+
+def completeness_scores(record: Feedback, splitter: str) -> list[float] | None:
+    """The share of the needed passage sentences that each response has, in [0, 1]; None where nothing is needed.
+
+    Needed is what the corrected response has, without the sentences marked Missing-Minor-Auxiliary, unless a sub-sentence that
+    matches one stands, case aside, in the first response. A text *has* the passage sentences that its sub-sentences match.
+    """
+    matcher = _Matcher([sentence for passage in record.question.passages for sentence in passage.sentences])
+    offsets = [0, *itertools.accumulate(len(passage.sentences) for passage in record.question.passages)]
+    minor = {
+        offsets[item.passage] + sentence
+        for item in record.missing
+        if item.kind == "Missing-Minor-Auxiliary"
+        for sentence in item.sentences
+    }
+    first = record.responses[0].lower()
+    corrected = matcher.matches(record.corrected, splitter)
+    needed = {sentence for piece, sentence in corrected if sentence not in minor or piece.lower() in first}
+    if not needed:
+        return None
+    found = [{sentence for _, sentence in matcher.matches(response, splitter)} for response in record.responses]
+    return [len(needed & sentences) / len(needed) for sentences in found]
+
+
+class _Matcher:
+    """Finds, for each sub-sentence of a text, the passage sentence it was taken from.
+
+    The similarity of a sub-sentence of n words and a passage sentence is 1 if it is a substring, else the highest
+    ``difflib.SequenceMatcher.quick_ratio`` over the sentence's windows of n + ⌊0.05 n⌋ words. That ratio is 2 M / L, with M the
+    common characters (as multisets) and L the sum of both lengths, so all windows are compared at once by character counts.
+    """
+
+    def __init__(self, sentences: Iterable[str]) -> None:
+        self.sentences = [sentence.split() for sentence in sentences]
+        alphabet = sorted({character for words in self.sentences for word in words for character in word} | {" ", "#"})
+        self.columns = {character: column for column, character in enumerate(alphabet)}
+        words = {word: self._counts(word) for sentence in self.sentences for word in sentence}
+        # running character counts of each sentence, (words + 1, alphabet)
+        self.totals = [np.cumsum([self._counts(""), *(words[w] for w in sentence)], axis=0) for sentence in self.sentences]
+        self.windows: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+
+    def matches(self, text: str, splitter: str) -> list[tuple[str, int]]:
+        """(sub-sentence, index of its sentence) wherever the best similarity is at least 0.85; the first sentence on a tie."""
+        text = " ".join(text.split())
+        pieces = [text[start:end] for start, end in sub_sentences(text, splitter)] if self.sentences else []
+        similar = [(piece, self.similarities(piece)) for piece in pieces]
+        return [(piece, int(scores.argmax())) for piece, scores in similar if scores.max() >= MIN_SIMILARITY]
+
+    def similarities(self, piece: str) -> np.ndarray:
+        """Similarity of ``piece`` to each sentence, float (sentences,)."""
+        words = len(piece.split())
+        size = words + int(0.05 * words)
+        if size not in self.windows:
+            self.windows[size] = self._count_windows(size)
+        counts, starts = self.windows[size]
+        shared = np.minimum(counts, self._counts(piece)).sum(axis=1)
+        ratios = 2.0 * shared / (counts.sum(axis=1) + len(piece))
+        best = np.maximum.reduceat(ratios, starts)
+        inside = [piece in " ".join(sentence) for sentence in self.sentences]
+        return np.where(inside, 1.0, best)
+
+    def _count_windows(self, size: int) -> tuple[np.ndarray, np.ndarray]:
+        """Character counts (windows, alphabet) of all windows, and the first window of each sentence."""
+        windows, starts = [], []
+        for total in self.totals:
+            # a sentence too short for two windows gets "#" words, as in the released code
+            missing = np.arange(1, max(0, size + 2 - len(total)) + 1)
+            total = np.concatenate([total, total[-1] + np.outer(missing, self._counts("#"))])
+            starts.append(sum(map(len, windows)))
+            windows.append(total[size:] - total[:-size] + (size - 1) * self._counts(" "))
+        return np.concatenate(windows), np.array(starts)
+
+    def _counts(self, text: str) -> np.ndarray:
+        counts = np.zeros(len(self.columns), dtype=np.int32)
+        for character, number in Counter(text).items():
+            if character in self.columns:  # others are in no window
+                counts[self.columns[character]] = number
+        return counts

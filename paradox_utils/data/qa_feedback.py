@@ -1,0 +1,338 @@
+"""QA-FEEDBACK (Wu et al. 2023): human feedback on answers to ambiguous questions, read, checked and split by question.
+
+``data`` is a directory of the original JSON files or a hub id; the hub holds the feedback files alone, so prompts and
+references are then made from the feedback records, in the original's form. In the files passages and sentences are counted
+from 1, and sentence 0 is the passage's title; in :mod:`paradox_utils.data.records` both count from 0, and titles are left out.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from paradox_utils import config, store
+from paradox_utils.data import segments
+from paradox_utils.data.records import DataError, Feedback, Missing, Passage, Question, Span, Splits
+
+# Git blob ids of the original files.
+BLOB_IDS: dict[str, str] = {
+    "train.json": "73bc80853de76808bbdefdc43d35c7d7957830ef",
+    "train_1k.json": "6e5f4de896c251aeb8e1276ae4d5c36e4991deab",
+    "dev.json": "759cbff66d8975b779434306356a0272570eb0ac",
+    "test.json": "24f7eb93a84c994e5101c7ce6ec83ec591a191eb",
+    "train_feedback.json": "10a5469b8f73f9b276c86f911acc4d2336b076bc",
+    "dev_feedback.json": "6b6efddd2daf0d17c917f7773435b357b172d5c9",
+}
+WAY_OUT = "set data to a directory with dev.json and dev_feedback.json (or the train files too), or to a hub id"
+
+
+# --- the files' records -------------------------------------------------------------------------------------------------------
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(strict=True)
+
+
+class _Error(_Record):
+    kind: Literal["Irrelevant", "Redundant", "Incoherent", "Wrong-Grounding", "Unverifiable"] = Field(alias="error type")
+    start: int
+    end: int
+
+
+class _MissingInfo(_Record):
+    kind: Literal["Missing-Answer", "Missing-Major-Auxiliary", "Missing-Minor-Auxiliary"] = Field(alias="error type")
+    passage_id: int
+    sentence_id: list[int]
+
+
+class _Judgement(_Record):
+    errors: list[_Error]
+    missing: list[_MissingInfo] = Field(alias="missing-info")
+    corrected: str = Field(alias="corrected-prediction")
+
+
+_Words = Annotated[str, Field(pattern=r"\S")]
+
+
+class _FeedbackRecord(_Record):
+    question: _Words
+    passages: list[Annotated[list[str], Field(min_length=1)]]
+    gold: str
+    prediction_1: str = Field(alias="prediction 1")
+    prediction_2: str = Field(alias="prediction 2")
+    prediction_3: str = Field(alias="prediction 3")
+    prediction_4: str = Field(alias="prediction 4")
+    feedback: _Judgement
+    preference: Annotated[list[Annotated[int, Field(ge=0, le=2)]], Field(min_length=6, max_length=6)]
+
+
+class _Page(_Record):
+    content: str
+    wikipage: str
+
+
+def _list_in_string(value: Any) -> Any:
+    """Some copies hold the list of answers as JSON in a string."""
+    return json.loads(value) if isinstance(value, str) else value
+
+
+class _QuestionRecord(_Record):
+    question: _Words
+    text: _Words
+    answer: Annotated[list[str], Field(min_length=1), BeforeValidator(_list_in_string)]
+    passages: list[_Page]
+
+
+Form = TypeVar("Form", bound=_Record)
+
+
+def _parse(form: type[Form], raw: Iterable[Any], where: str) -> list[Form]:
+    """``raw`` in the given form; raises :class:`DataError` naming ``where``, index and field of the first that is not."""
+    parsed = []
+    for index, item in enumerate(raw):
+        try:
+            parsed.append(form.model_validate(item))
+        except ValidationError as error:
+            problem = error.errors()[0]
+            field = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in problem["loc"]).lstrip(".")
+            raise _malformed(where, index, field, f"{problem['msg'][0].lower()}{problem['msg'][1:]}") from error
+    return parsed
+
+
+def _malformed(where: str, index: int, field: str, problem: str) -> DataError:
+    named = f"field {field!r}: " if field else ""
+    return DataError(
+        f"{where}, record {index} (counted from 0): {named}{problem}; restore the original file or mend the record"
+    )
+
+
+def _question_id(text: str) -> str:
+    """A keyed hash of the question, whatever its spacing and case: the same question gets the same id in every file."""
+    return hashlib.blake2b(" ".join(text.casefold().split()).encode(), digest_size=8, key=b"QA-FEEDBACK").hexdigest()
+
+
+def _from_feedback(record: _FeedbackRecord, index: int, where: str, original: _QuestionRecord | None) -> Feedback:
+    """The record in the project's form, its offsets and indices checked; ``original`` knows the prompt and all references."""
+    length = len(record.prediction_1)
+    for i, error in enumerate(record.feedback.errors):
+        field = f"feedback.errors[{i}]"
+        if not 0 <= error.start < length:
+            raise _malformed(where, index, f"{field}.start", f"is {error.start}, outside 'prediction 1' ({length} characters)")
+        if not error.start < error.end <= length:
+            problem = f"is {error.end}, must be after start ({error.start}) and within 'prediction 1' ({length} characters)"
+            raise _malformed(where, index, f"{field}.end", problem)
+    for i, item in enumerate(record.feedback.missing):
+        field = f"feedback.missing-info[{i}]"
+        if not 1 <= item.passage_id <= len(record.passages):
+            problem = f"is {item.passage_id}, but there are {len(record.passages)} passages (counted from 1)"
+            raise _malformed(where, index, f"{field}.passage_id", problem)
+        last = len(record.passages[item.passage_id - 1]) - 1
+        for j, sentence in enumerate(item.sentence_id):
+            if not 0 <= sentence <= last:
+                problem = f"is {sentence}, but passage {item.passage_id} has {last} sentences (counted from 1; 0: its title)"
+                raise _malformed(where, index, f"{field}.sentence_id[{j}]", problem)
+    passages = tuple(Passage(title, tuple(sentences)) for title, *sentences in record.passages)
+    pages = [f"wikipage: {passage.title} text: {' '.join(passage.sentences)}" for passage in passages]
+    return Feedback(
+        question=Question(
+            id=_question_id(record.question),
+            text=record.question,
+            passages=passages,
+            prompt=original.text if original else f"question: {record.question} context: {' | '.join(pages)}",
+            references=tuple(original.answer) if original else (record.gold,),
+        ),
+        responses=(record.prediction_1, record.prediction_2, record.prediction_3, record.prediction_4),
+        spans=tuple(Span(error.kind, error.start, error.end) for error in record.feedback.errors),
+        missing=tuple(
+            Missing(item.kind, item.passage_id - 1, tuple(sentence - 1 for sentence in item.sentence_id if sentence > 0))
+            for item in record.feedback.missing
+        ),
+        corrected=record.feedback.corrected,
+        preference=tuple(record.preference),
+    )
+
+
+def _from_question(record: _QuestionRecord) -> Question:
+    passages = []
+    for page in record.passages:
+        cuts = segments.sentences(page.content, "punctuation")
+        passages.append(Passage(page.wikipage, tuple(page.content[start:end] for start, end in cuts)))
+    return Question(_question_id(record.question), record.question, tuple(passages), record.text, tuple(record.answer))
+
+
+# --- reading ------------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Original:
+    """What was found: questions of train / dev / test.json, feedback of train_ / dev_feedback.json."""
+
+    questions: dict[str, list[Question]]
+    feedback: dict[str, list[Feedback]]
+
+
+def _read(data: str) -> _Original:
+    folder = store.resolve(data)
+    if folder.is_dir():
+        try:
+            present = {path.name for path in folder.iterdir()}
+        except OSError as error:
+            raise DataError(f"data = {data!r}: the directory cannot be read ({error.strerror}); {WAY_OUT}") from error
+        forms = {name: _parse_file(folder / name) for name in BLOB_IDS if name in present and name != "train_1k.json"}
+    elif folder.exists():
+        raise DataError(f"data = {data!r}: is a file; {WAY_OUT}")
+    elif re.fullmatch(r"\w[\w.-]*/[\w.-]+", data):
+        forms = _parse_hub(data)
+    else:
+        raise DataError(f"data = {data!r}: no such directory; {WAY_OUT}")
+    if not {"train_feedback.json", "dev_feedback.json"} & forms.keys():
+        raise DataError(f"data = {data!r}: holds neither train_feedback.json nor dev_feedback.json; {WAY_OUT}")
+    originals = {_question_id(r.question): r for records in forms.values() for r in records if isinstance(r, _QuestionRecord)}
+    feedback = {
+        name.removesuffix("_feedback.json"): [
+            _from_feedback(record, index, name, originals.get(_question_id(record.question)))
+            for index, record in enumerate(records)
+        ]
+        for name, records in forms.items()
+        if name.endswith("_feedback.json")
+    }
+    # a question with feedback keeps the passage sentences its feedback counts
+    judged = {record.question.id: record.question for records in feedback.values() for record in records}
+    questions = {
+        name.removesuffix(".json"): [judged.get(_question_id(r.question)) or _from_question(r) for r in records]
+        for name, records in forms.items()
+        if not name.endswith("_feedback.json")
+    }
+    return _Original(questions, feedback)
+
+
+def _form(name: str) -> type[_Record]:
+    return _FeedbackRecord if name.endswith("_feedback.json") else _QuestionRecord
+
+
+def _parse_file(path: Path) -> list[_Record]:
+    try:
+        raw = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror}); mend its permissions or fetch it again") from error
+    except ValueError as error:  # not JSON, or not UTF-8
+        raise DataError(f"{path}: is not JSON ({error}); fetch the original file again") from error
+    if not isinstance(raw, list) or not raw:
+        raise DataError(f"{path}: must be a JSON list of at least one record; fetch the original file again")
+    return _parse(_form(path.name), raw, path.name)
+
+
+def _parse_hub(name: str) -> dict[str, list[_Record]]:
+    """The feedback files of a hub dataset: split `train`, and `validation` (or `dev`, or `test`) as dev."""
+    try:
+        import datasets
+
+        splits = datasets.load_dataset(name)
+    except Exception as error:  # whatever the network, the hub, or a cache on the way may raise
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise DataError(
+            f"data = {name!r}: neither a directory here nor to be had from the hub ({reason}); {WAY_OUT}"
+        ) from error
+    dev = next((split for split in ("validation", "dev", "test") if split in splits), None)
+    found = {"train_feedback.json": "train" if "train" in splits else None, "dev_feedback.json": dev}
+    return {
+        file: _parse(_form(file), splits[split], f"{name} ({split})")
+        for file, split in found.items()
+        if split and splits[split]
+    }
+
+
+def verify(directory: str | Path) -> dict[str, bool | None]:
+    """Whether each original file in ``directory`` is the published one, by its git blob id; None where it is absent."""
+    folder = store.resolve(directory)
+    return {name: _blob_id(folder / name) == blob if (folder / name).is_file() else None for name, blob in BLOB_IDS.items()}
+
+
+def _blob_id(path: Path) -> str:
+    content = path.read_bytes()
+    return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
+
+
+# --- splitting ----------------------------------------------------------------------------------------------------------------
+
+
+def load_splits(parameters: config.Source) -> Splits:
+    """Questions for the policy; no question (nor its duplicate) is in two parts, nor in the evaluator's feedback.
+
+    With both feedback files: train.json, dev.json and test.json, or, for a missing one, the questions of that feedback file;
+    without test.json, dev is shared between validation and test. With one feedback file: the questions of its parts ``train``
+    and ``heldout`` (see :func:`load_feedback`); the held-out ones are shared between validation and test. Shared means
+    validation first, up to ``validation_questions``; where both limits cannot be met, in the limits' proportion.
+    Raises :class:`DataError` for data that cannot be used, or a part left empty.
+    """
+    splits, _ = _split(_read(parameters.data), parameters)
+    return splits
+
+
+def load_feedback(parameters: config.Source) -> dict[str, list[Feedback]]:
+    """Feedback by use: ``train``, ``heldout`` (measures reward models) and ``evaluator``; split by question.
+
+    With both feedback files, ``heldout`` is dev_feedback.json, and ``evaluator_share`` of the other's questions go to the
+    evaluator. With one file, its questions are split in three by ``evaluator_share`` and ``heldout_share``. A keyed hash of the
+    question decides, so shares are approximate and a question's part depends on nothing else.
+    Raises :class:`DataError` for data that cannot be used, or a part left empty.
+    """
+    _, feedback = _split(_read(parameters.data), parameters)
+    return feedback
+
+
+def _split(original: _Original, parameters: config.Source) -> tuple[Splits, dict[str, list[Feedback]]]:
+    if len(original.feedback) == 2:
+        test = original.questions.get("test", [])
+        dev = _without(original.questions.get("dev") or _questions(original.feedback["dev"]), test)
+        kept_apart = {question.id for question in [*dev, *test, *_questions(original.feedback["dev"])]}
+        pool = [record for record in original.feedback["train"] if record.question.id not in kept_apart]
+        feedback = _parts(pool, lambda place: "evaluator" if place < parameters.evaluator_share else "train")
+        feedback["heldout"] = original.feedback["dev"]
+        train = original.questions.get("train") or _questions(feedback["train"])
+    else:
+        (pool,) = original.feedback.values()
+        evaluator, heldout = parameters.evaluator_share, parameters.evaluator_share + parameters.heldout_share
+        feedback = _parts(pool, lambda place: "evaluator" if place < evaluator else "heldout" if place < heldout else "train")
+        train, dev, test = _questions(feedback["train"]), _questions(feedback["heldout"]), []
+    train = _without(train, [*dev, *test, *_questions(feedback["evaluator"])])
+    first, second = parameters.validation_questions, parameters.test_questions
+    if not test:
+        first = min(first, max(1, len(dev) * first // (first + second)))
+        dev, test = dev[:first], dev[first:]
+    splits = Splits(train[: parameters.train_questions or None], dev[:first], test[:second])
+    needed = {"train": feedback["train"] and splits.train, "heldout": feedback["heldout"] and splits.validation and splits.test}
+    if parameters.evaluator_share > 0:
+        needed["evaluator"] = feedback["evaluator"]
+    for part, members in needed.items():
+        if not members:
+            raise DataError(
+                f"data = {parameters.data!r}: too few questions for the part {part!r} with heldout_share = "
+                f"{parameters.heldout_share} and evaluator_share = {parameters.evaluator_share}; change the shares or add data"
+            )
+    return splits, feedback
+
+
+def _parts(records: list[Feedback], part: Callable[[float], str]) -> dict[str, list[Feedback]]:
+    """Records by part; each question has its place in [0, 1), which decides."""
+    parts: dict[str, list[Feedback]] = {"train": [], "heldout": [], "evaluator": []}
+    for record in records:
+        parts[part(int(record.question.id, 16) / 16 ** len(record.question.id))].append(record)
+    return parts
+
+
+def _questions(records: Iterable[Feedback]) -> list[Question]:
+    return _without((record.question for record in records), [])
+
+
+def _without(questions: Iterable[Question], others: Iterable[Question]) -> list[Question]:
+    """Each question once, those among ``others`` left out."""
+    seen = {question.id for question in others}
+    return [question for question in questions if not (question.id in seen or seen.add(question.id))]

@@ -1,0 +1,46 @@
+"""Rebuild ``fixtures/``, the small trained models from which notebooks and tests start."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from pathlib import Path
+
+from paradox_utils import config, experiment
+from paradox_utils.data.records import TASKS, write_feedback
+from paradox_utils.feedback import collect
+from paradox_utils.store import resolve
+
+FEEDBACK_PROMPTS = 1000
+REWARD_MODELS = {  # the last checkpoint of each becomes the fixture
+    "relevance": {"checkpoint_steps": [120]},
+    "factuality": {"checkpoint_steps": [200], "corruption_steps": 100, "learning_rate": 2e-3},
+    "completeness": {"checkpoint_steps": [120]},
+}
+
+
+def build(scratch: Path) -> None:
+    """Train everything in ``scratch``, then move it into place."""
+    print("supervised policy", flush=True)
+    _, results, _ = experiment.supervised_policy(config.Supervised(), scratch)
+    print(results, flush=True)
+    _replace(scratch / "model", resolve(config.FIXTURE_POLICY))
+    records = collect(config.FeedbackParameters(prompts=FEEDBACK_PROMPTS))
+    write_feedback(resolve(config.FIXTURE_FEEDBACK), records)
+    for task in TASKS:
+        p = config.RewardModel(task=task, **REWARD_MODELS[task])
+        results, _ = experiment.train_reward_model(p, scratch / task)
+        print(task, results["checkpoints"][-1], flush=True)
+        target = resolve(config.FIXTURE_REWARD_MODEL.format(task=task))
+        _replace(scratch / task / f"checkpoint-{p.checkpoint_steps[-1]}", target)
+
+
+def _replace(source: Path, target: Path) -> None:
+    shutil.rmtree(target, ignore_errors=True)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copytree(source, target, ignore=shutil.ignore_patterns("training_args.bin"))
+
+
+if __name__ == "__main__":
+    with tempfile.TemporaryDirectory() as folder:
+        build(Path(folder))

@@ -1,0 +1,306 @@
+"""A study: from a config file to its runs, their ids and what each needs. Plans only; :mod:`paradox_utils.execute` runs.
+
+A run's id is a hash over its stage, its resolved parameters (dependencies by their ids), the code its stage imports, and its
+data. So a changed PPO parameter gives new ids to PPO runs alone, and an edit to a plot to none.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from paradox_utils import config, store
+from paradox_utils.config import Arm, ParameterError, Study
+
+NOTEBOOKS: dict[str, str] = {
+    "supervised": "notebooks/02-supervised-policy.ipynb",
+    "feedback": "notebooks/01-data.ipynb",
+    "reward_model": "notebooks/03-reward-model.ipynb",
+    "ppo": "notebooks/04-ppo.ipynb",
+}
+
+# Parameters that the plan fills in, and what to write instead.
+FILLED: dict[str, dict[str, str]] = {
+    "supervised": {},
+    "feedback": {},
+    "reward_model": {
+        "task": "list it in the arm's `tasks`",
+        "feedback": "the plan fills it in",
+        "split": "the plan fills it in",
+        "seed": "list it in the arm's `rm_seeds`",
+    },
+    "ppo": {
+        "task": "list it in the arm's `tasks`",
+        "policy": "name it under `policies`",
+        "feedback": "the plan fills it in",
+        "reward": "the arm's `route` decides",
+        "seed": "list it in the arm's `ppo_seeds`",
+        "dial_seed": "list it in the arm's `rm_seeds`",
+    },
+}
+EVERYWHERE = {"out": "the plan fills it in", "source": "one study has one source: set it in `source`"}
+
+
+@dataclass(frozen=True)
+class Run:
+    """One notebook execution of a study.
+
+    ``parameters``: every parameter of the stage, with folders relative to the project root. ``needs``: ids of the runs whose
+    folders it reads. ``labels``: task, policy, route, setting, rm_step, rm_seed, ppo_seed (None where it has none). ``code``,
+    ``data``: the hashes that are part of the id.
+    """
+
+    id: str
+    stage: str
+    notebook: str
+    parameters: dict[str, Any]
+    needs: tuple[str, ...]
+    labels: dict[str, Any]
+    code: str
+    data: str
+
+
+def results_folder(study: str) -> str:
+    """Where a study's results go, relative to the project root."""
+    return f"results/{study}"
+
+
+def work_folder(study: str, run: str) -> str:
+    """Where a run keeps its models, relative to the project root."""
+    return f"{results_folder(study)}/.work/{run}"
+
+
+def plan(study: Study, where: str = "study") -> list[Run]:
+    """The runs of a study, each after the runs it needs; ``where`` (the config file) opens every error message.
+
+    Raises :class:`ParameterError` before anything is planned if any parameter of any layer is unknown or impossible.
+    """
+    _check_layers(study, where)
+    planner = _Planner(study, where)
+    for number, arm in enumerate(study.arms, 1):
+        for task in arm.tasks:
+            for policy in arm.policies if arm.policies is not None else study.policies:
+                planner.add_arm(arm, f"{where}, arm {number}", task, policy)
+    return sorted(planner.runs.values(), key=lambda run: list(NOTEBOOKS).index(run.stage))
+
+
+# --- checks of the layers -------------------------------------------------------------------------------------------
+
+
+def _check_layers(study: Study, where: str) -> None:
+    """Every layer on its own, used by an arm or not, so that a message names the place where the mistake stands."""
+    _check_layer("source", study.source, f"{where}, source")
+    for name, values in study.policies.items():
+        _check_layer("supervised", values, f"{where}, policies, {name}")
+    _check_layer("feedback", {key: value for key, value in study.feedback.items() if key != "policy"}, f"{where}, feedback")
+    if "policy" in study.feedback:
+        _check_policy(study, study.feedback["policy"], f"{where}, feedback: policy")
+    _check_layer("reward_model", study.reward_model, f"{where}, reward_model")
+    _check_layer("reward_model", study.evaluator or {}, f"{where}, evaluator")
+    _check_layer("ppo", study.ppo, f"{where}, ppo")
+    ppo_layers = [study.ppo, *(task.get("ppo", {}) for task in study.tasks.values()), *(arm.ppo for arm in study.arms)]
+    if study.evaluator is not None and any("evaluator" in layer for layer in ppo_layers):
+        raise ParameterError(f"{where}: has both `evaluator:`, which trains one, and a PPO parameter `evaluator`; keep one")
+    for task, stages in study.tasks.items():
+        for stage, values in stages.items():
+            place = f"{where}, tasks, {task}, {stage}"
+            if stage == "evaluator" and study.evaluator is None:
+                raise ParameterError(f"{place}: the study trains no evaluator; add `evaluator:` (it may be empty: {{}})")
+            _check_layer("ppo" if stage == "ppo" else "reward_model", values, place)
+    if not study.arms:
+        raise ParameterError(f"{where}: arms: must list at least one arm")
+    for number, arm in enumerate(study.arms, 1):
+        _check_arm(study, arm, f"{where}, arm {number}")
+
+
+def _check_layer(stage: str, values: Mapping[str, Any], where: str) -> None:
+    """One parameter at a time, as the others may stand in another layer; :meth:`_Planner.add` checks them together."""
+    schema = config.Source if stage == "source" else config.STAGES[stage]
+    filled = FILLED[stage] | EVERYWHERE if stage != "source" else {"out": EVERYWHERE["out"]}
+    for name, value in values.items():
+        if name in filled:
+            raise ParameterError(f"{where}: {name} = {value!r}: cannot be set here; {filled[name]}")
+        config.check(schema, {name: value}, where)
+
+
+def _check_arm(study: Study, arm: Arm, where: str) -> None:
+    """What an arm says beyond the parameters of its stages."""
+    _check_layer("reward_model", arm.reward_model, f"{where}, reward_model")
+    _check_layer("ppo", arm.ppo, f"{where}, ppo")
+    if not study.policies:
+        raise ParameterError(f"{where}: no policy; add one under `policies`")
+    for policy in arm.policies or []:
+        _check_policy(study, policy, f"{where}: policies")
+    for name in ("tasks", "rm_seeds", "ppo_seeds", *([] if arm.policies is None else ["policies"])):
+        values = getattr(arm, name)
+        if not values or len(set(values)) < len(values):
+            raise ParameterError(f"{where}: {name} = {values!r}: must hold at least one value, each once")
+    if len(arm.vary) > 1:
+        raise ParameterError(f"{where}: vary = {list(arm.vary)}: one parameter an arm; make a second arm of the other")
+    for name, values in arm.vary.items():
+        stage = _varied_stage(arm, name, f"{where}, vary")
+        if not values:
+            raise ParameterError(f"{where}, vary: {name} = []: give it at least one value")
+        for value in values:
+            _check_layer(stage, {name: value}, f"{where}, vary")
+    useless = sorted({"checkpoints", "reward_model", *([] if arm.route == "dial" else ["rm_seeds"])} & arm.model_fields_set)
+    if useless and not any(_trains_reward_model(study, arm, task) for task in arm.tasks):
+        raise ParameterError(f"{where}: {useless[0]}: has no effect, as this arm trains no reward model; leave it out")
+
+
+def _varied_stage(arm: Arm, name: str, where: str) -> str:
+    """The stage whose parameter an arm varies: ``ppo`` for dials and the user's own reward models, else ``reward_model``."""
+    stage = "ppo" if arm.route == "dial" or name == "reward_model" else "reward_model"
+    schema = config.STAGES[stage]
+    if name in config.Source.model_fields:
+        raise ParameterError(f"{where}: {name!r} concerns every stage, so it cannot vary in an arm; set it in `source`")
+    if name not in schema.model_fields:
+        other = config.STAGES["reward_model" if stage == "ppo" else "ppo"]
+        if name in other.model_fields:
+            raise ParameterError(f"{where}: route {arm.route!r} varies a parameter of `{stage}`; {name!r} is not one of them")
+        config.check(schema, {name: arm.vary[name]}, where)  # raises, naming the nearest
+    return stage
+
+
+def _trains_reward_model(study: Study, arm: Arm, task: str) -> bool:
+    """False for dials, and where the config names the user's own reward model."""
+    layers = (study.ppo, study.tasks.get(task, {}).get("ppo", {}), arm.ppo, arm.vary)
+    return arm.route != "dial" and not any("reward_model" in layer for layer in layers)
+
+
+def _check_policy(study: Study, name: str, where: str) -> None:
+    if name not in study.policies:
+        raise ParameterError(f"{where} = {name!r}: must be one of the names under `policies` ({', '.join(study.policies)})")
+
+
+# --- the runs -------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class _Planner:
+    """The runs planned so far, by id; the same parameters asked for twice are one run, with the labels of the first."""
+
+    study: Study
+    where: str
+    runs: dict[str, Run] = field(default_factory=dict)
+    codes: dict[str, str] = field(default_factory=dict)
+
+    def add_arm(self, arm: Arm, where: str, task: str, policy: str) -> None:
+        """The PPO runs of one arm for one task and policy, and everything they need."""
+        for name, value in [(n, v) for n, values in arm.vary.items() for v in values] or [("", None)]:
+            varied = {name: value} if name else {}
+            setting = ", ".join(f"{key}={value}" for key, value in (varied | arm.reward_model | arm.ppo).items())
+            labels = _labels(task=task, policy=policy, route=arm.route, setting=setting)
+            stage = _varied_stage(arm, name, where) if name else ""
+            if _trains_reward_model(self.study, arm, task):
+                rewards = self.trained_rewards(arm, where, labels, varied)
+            else:
+                rewards = self.fixed_reward(arm, labels)
+            supervised = self.supervised(policy)
+            for reward, marks in rewards:
+                for ppo_seed in arm.ppo_seeds:
+                    values = self.layers("ppo", task) | arm.ppo | (varied if stage == "ppo" else {}) | reward
+                    values |= {"task": task, "policy": Link(supervised, "model"), "seed": ppo_seed}
+                    if self.study.evaluator is not None:
+                        values["evaluator"] = self.evaluator(task)
+                    self.add("ppo", values, labels | marks | {"ppo_seed": ppo_seed}, f"{where}, ppo")
+
+    def fixed_reward(self, arm: Arm, labels: dict[str, Any]) -> list[tuple[dict[str, Any], dict[str, Any]]]:
+        """Dials (one a key), or the user's own reward model: nothing to train."""
+        values = self.exact_feedback(labels["policy"])
+        if arm.route != "dial":
+            return [({"reward": "model"} | values, {})]
+        return [({"reward": "dial", "dial_seed": seed} | values, {"rm_seed": seed}) for seed in arm.rm_seeds]
+
+    def exact_feedback(self, policy: str) -> dict[str, Any]:
+        """Where there is an oracle: the feedback that measures dials and centres exact scores."""
+        if self.study.source.get("source", "atlas") != "atlas":
+            return {}
+        return {"feedback": Link(self.feedback(policy), "feedback.jsonl")}
+
+    def trained_rewards(
+        self, arm: Arm, where: str, labels: dict[str, Any], varied: dict[str, Any]
+    ) -> list[tuple[dict[str, Any], dict[str, Any]]]:
+        """The PPO parameters and labels of every checkpoint this arm uses, of every reward-model seed."""
+        rewards = []
+        for rm_seed in arm.rm_seeds:
+            values = self.layers("reward_model", labels["task"]) | arm.reward_model | varied
+            values |= {"task": labels["task"], "split": "train", "seed": rm_seed}
+            run = self.reward_model(values, labels | {"policy": None, "rm_seed": rm_seed}, f"{where}, reward_model")
+            saved = run.parameters["checkpoint_steps"]
+            for step in {"all": saved, "last": saved[-1:]}.get(str(arm.checkpoints), arm.checkpoints):
+                if step not in saved:
+                    raise ParameterError(
+                        f"{where}: checkpoints = {arm.checkpoints}: the {labels['task']} reward model saves no step {step}; "
+                        f"it saves checkpoint_steps = {saved}"
+                    )
+                reward = {"reward": "model", "reward_model": Link(run, f"checkpoint-{step}")}
+                reward |= self.exact_feedback(self.annotated_policy())
+                rewards.append((reward, {"rm_step": step, "rm_seed": rm_seed}))
+        return rewards
+
+    def supervised(self, policy: str) -> Run:
+        values = self.study.source | self.study.policies[policy]
+        return self.add("supervised", values, _labels(policy=policy), f"{self.where}, policies, {policy}")
+
+    def feedback(self, policy: str) -> Run:
+        values = self.study.source | self.study.feedback | {"policy": Link(self.supervised(policy), "model")}
+        return self.add("feedback", values, _labels(policy=policy), f"{self.where}, feedback")
+
+    def reward_model(self, values: dict[str, Any], labels: dict[str, Any], where: str) -> Run:
+        """Atlas: from responses of one policy, the first unless `feedback: {policy: NAME}` says another, for all policies."""
+        if self.study.source.get("source", "atlas") == "atlas":
+            values = values | self.exact_feedback(self.annotated_policy())
+        return self.add("reward_model", values, labels, where)
+
+    def annotated_policy(self) -> str:
+        return self.study.feedback.get("policy", next(iter(self.study.policies)))
+
+    def evaluator(self, task: str) -> Link:
+        values = self.study.source | (self.study.evaluator or {}) | self.study.tasks.get(task, {}).get("evaluator", {})
+        values |= {"task": task, "split": "evaluator"}
+        run = self.reward_model(values, _labels(task=task, setting="evaluator"), f"{self.where}, evaluator")
+        return Link(run, f"checkpoint-{run.parameters['checkpoint_steps'][-1]}")
+
+    def layers(self, stage: str, task: str) -> dict[str, Any]:
+        return self.study.source | getattr(self.study, stage) | self.study.tasks.get(task, {}).get(stage, {})
+
+    def add(self, stage: str, values: dict[str, Any], labels: dict[str, Any], where: str) -> Run:
+        """The run of these parameters, in which a :class:`Link` stands for a file of another run."""
+        links = {name: value for name, value in values.items() if isinstance(value, Link)}
+        by_id = values | {name: f"{link.run.id}/{link.file}" for name, link in links.items()}
+        checked = config.check(config.STAGES[stage], by_id, where)
+        notebook = NOTEBOOKS[stage]
+        if stage not in self.codes:
+            self.codes[stage] = store.code_hash(store.resolve(notebook), presentation=False)
+        code, data = self.codes[stage], store.data_hash(checked)
+        identity = [stage, checked.model_dump(exclude={"out"}), code, data]
+        name = f"{stage}-{hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:10]}"
+        paths = {key: f"{work_folder(self.study.study, link.run.id)}/{link.file}" for key, link in links.items()}
+        parameters = checked.model_dump() | paths | {"out": work_folder(self.study.study, name)}
+        needs = tuple(dict.fromkeys(link.run.id for link in links.values()))
+        run = Run(name, stage, notebook, parameters, needs, labels, code, data)
+        return self.runs.setdefault(name, run)
+
+
+@dataclass(frozen=True)
+class Link:
+    """A file or folder that another run leaves in its work folder."""
+
+    run: Run
+    file: str
+
+
+def _labels(**known: Any) -> dict[str, Any]:
+    return dict.fromkeys(("task", "policy", "route", "setting", "rm_step", "rm_seed", "ppo_seed")) | known
+
+
+def describe(run: Run) -> str:
+    """A run in a few words, for progress lines and lists of failures."""
+    labels = run.labels
+    words = [run.stage, labels["task"], labels["policy"], labels["route"], labels["setting"]]
+    numbers = {"step": labels["rm_step"], "RM seed": labels["rm_seed"], "seed": labels["ppo_seed"]}
+    return " ".join([str(word) for word in words if word] + [f"{name} {n}" for name, n in numbers.items() if n is not None])

@@ -1,0 +1,102 @@
+"""What the runs of a study have come to: their states, ``summary.csv`` and ``curves.csv``."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from paradox_utils import store, study
+from paradox_utils.study import Run, describe
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+MEASURES = (
+    *("rm_accuracy", "rm_accuracy_noisy", "rm_balanced_accuracy", "rm_majority", "rm_f1"),
+    *("lm_performance_start", "lm_performance_final", "lm_performance_best", "lm_performance_best_logged"),
+    *("true_return_start", "true_return_final", "kl_final", "updates"),
+)
+
+
+def folders(name: str, run: Run) -> tuple[Path, Path]:
+    """A run's work folder (models, logs, lock) and its result folder."""
+    return store.resolve(study.work_folder(name, run.id)), store.resolve(study.results_folder(name)) / run.id
+
+
+def finished(name: str, run: Run) -> bool:
+    """Whether the run has a result (ok or diverged)."""
+    return (folders(name, run)[1] / "run.json").is_file()
+
+
+def progress(name: str, runs: list[Run]) -> str:
+    """How many runs of the study are over, failed ones included, as ``[ 7/21]``."""
+    over = sum(finished(name, run) or (folders(name, run)[0] / "failure.json").is_file() for run in runs)
+    return f"[{over:>{len(str(len(runs)))}}/{len(runs)}]"
+
+
+def headline(record: dict[str, Any]) -> str:
+    """The numbers of a run that a progress line has room for."""
+    results = record["results"]
+    if record["stage"] == "ppo":
+        name, values = "LM performance", [results.get("lm_performance_start"), results.get("lm_performance_final")]
+    elif record["stage"] == "reward_model" and results.get("checkpoints"):
+        ends = [results["checkpoints"][0], results["checkpoints"][-1]]
+        name, values = "accuracy", [c.get("accuracy_noisy") if c.get("accuracy") is None else c["accuracy"] for c in ends]
+    else:
+        return record["reason"]
+    numbers = " → ".join("–" if value is None else f"{value:.2f}" for value in values)
+    return ", ".join(filter(None, [record["reason"], f"{name} {numbers}"]))
+
+
+def states(name: str, runs: list[Run]) -> dict[str, dict[str, Any]]:
+    """Id → record of the run; one without a result gets status failed or blocked, and the reason."""
+    known: dict[str, dict[str, Any]] = {}
+    by_id = {run.id: run for run in runs}
+    for run in runs:
+        work, result = folders(name, run)
+        stuck = next((need for need in run.needs if known[need]["status"] not in store.STATUSES), None)
+        if (result / "run.json").is_file():
+            known[run.id] = store.read_json(result / "run.json")
+        elif stuck:
+            root = known[stuck].get("blocked_by", stuck)
+            reason = f"needs {root} ({describe(by_id[root])})"
+            known[run.id] = {"status": "blocked", "reason": reason, "blocked_by": root}
+        elif (work / "failure.json").is_file():
+            known[run.id] = store.read_json(work / "failure.json")
+        elif (work / "lock").is_file():
+            reason = f"was stopped before its end (killed, or out of memory); see {work.relative_to(store.ROOT) / 'log.txt'}"
+            known[run.id] = {"status": "failed", "reason": reason}
+        else:
+            known[run.id] = {"status": "blocked", "reason": "was not started"}
+    return known
+
+
+def write(name: str, runs: list[Run]) -> tuple[pd.DataFrame, list[str]]:
+    """Write ``summary.csv`` (a row a PPO run, in the order of the plan) and ``curves.csv``; the table, and a line a problem."""
+    import pandas as pd  # half a second, which `run` need not pay
+
+    folder = store.resolve(study.results_folder(name))
+    folder.mkdir(parents=True, exist_ok=True)
+    known = states(name, runs)
+    rows, curves = [], []
+    for run in runs:
+        record = known[run.id]
+        if run.stage != "ppo":
+            continue
+        results = record.get("results", {})
+        row = {"study": name, "id": run.id, **run.labels} | {measure: results.get(measure) for measure in MEASURES}
+        rows.append(row | {key: record.get(key) for key in ("seconds", "status", "reason")})
+        curve = folders(name, run)[1] / "curve.csv"
+        if record["status"] in store.STATUSES and curve.is_file():
+            values = pd.read_csv(curve)
+            values.insert(0, "id", run.id)
+            curves.append(values)
+    curves = curves or [pd.DataFrame(columns=["id"])]
+    table = pd.DataFrame(rows, dtype=object)  # object: a step stays 80, not 80.0, beside a dial's missing one
+    for file, content in {"summary.csv": table, "curves.csv": pd.concat(curves)}.items():
+        store.write_table(folder / file, content)
+    failed = [run for run in runs if known[run.id]["status"] == "failed"]
+    problems = [f"  failed: {describe(run)} ({run.id}): {known[run.id]['reason']}" for run in failed]
+    blocked = Counter(record["reason"] for record in known.values() if record["status"] == "blocked")
+    return table, problems + [f"  blocked: {number} × {reason}" for reason, number in blocked.items()]

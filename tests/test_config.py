@@ -1,0 +1,128 @@
+"""The schemas: what is refused, in which words, and what a config file may say."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from paradox_utils import config
+from paradox_utils.config import PPO, ParameterError, RewardModel, Source
+
+
+@pytest.mark.parametrize("schema", config.STAGES.values())
+def test_defaults_are_valid_and_survive_a_round_trip(schema):
+    values = schema().model_dump()
+    assert config.check(schema, values).model_dump() == values
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"kl_coef": 0.1}, r"unknown parameter 'kl_coef' = 0.1; the nearest existing name is 'kl_coefficient' \(number ≥ 0"),
+        ({"sed": 1}, r"'sed' = 1; the nearest existing name is 'seed' \(integer ≥ 0, default 0"),
+        ({"updates": "40"}, r"updates = '40': .*integer.*allowed: integer ≥ 0, default 40"),
+        ({"updates": -1}, r"updates = -1: .*allowed: integer ≥ 0"),
+        ({"updates": 1.5}, r"updates = 1.5: "),
+        ({"learning_rate": 0.0}, r"learning_rate = 0.0: .*allowed: number > 0"),
+        ({"discount": 1.1}, r"discount = 1.1: .*allowed: number ≥ 0 ≤ 1"),
+        ({"task": "helpfulness"}, r"task = 'helpfulness': .*'relevance' \| 'factuality' \| 'completeness'"),
+        ({"decay": "yes"}, r"decay = 'yes': "),
+        ({"kl_stop": 0.0}, r"kl_stop = 0.0: .*unset"),
+        ({"source": "qa-feedback"}, r"evaluator = 'oracle': only source = 'atlas' has one"),
+        ({"source": "qa-feedback", "evaluator": "rm", "reward": "dial"}, r"reward = 'dial': a dial needs the exact labels"),
+        ({"scale_matched": True, "dial_accuracy": 0.5}, r"dial_accuracy = 0.5: a scale-matched dial needs more than 0.5"),
+        ({"whitening": "none", "whiten_padding": True}, r"whiten_padding = True: needs a whitening"),
+    ],
+)
+def test_a_wrong_parameter_is_named_with_its_value_and_what_is_allowed(values, message):
+    with pytest.raises(ParameterError, match=message) as caught:
+        config.check(PPO, values, where="configs/a.yaml, ppo")
+    assert str(caught.value).startswith("configs/a.yaml, ppo: ")
+    assert "\n" not in str(caught.value)
+
+
+def test_every_problem_gets_its_line():
+    with pytest.raises(ParameterError) as caught:
+        config.check(PPO, {"updates": -1, "clipp": 0.2})
+    assert len(str(caught.value).splitlines()) == 2
+
+
+@pytest.mark.parametrize("steps", [[], [10, 10], [20, 10], [-1, 5]])
+def test_checkpoint_steps_must_rise(steps):
+    with pytest.raises(ParameterError, match="checkpoint_steps"):
+        config.check(RewardModel, {"checkpoint_steps": steps})
+
+
+@given(st.floats())
+def test_a_share_lies_between_0_and_1(value):
+    try:
+        assert config.check(Source, {"heldout_share": value}).heldout_share == value
+    except ParameterError:
+        assert not 0 <= value <= 1
+
+
+def test_as_published_fills_in_the_published_estimators_and_yields_to_explicit_values():
+    published = config.check(PPO, {"preset": "as-published"})
+    assert published.whitening == "root-of-standard-deviation"
+    assert published.whiten_padding
+    assert published.log_probabilities == "full-softmax"
+    assert published.top_k == 20
+    assert published.dropout_in_updates
+    assert config.check(PPO, {"preset": "as-published", "top_k": 0}).top_k == 0
+    assert config.check(PPO, {}).log_probabilities == "sampling"
+
+
+def test_notebook_globals_are_checked_without_its_own_names():
+    namespace = {"__name__": "__main__", "In": [], "get_ipython": print, "config": config, "updates": 3, "task": "factuality"}
+    p = config.check_notebook(PPO, namespace)
+    assert (p.updates, p.task) == (3, "factuality")
+    with pytest.raises(ParameterError, match="'update' = 3; the nearest existing name is 'updates'"):
+        config.check_notebook(PPO, {"update": 3})
+
+
+def test_parameters_cannot_be_changed():
+    with pytest.raises(ValueError, match="frozen"):
+        config.check(PPO, {}).updates = 5
+
+
+def write(tmp_path, text):
+    path = tmp_path / "a.yaml"
+    path.write_text(text)
+    return path
+
+
+@pytest.mark.parametrize(("text", "value"), [("1e-4", 1e-4), ("2.5e-3", 2.5e-3), ("3E5", 3e5), ("-1e-2", -1e-2), ("5", 5)])
+def test_scientific_notation_in_a_config_file_is_a_number(tmp_path, text, value):
+    study = config.load_study(write(tmp_path, f"study: a\nppo: {{learning_rate: {text}}}\narms: [{{route: steps}}]"))
+    assert study.ppo["learning_rate"] == value
+    assert not isinstance(study.ppo["learning_rate"], str)
+
+
+def test_a_word_that_looks_like_a_number_stays_a_word(tmp_path):
+    study = config.load_study(write(tmp_path, "study: a\nabout: e5\narms: [{route: steps}]"))
+    assert study.about == "e5"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("study: [", "is not YAML"),
+        ("- a\n- b", "must hold a mapping with `study:` and `arms:`"),
+        ("", "must hold a mapping"),
+        ("study: a", r"parameter 'arms' is missing"),
+        ("study: A b\narms: []", r"study = 'A b': .*pattern"),
+        ("study: a\narms: [{route: step}]", r"arms.0.route = 'step': .*'steps'"),
+        ("study: a\narms: [{route: steps, tasks: [relevanc]}]", r"arms.0.tasks.0 = 'relevanc'"),
+        ("study: a\narm: []\narms: []", r"unknown parameter 'arm'.*nearest existing name is 'arms'"),
+        ("study: a\ntasks: {relevance: {pp: {}}}\narms: []", r"tasks.relevance.pp"),
+    ],
+)
+def test_an_impossible_study_file_is_refused_in_words_that_name_it(tmp_path, text, message):
+    with pytest.raises(ParameterError, match=message) as caught:
+        config.load_study(write(tmp_path, text))
+    assert str(tmp_path / "a.yaml") in str(caught.value)
+
+
+def test_a_missing_study_file_lists_its_neighbours(tmp_path):
+    write(tmp_path, "")
+    with pytest.raises(ParameterError, match=r"b\.yaml: cannot be read .*configs in that folder: .*a\.yaml"):
+        config.load_study(tmp_path / "b.yaml")

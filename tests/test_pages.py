@@ -1,0 +1,307 @@
+"""Pages know whether they are fresh, staging touches nothing tracked, and the prose keeps to what the code says."""
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+import yaml
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+
+from paradox_utils import config, pages, store, study
+
+PROJECT = store.ROOT
+BIN = Path(sys.executable).parent
+CHECK = "from paradox_utils import config\np = config.check_notebook(config.{schema}, globals())"
+
+
+def write(path, schema="PPO", parameters='task = "relevance"', body="1 + 1", outputs=()):
+    cells = [
+        new_markdown_cell("# A page"),
+        new_code_cell(parameters, metadata={"tags": ["parameters"]}),
+        new_code_cell(CHECK.format(schema=schema)),
+        new_code_cell(body, outputs=list(outputs)),
+    ]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nbformat.write(new_notebook(cells=cells), path)
+    return path
+
+
+def stamped(path):
+    notebook = nbformat.read(path, as_version=4)
+    notebook.metadata["paradox"] = pages.stamp(path)
+    nbformat.write(notebook, path)
+    return path
+
+
+@pytest.fixture
+def root(tmp_path, monkeypatch):
+    """A project folder of its own."""
+    monkeypatch.setattr(store, "ROOT", tmp_path)
+    (tmp_path / "fixtures").mkdir()
+    (tmp_path / "fixtures" / "model.bin").write_bytes(b"weights")
+    return tmp_path
+
+
+@pytest.fixture
+def book(root):
+    """The real book with pages that need no training."""
+    for name in ("_config.yml", "_toc.yml"):
+        shutil.copy(PROJECT / name, root)
+    shutil.copytree(PROJECT / "book", root / "book", ignore=shutil.ignore_patterns("__pycache__"))
+    analysis(root / "notebooks" / pages.ANALYSIS, "the stored verdict")
+    write(root / "notebooks" / "04-ppo.ipynb")
+    return root
+
+
+def analysis(path, verdict):
+    data = {"application/papermill.record/text/plain": repr(verdict)}
+    glued = new_output("display_data", data=data, metadata={"scrapbook": {"name": "verdict"}})
+    return write(path, schema="Analysis", parameters='results = "results/recorded/quick"', body="2", outputs=[glued])
+
+
+# --- stamps -------------------------------------------------------------------------------------------------------------
+
+
+def test_committed_pages_are_fresh():
+    reasons = {path.name: changed for path, changed in pages.stale(pages.pages()).items()}
+    assert reasons == {}, f"executed before their code, parameters or data changed: {reasons}; {pages.WAY_OUT}"
+
+
+def test_a_stamped_page_is_fresh(root):
+    assert pages.stale([stamped(write(root / "notebooks" / "a.ipynb"))]) == {}
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [({"body": "1 + 2"}, "code"), ({"parameters": 'task = "factuality"'}, "parameters")],
+)
+def test_an_edited_page_is_stale(root, change, reason):
+    path = stamped(write(root / "notebooks" / "a.ipynb"))
+    kept = nbformat.read(path, as_version=4).metadata["paradox"]
+    notebook = nbformat.read(write(path, **change), as_version=4)
+    notebook.metadata["paradox"] = kept
+    nbformat.write(notebook, path)
+    assert pages.stale([path]) == {path: [reason]}
+
+
+def test_a_page_without_a_stamp_is_stale(root):
+    path = write(root / "notebooks" / "a.ipynb")
+    assert pages.stale([path]) == {path: ["code", "parameters", "data"]}
+
+
+def test_writing_out_a_default_changes_nothing(root):
+    bare, full = (
+        write(root / "a.ipynb", parameters=""),
+        write(root / "b.ipynb", parameters="ppo_seed = 0\nkl_coefficient: float = 0.05"),
+    )
+    assert pages.stamp(bare) == pages.stamp(full)
+
+
+def test_a_changed_default_makes_a_page_stale(root, monkeypatch):
+    path = stamped(write(root / "notebooks" / "a.ipynb"))
+
+    class PPO(config.PPO):
+        updates: int = 41
+
+    monkeypatch.setitem(config.STAGES, "ppo", PPO)
+    assert pages.stale([path]) == {path: ["parameters"]}
+
+
+def test_pages_depend_on_the_data_they_read_and_no_other(root):
+    results = root / "results" / "recorded" / "quick"
+    results.mkdir(parents=True)
+    training, looking = root / "notebooks" / "a.ipynb", root / "notebooks" / pages.ANALYSIS
+    stamped(write(training))
+    (results / "summary.csv").write_text("id\n1\n")
+    stamped(analysis(looking, "v"))
+    (results / "summary.csv").write_text("id\n2\n")
+    assert pages.stale([training, looking]) == {looking: ["data"]}
+    stamped(looking)
+    (root / "fixtures" / "model.bin").write_bytes(b"other weights")
+    assert pages.stale([training, looking]) == {training: ["data"]}
+
+
+def test_a_notebook_that_checks_nothing_is_refused(root):
+    path = root / "a.ipynb"
+    nbformat.write(new_notebook(cells=[new_code_cell("task = 1", metadata={"tags": ["parameters"]})]), path)
+    with pytest.raises(pages.PageError, match=r"a\.ipynb: no cell calls config\.check_notebook"):
+        pages.stamp(path)
+
+
+def test_check_names_the_page_and_the_way_out(root, capsys):
+    write(root / "notebooks" / "a.ipynb")
+    assert pages.main(["check"]) == 1
+    assert "notebooks/a.ipynb: its code, parameters, data changed" in (said := capsys.readouterr().err)
+    assert "make pages" in said
+
+
+def test_an_unknown_name_is_refused(root, capsys):
+    write(root / "notebooks" / "a.ipynb")
+    assert pages.main(["execute", "b"]) == 1
+    assert "no page b; there are a" in capsys.readouterr().err
+
+
+# --- execution ----------------------------------------------------------------------------------------------------------
+
+
+def test_execution_runs_cleans_and_stamps(root, monkeypatch):
+    body = "import os, sys\nprint(os.getcwd())\nprint(sys.prefix + '/bin')\nprint(task * 2)"
+    path = write(root / "notebooks" / "a.ipynb", body=body)
+    assert pages.main(["execute", "a"]) == 0
+    page = nbformat.read(path, as_version=4)
+    assert page.cells[-1].outputs[0].text == ".\n<environment>/bin\nrelevancerelevance\n"
+    assert set(page.metadata) == {"kernelspec", "language_info", "paradox"}
+    assert all(set(cell.metadata) <= {"tags"} for cell in page.cells)
+    assert pages.stale([path]) == {}
+    assert [p.name for p in (root / "notebooks").iterdir()] == ["a.ipynb"]
+
+
+def test_a_failing_notebook_leaves_its_page_alone(root):
+    import papermill
+
+    path = stamped(write(root / "notebooks" / "a.ipynb"))
+    write(path, body="1 / 0")
+    before = path.read_bytes()
+    with pytest.raises(papermill.PapermillExecutionError, match="ZeroDivisionError"):
+        pages.execute([path])
+    assert path.read_bytes() == before
+
+
+def test_cleaning_drops_progress_and_keeps_results(root):
+    outputs = [
+        new_output("stream", name="stderr", text="10%\r100%"),
+        new_output("display_data", data={"text/html": "<progress value=3>"}),
+        new_output("display_data", data={"application/vnd.jupyter.widget-view+json": {}, "text/plain": "bar"}),
+        new_output("stream", name="stderr", text=f"UserWarning in {root}/paradox_utils/x.py"),
+        new_output("display_data", data={"image/png": "iVBOR", "text/plain": "a figure"}),
+    ]
+    volatile = {"execution": {"iopub": "1"}, "papermill": {"duration": 1}}
+    cell = new_code_cell("x", outputs=outputs, metadata={"tags": ["figure"], **volatile})
+    cleaned = pages.clean(new_notebook(cells=[cell], metadata={"papermill": {"input_path": "/x"}}))
+    assert [o.get("text") for o in cleaned.cells[0].outputs] == ["UserWarning in paradox_utils/x.py", None]
+    assert cleaned.cells[0].outputs[1].data == {"image/png": "iVBOR", "text/plain": "a figure"}
+    assert cleaned.cells[0].metadata == {"tags": ["figure"]}
+    assert "papermill" not in cleaned.metadata
+
+
+# --- staging ------------------------------------------------------------------------------------------------------------
+
+
+def contents(root):
+    return {path: path.read_bytes() for path in root.rglob("*") if path.is_file() and "_build" not in path.parts}
+
+
+def test_staging_leaves_the_sources_alone_and_stages_every_page(book):
+    before = contents(book)
+    target = pages.stage()
+    assert contents(book) == before
+    toc = yaml.safe_load((target / "_toc.yml").read_text())
+    listed = [toc["root"], *(chapter["file"] for part in toc["parts"] for chapter in part["chapters"])]
+    prose = [name for name in listed if name.startswith("book/")]
+    assert len(prose) == 7
+    assert all((target / f"{name}.md").is_file() for name in prose)
+    assert {p.name for p in (target / "notebooks").iterdir()} == {"04-ppo.ipynb", pages.ANALYSIS}
+    assert all((PROJECT / f"{name}.ipynb").is_file() for name in listed if name.startswith("notebooks/"))
+
+
+def test_a_study_brings_its_own_analysis(book):
+    analysis(book / "results" / "mine" / pages.ANALYSIS, "it's my verdict")
+    staged = pages.stage(Path("results/mine")) / "notebooks" / pages.ANALYSIS
+    assert "my verdict" in staged.read_text()
+    assert "stored verdict" in (book / "notebooks" / pages.ANALYSIS).read_text()
+    assert pages.verdict(Path("results/mine")) == "it's my verdict"
+    assert pages.verdict() == "the stored verdict"
+
+
+def test_a_missing_study_costs_nothing(book, capsys):
+    (book / "_build" / "html").mkdir(parents=True)
+    assert pages.main(["stage", "--study", "results/none"]) == 1
+    assert "make study" in capsys.readouterr().err
+    assert (book / "_build" / "html").is_dir()
+
+
+def test_the_pages_need_no_network(book):
+    target = pages.stage()
+    toc = {"format": "jb-book", "root": "book/page", "chapters": [{"file": "book/references"}, {"file": "notebooks/04-ppo"}]}
+    (target / "_toc.yml").write_text(yaml.safe_dump(toc))
+    citations = "".join(f"{{cite:p}}`{key}`" for key in bibliography())
+    (target / "book" / "page.md").write_text(f"# A page\n\n{citations}\n\n$$\n\\frac{{a}}{{b}}\n$$\n")
+    options = ["--path-output", book, "--all", "-W", "-n", "--keep-going"]
+    built = subprocess.run([BIN / "jupyter-book", "build", target, *options], cwd=book, capture_output=True, text=True)
+    assert built.returncode == 0, built.stderr[-2000:]
+    html = book / "_build" / "html"
+    assert "<mfrac>" in (html / "book" / "page.html").read_text()
+    for page in html.rglob("*.html"):
+        fetched = re.findall(r"<(?:script|link|img|iframe)\b[^>]*(?:src|href)=[\"']((?:https?:)?//[^\"']+)", page.read_text())
+        assert fetched == [], f"{page.name} fetches {fetched}"
+
+
+# --- the prose ----------------------------------------------------------------------------------------------------------
+
+
+def test_the_parameter_page_lists_every_parameter():
+    sections = re.split(r"^## ", pages.parameter_page(), flags=re.MULTILINE)
+    shared = next(s for s in sections if s.startswith("Shared"))
+    for name, schema in config.STAGES.items():
+        section = next(s for s in sections if s.startswith(f"Stage `{name}`"))
+        rows = re.findall(r"^\| `(\w+)` \|", section.split("\n### ")[0], flags=re.MULTILINE)
+        known = re.findall(r"^\| `(\w+)` \|", shared, flags=re.MULTILINE)
+        common = [f for f in schema.model_fields if f in config.Source.model_fields and f not in rows]
+        assert sorted([*rows, *common]) == sorted(schema.model_fields)
+        assert set(common) <= set(known)
+    for schema in (config.Study, config.Arm):
+        assert all(f"| `{field}` |" in sections[-1] for field in schema.model_fields)
+
+
+def test_the_parameter_page_takes_defaults_and_bounds_from_the_schema():
+    page = pages.parameter_page()
+    assert f"| `updates` | integer ≥ 0; default `{config.PPO().updates}` |" in page
+    assert "| `whitening` | `standard-deviation` | `root-of-standard-deviation` |" in page
+    assert "| `top_k` | `0` | `20` |" in page
+
+
+def documents():
+    return {path.name: path.read_text(encoding="utf-8") for path in [PROJECT / "README.md", *(PROJECT / "book").glob("*.md")]}
+
+
+def test_commands_in_the_prose_name_existing_parameters_targets_and_files():
+    fields = {field for schema in config.STAGES.values() for field in schema.model_fields}
+    targets = set(re.findall(r"^([a-z]+):", (PROJECT / "Makefile").read_text(), flags=re.MULTILINE))
+    for name, text in documents().items():
+        code = "\n".join(re.findall(r"`[^`\n]+`|^make .*$", text, flags=re.MULTILINE))
+        assert set(re.findall(r" -p (\w+)", text)) <= fields, name
+        assert set(re.findall(r"\bmake ([a-z]+)\b", code)) <= targets, name
+        for path in re.findall(r"\b((?:notebooks|configs|book/static)/[\w.-]+\.(?:ipynb|yaml|png))", text):
+            assert (PROJECT / path).is_file() or path in ("configs/mine.yaml", "configs/NAME.yaml"), f"{name}: {path}"
+
+
+def test_the_example_study_can_be_planned(tmp_path):
+    example = re.search(r"```yaml\n(.*?)```", documents()["rerun.md"], flags=re.DOTALL).group(1)
+    (tmp_path / "mine.yaml").write_text(example)
+    runs = study.plan(config.load_study(tmp_path / "mine.yaml"))
+    assert sum(run.stage == "ppo" for run in runs) == 2 * 4 * 2 + 2  # seeds × checkpoints × seeds, and two noise levels
+
+
+def test_published_facts_are_those_of_the_tables():
+    facts = pages.published_facts(PROJECT / "book" / "published")
+    assert facts["factuality_models"] == "20"
+    assert facts["factuality_bunched"] == "17"  # DESIGN.md: 17 of 20 in 0.743–0.773
+    assert facts["top_wins"] == "1"
+    assert facts["best_is_highest"] == "4"
+    assert facts["factuality_surface_highest"] == "1.029"
+    assert facts["published_table"].count("\n") == 1 + 9
+    used = set(re.findall(r"\{\{ (\w+) \}\}", "\n".join(documents().values())))
+    assert used == set(facts)
+
+
+def bibliography():
+    return re.findall(r"^@\w+\{(\w+),", (PROJECT / "book" / "references.bib").read_text(), flags=re.MULTILINE)
+
+
+def test_every_citation_is_in_the_bibliography_and_every_entry_is_cited():
+    cited = ",".join(re.findall(r"\{cite:[pt]\}`([^`]+)`", "\n".join(documents().values()))).split(",")
+    assert set(cited) == set(bibliography())
