@@ -174,6 +174,7 @@ class PPO(Source):
     value_clip: Positive | None = Field(None, description="unset: the value loss is not clipped (the paper: 0.2)")
     value_weight: NonNegative = Field(1.0, description="weight of the value loss, which carries its own ½")
     value_model: Literal["separate", "shared"] = Field("separate", description="a network of its own, or a head on the policy")
+    value_weights: str = Field("", description="weights a separate value model starts from; empty: the policy's")
     # the optimizer
     epochs: Count = Field(4, description="optimizer steps on one rollout")
     micro_batch: CountOrZero = Field(0, description="prompts a forward pass; 0: the whole rollout")
@@ -326,6 +327,12 @@ def _words(option: Mapping[str, Any]) -> str:
     return " ".join([{"null": "unset"}.get(kind, kind) + inner, *bounds])
 
 
+def _merged(base: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """``base`` with ``changes``: mappings are merged name by name, everything else is replaced."""
+    both = {name: _merged(base[name], changes[name]) for name in base if isinstance(base[name], dict) and name in changes}
+    return base | dict(changes) | both
+
+
 class _Loader(yaml.SafeLoader):
     """YAML 1.1 reads ``1e-4`` as a string; people who write learning rates do not expect it."""
 
@@ -334,7 +341,11 @@ _Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"^[-+]?\d+(
 
 
 def load_study(path: Path) -> Study:
-    """The study of a config file; raises :class:`ParameterError` for an unreadable file or an impossible parameter."""
+    """The study of a config file; raises :class:`ParameterError` for an unreadable file or an impossible parameter.
+
+    ``extends: OTHER.yaml`` in the file starts from a config beside it and states only what differs; its `policies` and
+    `arms` replace those of the other.
+    """
     try:
         raw = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
     except OSError as error:
@@ -344,4 +355,7 @@ def load_study(path: Path) -> Study:
         raise ParameterError(f"{path}: is not YAML ({' '.join(str(error).split())})") from error
     if not isinstance(raw, dict):
         raise ParameterError(f"{path}: must hold a mapping with `study:` and `arms:`")
+    if "extends" in raw:
+        base = load_study(path.parent / str(raw.pop("extends"))).model_dump(exclude_unset=True)
+        raw = _merged({name: value for name, value in base.items() if name not in {"policies", "arms"} & raw.keys()}, raw)
     return check(Study, raw, where=str(path))

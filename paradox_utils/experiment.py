@@ -119,7 +119,7 @@ def load_actors(p: config.PPO) -> ppo.Actors:
     """Policy, reference and value model on their device."""
     device = device_of(p.device)
     policy, tokenizer = load_policy(p.policy)
-    value = load_value_model(p.policy, p.value_model == "shared", p.seed)
+    value = load_value_model(p.value_weights or p.policy, p.value_model == "shared", p.seed)
     return ppo.Actors(policy.to(device), ppo.frozen_copy(policy).to(device), value.to(device), tokenizer)
 
 
