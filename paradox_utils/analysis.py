@@ -148,6 +148,32 @@ def load(folder: Path | str) -> pd.DataFrame:
     return table
 
 
+def load_checkpoints(folder: Path | str) -> pd.DataFrame:
+    """The study's ``reward_models.csv``, one row a checkpoint; raises :class:`AnalysisError` where there is none."""
+    path = Path(folder) / "reward_models.csv"
+    try:
+        return pd.read_csv(path, dtype={"setting": str})
+    except (OSError, pd.errors.EmptyDataError) as error:
+        raise AnalysisError(f"{path}: cannot be read ({error}); run its study: make study CONFIG=configs/NAME.yaml") from error
+
+
+def checkpoint_findings(checkpoints: pd.DataFrame) -> list[str]:
+    """A sentence a reward model: its best checkpoint against the majority class."""
+    kind = "accuracy" if checkpoints["accuracy"].notna().any() else "accuracy_noisy"
+    truth = {"accuracy": "the true labels", "accuracy_noisy": "the annotators' labels"}[kind]
+    sentences = []
+    for (task, setting), rows in checkpoints.fillna({"setting": ""}).groupby(["task", "setting"], sort=False):
+        best = rows.sort_values(kind).iloc[-1]
+        gap = float(best[kind]) - float(best["majority"])
+        verdict = "beats" if gap > 0 else "does not beat"
+        name = f"{task} ({setting})" if setting else task
+        sentences.append(
+            f"{name}: the best checkpoint (step {best['step']:.0f}) agrees with {truth} on {best[kind]:.1%} of "
+            f"{best['segments']:.0f} held-out judgements and {verdict} the constant answer's {best['majority']:.1%} ({gap:+.1%})."
+        )
+    return sentences
+
+
 def usable(summary: pd.DataFrame, reading: Reading = "as measured") -> pd.Series:
     """Which runs have a performance to count (boolean, one a row)."""
     return summary["status"].isin(("ok", "diverged")) & np.isfinite(summary[READINGS[reading]])

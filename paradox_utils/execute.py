@@ -1,4 +1,4 @@
-"""Run a study: ``python -m paradox_utils.execute study configs/quick.yaml``. Also ``plan``, ``run`` and ``summary``.
+"""Run a study: ``python -m paradox_utils.execute study configs/quick.yaml``. Also ``plan``, ``run``, ``summary``, ``record``.
 
 Snakemake decides what is missing and runs it side by side; papermill executes each notebook. Here are the locks, the record of
 every run, and the summary, which is made in any case. A result folder appears when its run has succeeded, ``run.json`` last.
@@ -282,7 +282,7 @@ def analysis(name: str, rows: pd.DataFrame) -> bool:
     if not source.is_file():
         return True
     digest = hashlib.sha256(store.code_hash(source, presentation=True).encode())
-    for file in ("summary.csv", "curves.csv"):
+    for file in ("summary.csv", "curves.csv", "reward_models.csv"):
         digest.update((results / file).read_bytes())
     if not (stamp.is_file() and store.read_json(stamp)["key"] == digest.hexdigest() and target.is_file()):
         stamp.unlink(missing_ok=True)
@@ -314,6 +314,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         ("study", "run what is missing, then summarise; further options go to Snakemake, such as --profile profiles/slurm"),
         ("run", "execute one run by its id"),
         ("summary", "write summary.csv and curves.csv from the runs there are"),
+        ("record", "copy the study's tables and their provenance to results/recorded"),
         ("plan", "list the runs"),
     ]:
         sub = commands.add_parser(command, help=text, description=text)
@@ -340,6 +341,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         settings, runs = load(options.config)
         if options.command == "summary":
             return summarise(settings, runs)
+        if options.command == "record":
+            summary.write(settings.study, runs)
+            say(f"recorded: {summary.record(settings.study, runs).relative_to(store.ROOT)}")
+            return 0
         for run in runs:
             say(f"{run.id:<24} {'finished' if finished(settings.study, run) else 'to do':<8}  {describe(run)}")
         return 0

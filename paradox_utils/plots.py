@@ -188,6 +188,28 @@ def accuracy_by_step(metrics: pd.DataFrame, task: str = "relevance") -> Figure:
     return figure
 
 
+def accuracies_by_step(checkpoints: pd.DataFrame) -> Figure:
+    """Accuracy of a study's reward models by training step, a panel a task, a line a trajectory; the majority class is dotted.
+
+    Needs ``id``, ``task``, ``step``, ``accuracy`` (may be empty: then the annotators' labels count), ``accuracy_noisy`` and
+    ``majority``.
+    """
+    tasks = [task for task in TASKS if (checkpoints["task"] == task).any()]
+    kind = "accuracy" if checkpoints["accuracy"].notna().any() else "accuracy_noisy"
+    truth = {"accuracy": "clean labels", "accuracy_noisy": "annotators' labels"}[kind]
+    with style():
+        figure, axes = _panels(1, len(tasks), 2.9, sharey=True)
+        for axis, task in zip(axes[0], tasks, strict=True):
+            rows = checkpoints[checkpoints["task"] == task]
+            for _, model in rows.groupby("id", sort=False):
+                model = model.sort_values("step")
+                axis.plot(model["step"], model[kind].astype(float), color=PALETTE[task], marker="o", markersize=4)
+            axis.axhline(rows["majority"].astype(float).mean(), color=FAINT, linestyle=":", linewidth=1.2)
+            axis.set(title=task.capitalize(), xlabel="Training step")
+        axes[0, 0].set_ylabel(f"Accuracy, {truth}")
+    return figure
+
+
 def training_loss(losses: pd.DataFrame, window: int = 0) -> Figure:
     """Supervised training: ``loss`` (nats a token) by ``step`` with a running mean; ``validation_loss`` if there.
 

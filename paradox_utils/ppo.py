@@ -20,7 +20,11 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from paradox_utils import config, objective
 from paradox_utils.models import ValueModel
 from paradox_utils.rewards import RewardFunction
-from paradox_utils.rollout import Prompts, Responses, forward, generate, take
+from paradox_utils.rollout import NonFiniteLogitsError, Prompts, Responses, forward, generate, take
+
+# A row of a run's curve, besides what the evaluation says; NaN where an update has no such number.
+CURVE = ("update", "reward_mean", "reward_variance", "kl", "entropy", "sampled_length", "policy_loss", "value_loss")
+CURVE += ("clip_share", "gradient_norm", "learning_rate", "seconds")
 
 
 @dataclass
@@ -77,18 +81,24 @@ def train(
     started, rows, high_kl, reason, kl = time.perf_counter(), [], 0, "", 0.0
     best, best_performance = {}, -math.inf
     for update in range(p.updates + 1):
-        row: dict[str, float] = {"update": update, "kl": kl}
+        row: dict[str, float] = dict.fromkeys(CURVE, math.nan) | {"update": update, "kl": kl}
         if update > 0:
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(p, update)
-            rollout = roll_out(p, actors, prompts(update), reward)
+            try:
+                rollout = roll_out(p, actors, prompts(update), reward)
+            except NonFiniteLogitsError as error:
+                reason = f"{error} at update {update}; lower learning_rate ({p.learning_rate:g})"
+                break
             row |= measure(rollout) | {"learning_rate": learning_rate(p, update)}
             kl = row["kl"]
             high_kl += p.kl_stop is not None and kl > p.kl_stop
             losses = optimise(p, actors, optimizer, rollout)
             row |= losses
             if not all(math.isfinite(loss) for loss in losses.values()):
-                reason = f"the loss is not finite at update {update}; lower learning_rate ({p.learning_rate:g})"
+                rewarded = math.isfinite(row["reward_mean"])
+                remedy = f"lower learning_rate ({p.learning_rate:g})" if rewarded else "check the reward, which is not finite"
+                reason = f"the loss or its gradient is not finite at update {update}; {remedy}"
             elif p.kl_stop is not None and high_kl >= p.kl_stop_count:
                 reason = f"the summed KL exceeded {p.kl_stop:g} in {high_kl} rollouts, the last at update {update}"
         if not reason.startswith("the loss") and (update % p.evaluate_every == 0 or update == p.updates or reason):
@@ -135,7 +145,10 @@ def roll_out(p: config.PPO, actors: Actors, prompts: Prompts, reward: RewardFunc
 
 
 def optimise(p: config.PPO, actors: Actors, optimizer: torch.optim.Optimizer, rollout: Rollout) -> dict[str, float]:
-    """``epochs`` optimizer steps on the whole rollout, each token weighing the same; losses of the last epoch."""
+    """``epochs`` optimizer steps on the whole rollout, each token weighing the same; losses of the last epoch.
+
+    It stops before a step along a non-finite loss or gradient: the weights stay as they were.
+    """
     actors.policy.train(p.dropout_in_updates > 0), actors.value.train(p.dropout_in_updates > 0)
     tokens = rollout.mask.sum()
     for _ in range(p.epochs):
@@ -152,14 +165,14 @@ def optimise(p: config.PPO, actors: Actors, optimizer: torch.optim.Optimizer, ro
             terms = torch.stack([(term * mask).sum() / tokens for term in (policy, value, clipped)])
             (terms[0] + p.value_weight * terms[1]).backward()
             sums += terms.detach()
-        if not torch.isfinite(sums).all():
-            break  # a step along a non-finite gradient would destroy the weights
-        norm = [nn.utils.clip_grad_norm_(group["params"], p.max_gradient_norm or math.inf) for group in optimizer.param_groups]
+        norms = [nn.utils.clip_grad_norm_(group["params"], p.max_gradient_norm or math.inf) for group in optimizer.param_groups]
+        finite = bool(torch.isfinite(torch.stack([*sums, *norms])).all())
+        if not finite:
+            break
         optimizer.step()
-    names = ("policy_loss", "value_loss", "clip_share")
-    return dict(zip(names, sums.tolist(), strict=True)) | {
-        "gradient_norm": float(norm[0]) if torch.isfinite(sums).all() else math.nan
-    }
+    actors.policy.eval(), actors.value.eval()  # an evaluation may follow
+    names = ("policy_loss", "value_loss", "clip_share", "gradient_norm")  # the norm is that of the policy, before clipping
+    return dict(zip(names, [*sums.tolist(), float(norms[0]) if finite else math.nan], strict=True))
 
 
 def measure(rollout: Rollout) -> dict[str, float]:
@@ -198,10 +211,13 @@ def precision(p: config.PPO, responses: Responses) -> AbstractContextManager:
 
 
 def set_dropout(module: nn.Module, probability: float) -> None:
-    """Set every dropout layer's probability."""
+    """Set every dropout layer's probability, and that of attention layers, which drop weights by an attribute of their own."""
     for layer in module.modules():
         if isinstance(layer, nn.Dropout):
             layer.p = probability
+        for name in ("dropout", "attention_dropout"):
+            if isinstance(getattr(layer, name, None), float):
+                setattr(layer, name, probability)
 
 
 def frozen_copy(model: PreTrainedModel) -> PreTrainedModel:

@@ -11,11 +11,15 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerFast
+from transformers import LogitsProcessorList, PreTrainedModel, PreTrainedTokenizerFast
 
 from paradox_utils.data.records import DataError, Question
 
 CUE = " answer:"  # tells a decoder-only policy where the prompt ends
+
+
+class NonFiniteLogitsError(ArithmeticError):
+    """A policy with NaN or infinite logits: nothing can be sampled from it."""
 
 
 @dataclass
@@ -81,8 +85,14 @@ def generate(
     temperature: float | None = None,
     top_k: int = 0,
 ) -> Responses:
-    """``samples`` responses a prompt of at most ``limit`` tokens; ``temperature`` None decodes greedily."""
-    how = {"do_sample": False} if temperature is None else {"do_sample": True, "temperature": temperature, "top_k": top_k}
+    """``samples`` responses a prompt of at most ``limit`` tokens; ``temperature`` None decodes greedily.
+
+    Sampling raises :class:`NonFiniteLogitsError` where the policy is broken.
+    """
+    how = {"do_sample": False}
+    if temperature is not None:
+        watch = LogitsProcessorList([_refuse_non_finite])
+        how = {"do_sample": True, "temperature": temperature, "top_k": top_k, "logits_processor": watch}
     output = model.generate(
         input_ids=prompts.ids, attention_mask=prompts.mask, max_new_tokens=limit, num_return_sequences=samples, **how
     )
@@ -92,6 +102,12 @@ def generate(
     ids = torch.where(mask.bool(), ids, tokenizer.pad_token_id)
     rows = [row[: int(length)] for row, length in zip(ids, mask.sum(1), strict=True)]
     return Responses(prompts, ids, mask, decode(tokenizer, rows), samples)
+
+
+def _refuse_non_finite(ids: Tensor, scores: Tensor) -> Tensor:
+    if not (scores < torch.inf).all():  # NaN compares false; −∞ is a token ruled out
+        raise NonFiniteLogitsError("the policy's logits are not finite")
+    return scores
 
 
 def decode(tokenizer: PreTrainedTokenizerFast, rows: Sequence[Sequence[int] | Tensor]) -> list[str]:

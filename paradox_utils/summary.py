@@ -12,6 +12,7 @@ from paradox_utils.study import Run, describe
 if TYPE_CHECKING:
     import pandas as pd
 
+RECORDED = "results/recorded"
 MEASURES = (
     *("rm_accuracy", "rm_accuracy_noisy", "rm_balanced_accuracy", "rm_majority", "rm_f1"),
     *("lm_performance_start", "lm_performance_final", "lm_performance_best", "lm_performance_best_logged"),
@@ -72,16 +73,37 @@ def states(name: str, runs: list[Run]) -> dict[str, dict[str, Any]]:
     return known
 
 
+def record(name: str, runs: list[Run]) -> Path:
+    """Copy the tables of a study, and what made them, to ``results/recorded``: what the book and the history keep."""
+    source, target = store.resolve(study.results_folder(name)), store.resolve(RECORDED) / name
+    target.mkdir(parents=True, exist_ok=True)
+    for table in ("summary", "curves", "reward_models"):
+        store.write_text(target / f"{table}.csv", (source / f"{table}.csv").read_text(encoding="utf-8"))
+    made = [state for state in states(name, runs).values() if state["status"] in store.STATUSES]
+    keys = ("id", "stage", "labels", "seconds", "device", "threads", "versions", "platform", "code_hash", "data_hash")
+    store.write_json(target / "provenance.json", {"study": name, "runs": [{key: state[key] for key in keys} for state in made]})
+    return target
+
+
+def _names(rows: list[dict[str, Any]]) -> list[str]:
+    """Every column, in the order of first appearance (an empty table keeps the one it is looked up by)."""
+    return list(dict.fromkeys(key for row in rows for key in row)) or ["task"]
+
+
 def write(name: str, runs: list[Run]) -> tuple[pd.DataFrame, list[str]]:
-    """Write ``summary.csv`` (a row a PPO run, in the order of the plan) and ``curves.csv``; the table, and a line a problem."""
+    """Write ``summary.csv`` (a row a PPO run, in the order of the plan), ``curves.csv`` (a row an update) and
+    ``reward_models.csv`` (a row a checkpoint); returns the first, and a line a problem."""
     import pandas as pd  # half a second, which `run` need not pay
 
     folder = store.resolve(study.results_folder(name))
     folder.mkdir(parents=True, exist_ok=True)
     known = states(name, runs)
-    rows, curves = [], []
+    rows, curves, checkpoints = [], [], []
     for run in runs:
         record = known[run.id]
+        if run.stage == "reward_model":
+            named = {"study": name, "id": run.id, **{key: run.labels[key] for key in ("task", "route", "setting", "rm_seed")}}
+            checkpoints += [named | checkpoint for checkpoint in record.get("results", {}).get("checkpoints", [])]
         if run.stage != "ppo":
             continue
         results = record.get("results", {})
@@ -94,8 +116,13 @@ def write(name: str, runs: list[Run]) -> tuple[pd.DataFrame, list[str]]:
             curves.append(values)
     curves = curves or [pd.DataFrame(columns=["id"])]
     table = pd.DataFrame(rows, dtype=object)  # object: a step stays 80, not 80.0, beside a dial's missing one
-    for file, content in {"summary.csv": table, "curves.csv": pd.concat(curves)}.items():
-        store.write_table(folder / file, content)
+    tables = {
+        "summary": table,
+        "curves": pd.concat(curves),
+        "reward_models": pd.DataFrame(checkpoints, columns=_names(checkpoints)),
+    }
+    for file, content in tables.items():
+        store.write_table(folder / f"{file}.csv", content)
     failed = [run for run in runs if known[run.id]["status"] == "failed"]
     problems = [f"  failed: {describe(run)} ({run.id}): {known[run.id]['reason']}" for run in failed]
     blocked = Counter(record["reason"] for record in known.values() if record["status"] == "blocked")

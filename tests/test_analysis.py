@@ -278,10 +278,34 @@ def test_style_leaves_nothing_behind():
     assert dict(mpl.rcParams) == before
 
 
+def checkpoints(accuracy: list[float | None]) -> pd.DataFrame:
+    rows = [
+        {"id": "a", "task": "relevance", "setting": None, "step": step, "accuracy": value, "accuracy_noisy": 0.6 + step / 100}
+        for step, value in zip((0, 10), accuracy, strict=True)
+    ]
+    return pd.DataFrame(rows).assign(majority=0.65, segments=200, rm_seed=0)
+
+
+def test_checkpoint_findings_compare_the_best_with_the_constant_answer(tmp_path):
+    (clean,) = analysis.checkpoint_findings(checkpoints([0.5, 0.9]))
+    assert "step 10) agrees with the true labels on 90.0% of 200" in clean
+    assert "beats the constant answer's 65.0% (+25.0%)" in clean
+    (noisy,) = analysis.checkpoint_findings(checkpoints([None, None]).query("step == 0"))
+    assert "the annotators' labels on 60.0%" in noisy
+    assert "does not beat" in noisy
+    checkpoints([0.5, 0.9]).to_csv(tmp_path / "reward_models.csv", index=False)
+    assert list(analysis.load_checkpoints(tmp_path)["step"]) == [0, 10]
+    assert len(plots.accuracies_by_step(analysis.load_checkpoints(tmp_path)).axes) == 1
+    with pytest.raises(analysis.AnalysisError, match="run its study first"):
+        analysis.load_checkpoints(tmp_path / "none")
+
+
 def test_the_page_runs_on_a_summary_with_failures(tmp_path, monkeypatch):
     made = world(inverted_u, rm_seeds=1, ppo_seeds=1, accuracies=ACCURACIES[:4])
     made.loc[[1, 6], "status"] = ["failed", "blocked"]
     made.loc[[1, 6], ["lm_performance_final", "lm_performance_best_logged"]] = np.nan
+    written(made, tmp_path)
+    checkpoints([0.5, 0.9]).to_csv(tmp_path / "reward_models.csv", index=False)
     notebook = nbformat.read(NOTEBOOK, as_version=4)
     names: dict = {}
     for cell in (cell for cell in notebook.cells if cell.cell_type == "code"):
