@@ -169,7 +169,8 @@ def checkpoint_findings(checkpoints: pd.DataFrame) -> list[str]:
         name = f"{task} ({setting})" if setting else task
         sentences.append(
             f"{name}: the best checkpoint (step {best['step']:.0f}) agrees with {truth} on {best[kind]:.1%} of "
-            f"{best['segments']:.0f} held-out judgements and {verdict} the constant answer's {best['majority']:.1%} ({gap:+.1%})."
+            f"{best['segments']:.0f} held-out judgements and {verdict} the constant answer's {best['majority']:.1%} "
+            f"({gap:+.1%})."
         )
     return sentences
 

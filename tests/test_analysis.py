@@ -296,7 +296,7 @@ def test_checkpoint_findings_compare_the_best_with_the_constant_answer(tmp_path)
     checkpoints([0.5, 0.9]).to_csv(tmp_path / "reward_models.csv", index=False)
     assert list(analysis.load_checkpoints(tmp_path)["step"]) == [0, 10]
     assert len(plots.accuracies_by_step(analysis.load_checkpoints(tmp_path)).axes) == 1
-    with pytest.raises(analysis.AnalysisError, match="run its study first"):
+    with pytest.raises(analysis.AnalysisError, match="run its study"):
         analysis.load_checkpoints(tmp_path / "none")
 
 
