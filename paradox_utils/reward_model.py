@@ -17,6 +17,7 @@ import pandas as pd
 import torch
 from datasets import Dataset
 from torch import Tensor
+from torch.nn.functional import cross_entropy
 from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerFast,
@@ -25,6 +26,7 @@ from transformers import (
     TrainerControl,
     TrainingArguments,
 )
+from transformers.modeling_outputs import TokenClassifierOutput
 from trl import RewardConfig, RewardTrainer
 
 from paradox_utils import config, sources
@@ -32,7 +34,7 @@ from paradox_utils.data import atlas, oracle
 from paradox_utils.data.records import ERROR_LABEL, LABELS, DataError, Feedback, PairExample, SegmentExample
 from paradox_utils.measures import pair_metrics, segment_metrics
 from paradox_utils.models import device_of, is_causal, load_encoder, load_reward_model
-from paradox_utils.supervised import StopOnNonFinite, shuffled, training_arguments
+from paradox_utils.supervised import NonFiniteLossError, StopOnNonFinite, shuffled, training_arguments
 
 IGNORED = -100  # the label that cross-entropy skips
 
@@ -92,6 +94,10 @@ class RewardScorer:
             chosen = order[start : start + self.batch]
             tensors = collate([features(inputs[i]) for i in chosen], self.model, self.tokenizer, self.global_attention)
             logits = self.model(**{name: tensor.to(self.model.device) for name, tensor in tensors.items()}).logits
+            if not torch.isfinite(logits).all():
+                raise NonFiniteLossError(
+                    "the reward model's scores are not finite: lower its learning_rate, or name another checkpoint"
+                )
             yield chosen, logits.float().cpu()
 
 
@@ -130,14 +136,14 @@ def encode_segments(
             body += [mark, *piece] if before else [*piece, mark]
         position += len(pieces)
         room = limit - len(heads) - len(ends) - len(body)
-        context, body_kept = context[: max(0, room)], body[: limit - len(heads) - len(ends)]
-        start = len(heads) + len(context)
+        kept, body_kept = context[: max(0, room)], body[: limit - len(heads) - len(ends)]
+        start = len(heads) + len(kept)
         inputs.append(
             Input(
-                ids=[*heads, *context, *body_kept, *ends],
+                ids=[*heads, *kept, *body_kept, *ends],
                 types=[0] * start + [1] * (len(body_kept) + len(ends)),
                 marks=[start + m if m < len(body_kept) else -1 for m in marks],
-                truncated=room < 0 or len(context) == room,
+                truncated=len(context) > room,
             )
         )
     return inputs
@@ -269,10 +275,21 @@ def train(p: config.RewardModel, feedback: dict[str, list[Feedback]], folder: Pa
         trainer = RewardTrainer(args=settings, data_collator=lambda batch: _collate_pairs(batch, scorer), **common)
     else:
         settings = TrainingArguments(**arguments)
-        trainer = Trainer(args=settings, data_collator=lambda batch: _collate(batch, scorer), **common)
+        trainer = Trainer(
+            args=settings, data_collator=lambda batch: _collate(batch, scorer), compute_loss_func=_token_loss, **common
+        )
     trainer.train()
     losses = pd.DataFrame([{"step": r["step"], "loss": float(r["loss"])} for r in trainer.state.log_history if "loss" in r])
     return callback.metrics, losses, truncated
+
+
+def _token_loss(outputs: TokenClassifierOutput, labels: Tensor, num_items_in_batch: Tensor | int) -> Tensor:
+    """Cross-entropy over the labels of the whole batch (their number is ``num_items_in_batch``), however it is cut in passes.
+
+    Models take the mean over one pass instead, which ``Trainer`` then sums over the passes of a batch.
+    """
+    total = cross_entropy(outputs.logits.flatten(0, 1), labels.flatten(), ignore_index=IGNORED, reduction="sum")
+    return total / max(1, num_items_in_batch)
 
 
 def _token_rows(scorer: RewardScorer, examples: Sequence[SegmentExample]) -> tuple[list[dict], int]:

@@ -139,8 +139,8 @@ def exact_centre(task: config.TaskName, feedback: dict[str, list[Feedback]]) -> 
 
 def measure_judge(judge: Judge, p: config.PPO, records: Sequence[Feedback]) -> dict:
     """The metrics a reward model's checkpoint carries, for any judge, on held-out feedback."""
-    questions = [record.question for record in records]
     if p.task == "completeness":
+        questions = [record.question for record in records]
         count = len(records[0].responses)
         scores = [judge(questions, texts := [r.responses[i] for r in records], _offsets(texts, p)) for i in range(count)]
         margins, clean = [], []
@@ -153,9 +153,10 @@ def measure_judge(judge: Judge, p: config.PPO, records: Sequence[Feedback]) -> d
                     gap = record.clean_scores[first] - record.clean_scores[second]
                     clean.append(None if gap == 0 else gap > 0)
         return pair_metrics(np.array(margins), clean)
-    examples = sources.training_examples(p, list(records), p.task)
-    texts = [record.responses[0] for record in records]
-    values = np.concatenate(judge(questions, texts, _offsets(texts, p)))
+    # a response without a segment to measure on gives no example
+    measured = [(record, example) for record in records for example in sources.training_examples(p, [record], p.task)]
+    examples, texts = [example for _, example in measured], [record.responses[0] for record, _ in measured]
+    values = np.concatenate(judge([record.question for record, _ in measured], texts, _offsets(texts, p)))
     good, bad = LABELS.index("O"), LABELS.index(ERROR_LABEL[p.task])
     predicted = np.eye(len(LABELS))[np.where(values > 0, good, bad)]
     noisy = [label for example in examples for label in example.labels]
