@@ -14,7 +14,7 @@ from paradox_utils.store import resolve
 FEEDBACK_PROMPTS = 1000
 REWARD_MODELS = {  # the last checkpoint of each becomes the fixture
     "relevance": {"checkpoint_steps": [120]},
-    "factuality": {"checkpoint_steps": [200], "corruption_steps": 100, "learning_rate": 2e-3},
+    "factuality": {"checkpoint_steps": [240], "corruption_steps": 100, "learning_rate": 2e-3},
     "completeness": {"checkpoint_steps": [120]},
 }
 

@@ -23,7 +23,7 @@ from paradox_utils.rewards import RewardFunction
 from paradox_utils.rollout import NonFiniteLogitsError, Prompts, Responses, forward, generate, take
 
 # A row of a run's curve, besides what the evaluation says; NaN where an update has no such number.
-CURVE = ("update", "reward_mean", "reward_variance", "kl", "entropy", "sampled_length", "policy_loss", "value_loss")
+CURVE = ("update", "reward_mean", "reward_variance", "kl", "entropy", "length", "policy_loss", "value_loss")
 CURVE += ("clip_share", "gradient_norm", "learning_rate", "seconds")
 
 

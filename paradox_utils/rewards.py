@@ -201,13 +201,15 @@ def last_tokens(tokenizer: PreTrainedTokenizerFast, ids: Sequence[int], text: st
     character offset into ``text``, which is what ``ids`` decode to).
 
     Prefixes are decoded rather than the text tokenised again: a sampled response need not be spelt the way the tokenizer would
-    spell it. A character whose bytes are spread over several tokens counts from the last of them.
+    spell it. A character whose bytes are spread over several tokens counts from the last of them. A longer prefix may decode to
+    less of the text (a byte-fallback decoder drops a whole run of bytes until its last character is complete), so the furthest
+    reach so far counts.
     """
 
-    def covered(count: int) -> int:
-        prefix = decode(tokenizer, [ids[:count]])[0]
+    def reach(prefix: str) -> int:
         same = itertools.takewhile(lambda pair: pair[0] == pair[1], zip(prefix, text, strict=False))
         return len(prefix) if text.startswith(prefix) else sum(1 for _ in same)
 
-    counts = range(1, len(ids) + 1)
-    return [min(bisect_left(counts, end, key=covered), len(ids) - 1) for end in ends]
+    prefixes = decode(tokenizer, [ids[:count] for count in range(1, len(ids) + 1)])
+    reached = list(itertools.accumulate(map(reach, prefixes), max))
+    return [min(bisect_left(reached, end), len(ids) - 1) for end in ends]

@@ -93,14 +93,14 @@ def test_a_span_that_only_touches_does_not_overlap():
     assert examples.segment_labels(text, [Span("Unverifiable", 9, 11)], "factuality", "punctuation") == [F_ERR, OK]
 
 
-def test_clean_labels_follow_the_same_rule_without_a_minimum():
+def test_atlas_feedback_judges_facts_everywhere_and_has_no_minimum():
     truth = (span(TEXT, "r s.", "Redundant"), span(TEXT, "q.", "Wrong-Grounding"))
     record = feedback([TEXT], [span(TEXT, "l m n o p q.", "Irrelevant")], clean_spans=truth)
     (relevance,) = examples.segment_examples([record], "relevance", "punctuation")
     assert relevance.segments == ("a b c d e,", "f g h i j k.", "l m n o p q.", "r s.")
     assert (relevance.labels, relevance.clean) == ((OK, OK, NF_ERR, OK), (OK, OK, OK, NF_ERR))
     (factuality,) = examples.segment_examples([record], "factuality", "punctuation")
-    assert (factuality.labels, factuality.clean) == ((OK, None, OK), (OK, F_ERR, OK))
+    assert (factuality.labels, factuality.clean) == ((OK, OK, OK), (OK, F_ERR, OK))
 
 
 def test_examples_without_a_label_are_left_out():

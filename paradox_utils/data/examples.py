@@ -73,19 +73,22 @@ def _most_similar(question: str, passages: Sequence[Passage], limit: int) -> lis
 # --- segments with labels -----------------------------------------------------------------------------------------------------
 
 
-def segment_labels(text: str, spans: Iterable[Span], task: Task, splitter: str, min_words: int = MIN_WORDS) -> list[int | None]:
+def segment_labels(
+    text: str, spans: Iterable[Span], task: Task, splitter: str, min_words: int = MIN_WORDS, exhaustive: bool = False
+) -> list[int | None]:
     """For each segment of ``text``, the index of its label in :data:`LABELS`; None where it is not trained on.
 
     Irrelevant, redundant and incoherent spans of fewer than ``min_words`` words do not count at all, as in the released code.
     Relevance: NF-ERR if a longer one overlaps the segment, else O. Factuality: F-ERR if a wrongly grounded or unverifiable span
-    overlaps it; None if only another one does (annotators did not check the facts there); else O.
+    overlaps it; None if only another one does (annotators gave a piece one error and did not look for a second); else O.
+    ``exhaustive``: every error was looked for everywhere, so nothing is left out.
     """
     labels: list[int | None] = []
     spans = [s for s in spans if s.kind in FACTUAL_ERRORS or len(text[s.start : s.end].split()) >= min_words]
     for start, end in segment(text, task, splitter):
         kinds = {span.kind for span in spans if span.start < end and start < span.end}
         wrong = bool(kinds & (RELEVANCE_ERRORS if task == "relevance" else FACTUAL_ERRORS))
-        unchecked = task == "factuality" and bool(kinds) and not wrong
+        unchecked = task == "factuality" and bool(kinds) and not wrong and not exhaustive
         labels.append(None if unchecked else LABELS.index(ERROR_LABEL[task] if wrong else "O"))
     return labels
 
@@ -97,10 +100,11 @@ def segment_examples(
     examples = []
     for record in records:
         text = record.responses[0]
-        labels = tuple(segment_labels(text, record.spans, task, splitter))
-        clean = None
-        if record.clean_spans is not None:  # no error is too short for the oracle
-            clean = tuple(segment_labels(text, record.clean_spans, task, splitter, min_words=0))
+        if record.clean_spans is None:
+            labels, clean = tuple(segment_labels(text, record.spans, task, splitter)), None
+        else:  # Atlas: relevance and facts are judged apart, and no error is too short
+            both = (record.spans, record.clean_spans)
+            labels, clean = (tuple(segment_labels(text, spans, task, splitter, 0, exhaustive=True)) for spans in both)
         if any(label is not None for label in (*labels, *(clean or ()))):
             pieces = tuple(text[start:end] for start, end in segment(text, task, splitter))
             examples.append(SegmentExample(reward_context(record.question, task, passage_sentences), pieces, labels, clean))

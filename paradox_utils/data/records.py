@@ -86,7 +86,7 @@ class SegmentExample:
     """A training example of a token reward model.
 
     ``context`` is the reward model's input before the segments. ``labels`` index :data:`LABELS`, None where the segment is not
-    trained on; ``clean`` are the oracle's, by the same rule (None: no oracle).
+    trained on; ``clean`` are the oracle's (None: no oracle).
     """
 
     context: str
