@@ -1,0 +1,70 @@
+"""What is kept under results/recorded is whole, and holds the bounds that the project claims of it."""
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from paradox_utils import analysis, config, store, study, summary
+
+RECORDED = store.resolve(summary.RECORDED)
+CONTRACT = [
+    "study",
+    "task",
+    "policy",
+    "route",
+    "rm_step",
+    "rm_seed",
+    "ppo_seed",
+    "rm_accuracy",
+    "rm_accuracy_noisy",
+    "rm_balanced_accuracy",
+    "rm_majority",
+    "rm_f1",
+    "lm_performance_start",
+    "lm_performance_final",
+    "lm_performance_best",
+    "true_return_final",
+    "kl_final",
+    "status",
+]
+
+
+@pytest.mark.parametrize("name", ["quick", "atlas-headroom", "qa-feedback-dev"])
+def test_a_recorded_study_has_a_row_for_every_planned_run(name):
+    settings = config.load_study(store.resolve(f"configs/{name}.yaml"))
+    rows = pd.read_csv(RECORDED / name / "summary.csv")
+    assert set(CONTRACT) <= set(rows.columns)
+    planned = [(r.labels["task"], r.labels["policy"], r.labels["rm_step"]) for r in plan(settings, name) if r.stage == "ppo"]
+    found = rows[["task", "policy", "rm_step"]].astype(object).where(rows[["task", "policy", "rm_step"]].notna(), None)
+    assert sorted(map(str, planned)) == sorted(str((t, p, None if s is None else int(s))) for t, p, s in found.to_numpy())
+    made = store.read_json(RECORDED / name / "provenance.json")["runs"]
+    assert {run["id"] for run in made} >= set(rows.loc[rows["status"] == "ok", "id"])
+    assert all(run["device"] and run["versions"]["torch"] and run["seconds"] > 0 for run in made)
+
+
+def plan(settings: config.Study, name: str) -> list[study.Run]:
+    return study.plan(settings, f"configs/{name}.yaml")
+
+
+def test_atlas_leaves_room_that_ppo_fills():
+    """DESIGN's headroom: greedy LM performance in [0.35, 0.75] before PPO, 0.9 or more after it on exact rewards; 3 seeds."""
+    rows = analysis.load(RECORDED / "atlas-headroom")
+    assert rows.groupby("task")["policy"].nunique().eq(3).all()
+    assert set(rows["task"]) == {"relevance", "factuality", "completeness"}
+    assert (rows["rm_accuracy"] == 1).all()
+    assert rows["lm_performance_start"].between(0.35, 0.75).all()
+    assert (rows["lm_performance_final"] >= 0.9).all()
+
+
+def test_relevance_beats_the_majority_class_on_human_feedback():
+    checkpoints = analysis.load_checkpoints(RECORDED / "qa-feedback-dev")
+    rows = checkpoints[(checkpoints["task"] == "relevance") & (checkpoints["setting"] != "evaluator")]
+    assert (rows["accuracy_noisy"] > rows["majority"]).iloc[-1]
+    assert rows["accuracy"].isna().all()  # people's labels are all there is
+
+
+def test_nothing_recorded_names_a_machine():
+    for file in Path(RECORDED).rglob("*"):
+        if file.suffix in {".csv", ".json"}:
+            assert "/home/" not in file.read_text(encoding="utf-8")
