@@ -110,6 +110,7 @@ class RewardModel(Source):
     learning_rate: Positive = 1e-3
     weight_decay: NonNegative = 0.001
     warmup_share: Share = 0.1
+    centre_sample: Count = Field(500, description="completeness: training responses whose scores centre the rewards")
     max_length: Count = Field(2048, description="tokens of a reward model's input; longer ones are cut and counted")
     global_attention: bool = Field(True, description="Longformer: segment marks attend globally (the paper's models: false)")
     seed: CountOrZero = 0

@@ -271,7 +271,8 @@ def train(p: config.RewardModel, feedback: dict[str, list[Feedback]], folder: Pa
         "callbacks": [callback, StopOnNonFinite()],
     }
     if pairwise:
-        settings = RewardConfig(**arguments, max_length=None, disable_dropout=False)
+        # TRL's defaults, bfloat16 and gradient checkpointing, would measure checkpoints in a precision they are not used in
+        settings = RewardConfig(**arguments, max_length=None, disable_dropout=False, bf16=False, gradient_checkpointing=None)
         trainer = RewardTrainer(args=settings, data_collator=lambda batch: _collate_pairs(batch, scorer), **common)
     else:
         settings = TrainingArguments(**arguments)
@@ -375,15 +376,15 @@ def measure(scorer: RewardScorer, p: config.RewardModel, heldout: list, train: l
         noisy_labels = [label for e in heldout for label in e.labels]
         clean = [label for e in heldout for label in e.clean] if heldout[0].clean is not None else None
         return segment_metrics(probabilities, noisy_labels, clean, LABELS.index(ERROR_LABEL[p.task]))
-    contexts = [e.context for e in heldout]
-    margins = scorer.scores(contexts, [e.chosen for e in heldout]) - scorer.scores(contexts, [e.rejected for e in heldout])
-    sample = train[:: max(1, len(train) // 250)]
-    scores = torch.cat(
-        [scorer.scores([e.context for e in sample], [getattr(e, side) for e in sample]) for side in ("chosen", "rejected")]
-    )
-    return pair_metrics(margins.numpy(), [e.clean for e in heldout]) | {
-        "score_mean": float(scores.mean()),
-        "score_std": float(scores.std()),
+    sample = train[:: max(1, 2 * len(train) // p.centre_sample)]
+    texts = [(e.context, text) for e in (*heldout, *sample) for text in (e.chosen, e.rejected)]
+    unique = list(dict.fromkeys(texts))  # a response stands in up to three pairs
+    known = dict(zip(unique, scorer.scores(*zip(*unique, strict=True)).tolist(), strict=True))
+    scores = np.array([known[text] for text in texts]).reshape(-1, 2)
+    margins, centring = scores[: len(heldout), 0] - scores[: len(heldout), 1], scores[len(heldout) :]
+    return pair_metrics(margins, [e.clean for e in heldout]) | {
+        "score_mean": float(centring.mean()),
+        "score_std": float(centring.std(ddof=1)),
     }
 
 
