@@ -12,7 +12,7 @@ export HF_HUB_DISABLE_TELEMETRY := 1
 export PYDEVD_DISABLE_FILE_VALIDATION := 1
 unexport MPLBACKEND # a backend from outside would keep figures out of the notebooks
 
-.PHONY: help paper test lint unit notebooks book study pages fixtures clean
+.PHONY: help paper test lint unit notebooks book study record pages fixtures clean
 .DEFAULT_GOAL := help
 .NOTPARALLEL: # the targets of `test` share both cores already
 
@@ -54,6 +54,10 @@ BUILD = $(BIN)/jupyter-book build _build/source --path-output . --all -W -n --ke
 
 study: $(INSTALLED) ## run a study: CONFIG=configs/NAME.yaml [WORKERS=2 THREADS=1]
 	$(BIN)/python -m paradox_utils.execute study $(CONFIG) $(if $(WORKERS),--workers $(WORKERS)) $(if $(THREADS),--threads $(THREADS))
+
+record: $(INSTALLED) ## keep a finished study's tables in results/recorded, and quick's figure for the README
+	$(BIN)/python -m paradox_utils.execute record $(CONFIG)
+	$(BIN)/python -c 'from paradox_utils import analysis, plots; f = plots.accuracy_and_performance(analysis.load("results/recorded/quick")); f.savefig("book/static/quick.png", dpi=150)'
 
 pages: $(INSTALLED) ## execute the stale pages in notebooks/ again and stamp them
 	$(BIN)/python -m paradox_utils.pages execute

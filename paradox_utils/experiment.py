@@ -109,6 +109,7 @@ def run_ppo(p: config.PPO, folder: Path, report: Callable[[dict], None] = lambda
         "kl_final": outcome.kl,
         "updates": int(outcome.curve["update"].iloc[-1]),
         "truncated_prompts": truncated,
+        "truncated_evaluation_prompts": validation.truncated + test.truncated,
         "truncated_rm_inputs": cut(),
     }
     outcome.curve.to_csv(folder / "curve.csv", index=False)
@@ -119,7 +120,8 @@ def load_actors(p: config.PPO) -> ppo.Actors:
     """Policy, reference and value model on their device."""
     device = device_of(p.device)
     policy, tokenizer = load_policy(p.policy)
-    value = load_value_model(p.value_weights or p.policy, p.value_model == "shared", p.seed)
+    shared = p.value_model == "shared"
+    value = load_value_model(p.policy if shared else p.value_weights or p.policy, shared, p.seed)
     return ppo.Actors(policy.to(device), ppo.frozen_copy(policy).to(device), value.to(device), tokenizer)
 
 
