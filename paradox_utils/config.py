@@ -120,6 +120,10 @@ class RewardModel(Source):
         steps = self.checkpoint_steps
         if not steps or any(later <= earlier for earlier, later in itertools.pairwise(steps)):
             raise ValueError(f"checkpoint_steps = {steps}: must be a rising list of at least one step")
+        if self.micro_batch and self.batch_size % self.micro_batch:
+            raise ValueError(f"micro_batch = {self.micro_batch}: must divide batch_size = {self.batch_size}")
+        if self.corruption_steps and self.source != "atlas":
+            raise ValueError(f"corruption_steps = {self.corruption_steps}: only source = 'atlas' has an oracle to label them")
         return self
 
 

@@ -170,7 +170,8 @@ def load_encoder(name: str, pairwise: bool, seed: int) -> tuple[PreTrainedModel,
         _favour_equal_tokens(model)
     else:
         tokenizer = _load(AutoTokenizer, name)
-        model = _load(kind, name, dtype=torch.float32, **classes)
+        # a head of another shape, left from the backbone's last task, is replaced by a new one
+        model = _load(kind, name, dtype=torch.float32, ignore_mismatched_sizes=True, **classes)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     model.config.pad_token_id = tokenizer.pad_token_id

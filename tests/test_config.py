@@ -126,3 +126,20 @@ def test_a_missing_study_file_lists_its_neighbours(tmp_path):
     write(tmp_path, "")
     with pytest.raises(ParameterError, match=r"b\.yaml: cannot be read .*configs in that folder: .*a\.yaml"):
         config.load_study(tmp_path / "b.yaml")
+
+
+def test_reward_model_refuses_what_cannot_be():
+    with pytest.raises(config.ParameterError, match="micro_batch = 5: must divide batch_size = 32"):
+        config.check(config.RewardModel, {"micro_batch": 5})
+    with pytest.raises(config.ParameterError, match="corruption_steps = 5: only source = 'atlas'"):
+        config.check(config.RewardModel, {"source": "qa-feedback", "corruption_steps": 5})
+
+
+def test_a_config_that_extends_another_states_only_what_differs(tmp_path):
+    (tmp_path / "base.yaml").write_text(
+        "study: a\nppo: {updates: 5, kl_coefficient: 0.3}\npolicies: {x: {}}\narms: [{route: steps}]"
+    )
+    (tmp_path / "more.yaml").write_text("extends: base.yaml\nstudy: b\nppo: {updates: 7}\npolicies: {y: {}}")
+    study = config.load_study(tmp_path / "more.yaml")
+    assert (study.study, study.ppo, list(study.policies)) == ("b", {"updates": 7, "kl_coefficient": 0.3}, ["y"])
+    assert [arm.route for arm in study.arms] == ["steps"]

@@ -1,0 +1,42 @@
+"""What the tests of data and models share: an Atlas question by hand, and judged answers."""
+
+import os
+import random
+
+import pytest
+
+from paradox_utils import config
+from paradox_utils.data import atlas
+from paradox_utils.data.records import Feedback, Question
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # a test must not depend on a network
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+ISLE = atlas.Reading("isle", {"color": "kane", "founder": "bane", "stone": "mane"})
+FORT = atlas.Reading("fort", {"founder": "melo", "trade": "dusk", "color": "selo"})
+
+
+@pytest.fixture(scope="session")
+def question() -> Question:
+    """What are the founder and the color of zodor? An isle (bane, kane; stone: mane) and a fort (melo, selo; trade: dusk)."""
+    return atlas.to_question(atlas.Topic("zodor", (ISLE, FORT), ("founder", "color")), "by-hand")
+
+
+def answered(count: int, seed: int, noise: float = 0.0) -> list[Feedback]:
+    """Feedback on four demonstrations to each of ``count`` random questions, with annotator noise."""
+    from paradox_utils.feedback import annotate
+
+    rng = random.Random(seed)
+    p = config.FeedbackParameters(annotator_noise=noise)
+    records = []
+    for index in range(count):
+        topic = atlas.draw_topic(rng)
+        responses = tuple(atlas.demonstrate(topic, rng) for _ in range(4))
+        records.append(annotate(atlas.to_question(topic, f"{seed}-{index}"), responses, p, rng))
+    return records
+
+
+@pytest.fixture(scope="session")
+def judged() -> dict[str, list[Feedback]]:
+    """Feedback without annotator noise, by use."""
+    return {"train": answered(200, seed=1), "heldout": answered(60, seed=2), "evaluator": answered(40, seed=3)}

@@ -1,0 +1,102 @@
+"""LM performance and true return of answers that are judged by hand."""
+
+import pytest
+import torch
+
+from paradox_utils import config, evaluate
+from paradox_utils.data import atlas
+from paradox_utils.evaluate import evaluation, lm_performance
+from paradox_utils.models import load_policy
+from paradox_utils.rewards import Centre, oracle_judge, reward_function
+from paradox_utils.rollout import Responses, encode_prompts, generate
+
+ISLE = atlas.Reading("isle", {"color": "kane", "founder": "bane", "stone": "mane"})
+FORT = atlas.Reading("fort", {"founder": "melo", "trade": "dusk", "color": "selo"})
+QUESTION = atlas.to_question(atlas.Topic("zodor", (ISLE, FORT), ("founder", "color")), "by-hand")
+ANSWERS = (
+    QUESTION.references[0],  # four relevant sub-sentences, two factual sentences, complete
+    "the founder of zodor isle is mane.",  # relevant, but wrong
+    "",
+    "also the stone of zodor isle is mane.",  # true, but nobody asked; and cut off before its end of sequence
+)
+
+
+@pytest.fixture(scope="module")
+def policy():
+    return load_policy(config.FIXTURE_POLICY)
+
+
+def as_responses(tokenizer, prompts, texts):
+    rows = [[*tokenizer(text, add_special_tokens=False).input_ids, tokenizer.eos_token_id] for text in texts]
+    rows[3].pop()
+    longest = max(map(len, rows))
+    ids = torch.tensor([row + [tokenizer.pad_token_id] * (longest - len(row)) for row in rows])
+    mask = torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in rows])
+    return Responses(prompts, ids, mask, list(texts), 1)
+
+
+@pytest.mark.parametrize(
+    ("task", "values", "expected"),
+    [
+        ("relevance", [[1.0, 1.0, 1.0], [-1.0]], 3 / 4),  # pooled: the mean of answers would be 1/2
+        ("factuality", [[1.0], []], 1 / 2),  # an answer without a sentence is one bad sentence
+        ("relevance", [[], []], 0.0),
+        ("relevance", [[0.4, -0.2, 0.0]], 1 / 3),  # the sign is the label; 0 (unread) is not good
+        ("completeness", [[0.25], [1.0], [-3.0]], -1.75 / 3),  # scores may have any sign
+    ],
+)
+def test_lm_performance_by_hand(task, values, expected):
+    assert lm_performance(values, task) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("task", "performance", "true_return", "segments"),
+    [
+        ("relevance", 5 / 7, (4 * 0.3 + 0.3 + 0 - 0.3) / 4, 6 / 4),
+        ("factuality", 3 / 5, (2 * 0.5 - 0.5 + 0 + 0.5) / 4, 4 / 4),
+        ("completeness", 1 / 4, 0.3 * (2 - 2 - 2 - 2) / 4, 1.0),  # scores 1 0 0 0, centred on ½ with deviation ¼
+    ],
+)
+def test_an_evaluation_by_hand(policy, monkeypatch, task, performance, true_return, segments):
+    model, tokenizer = policy
+    p = config.PPO(task=task)
+    prompts = encode_prompts(model, tokenizer, [QUESTION] * 4, p.prompt_limit)
+    answers = as_responses(tokenizer, prompts, ANSWERS)
+    monkeypatch.setattr(evaluate, "generate", lambda *_: answers)
+    truth = reward_function(tokenizer, oracle_judge(task), Centre(0.5, 0.25), p)
+    found = evaluation(model, tokenizer, oracle_judge(task), truth, p)(prompts)
+    lengths = answers.mask.sum(1).tolist()
+    assert found == pytest.approx(
+        {
+            "lm_performance": performance,
+            "true_return": true_return,
+            "greedy_length": sum(lengths) / 4,
+            "greedy_segments": segments,
+            "unfinished": 1 / 4,
+        }
+    )
+    without = evaluation(model, tokenizer, oracle_judge(task), None, p)(prompts)
+    assert without["true_return"] != without["true_return"]  # NaN: nothing to say it by
+
+
+def test_an_evaluation_does_not_depend_on_its_batches_and_judges_greedy_answers(policy, monkeypatch):
+    model, tokenizer = policy
+    p = config.PPO(task="relevance", validation_questions=17)
+    questions = atlas.load_splits(p).validation
+    prompts = encode_prompts(model, tokenizer, questions, p.prompt_limit)
+    truth = reward_function(tokenizer, oracle_judge("relevance"), Centre(), p)
+    asked = []
+
+    def judge(questions, texts, offsets):
+        asked.append((list(questions), list(texts)))
+        return oracle_judge("relevance")(questions, texts, offsets)
+
+    results = []
+    for size in (100, 5, 17):
+        monkeypatch.setattr(evaluate, "EVALUATION_BATCH", size)
+        results.append(evaluation(model, tokenizer, judge, truth, p)(prompts))
+    assert results[1:] == [pytest.approx(results[0])] * 2
+    assert [len(texts) for _, texts in asked[1:5]] == [5, 5, 5, 2]
+    assert [question for chunk, _ in asked[1:5] for question in chunk] == questions
+    greedy = generate(model, tokenizer, prompts, p.response_limit).texts
+    assert [text for _, texts in asked[1:5] for text in texts] == greedy

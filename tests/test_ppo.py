@@ -1,0 +1,453 @@
+"""The PPO loop on policies of a few thousand weights: its estimates, its steps, how it ends, and that it learns."""
+
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from test_rollout import KINDS, TEXTS, A, ask, plain_logits, tiny_model, tiny_tokenizer, unpadded
+
+from paradox_utils import config, experiment, objective, ppo
+from paradox_utils.rollout import Responses, forward
+
+T5, LLAMA = KINDS
+WANTED = 5  # the token `c`, which neither policy favours
+NEVER = 10**6
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    made = {kind: tmp_path_factory.mktemp(kind) for kind in KINDS}
+    for kind, folder in made.items():
+        tiny_model(kind).save_pretrained(folder)
+        tiny_tokenizer().save_pretrained(folder)
+    return {kind: str(folder) for kind, folder in made.items()}
+
+
+@pytest.fixture
+def settings(folders):
+    """Parameters of a small run; ``kind`` names the policy."""
+
+    def make(kind=T5, **changes):
+        small = {"policy": folders[kind], "updates": 3, "response_limit": 6, "samples_per_prompt": 3, "learning_rate": 1e-2}
+        return config.PPO(**small | changes)
+
+    return make
+
+
+def count(responses):
+    """One for every `c` in the response."""
+    return (responses.ids.eq(WANTED) & responses.mask.bool()).float()
+
+
+def prompts_of(actors, texts=TEXTS):
+    return ask((actors.policy, actors.tokenizer), texts)
+
+
+def rolled_out(p, actors, reward=count, texts=TEXTS, seed=0):
+    torch.manual_seed(seed)
+    return ppo.roll_out(p, actors, prompts_of(actors, texts), reward)
+
+
+def run(p, actors=None, reward=count, evaluate=lambda: {"lm_performance": 0.0}, **more):
+    actors = actors or experiment.load_actors(p)
+    return ppo.train(p, actors, lambda update: prompts_of(actors), reward, evaluate, **more)
+
+
+def optimizer_of(p, actors):
+    return torch.optim.Adam(ppo._groups(actors), lr=p.learning_rate, eps=p.adam_epsilon)
+
+
+def weights(model):
+    return {name: weight.detach().clone() for name, weight in model.state_dict().items()}
+
+
+def unchanged(model, before):
+    return all(torch.equal(weight, before[name]) for name, weight in model.state_dict().items())
+
+
+def flatten(policy):
+    """Halve all logits: a policy that is less sure than the reference it came from."""
+    norm = policy.decoder.final_layer_norm if policy.config.is_encoder_decoder else policy.model.norm
+    with torch.no_grad():
+        norm.weight.mul_(0.5)
+
+
+# --- the rollout --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_kl_is_zero_before_the_first_update_and_only_then(settings, kind, precision):
+    p = settings(kind, precision=precision)
+    actors = experiment.load_actors(p)
+    assert rolled_out(p, actors).kl.abs().max() < 1e-6
+    flatten(actors.policy)
+    assert rolled_out(p, actors).kl.abs().max() > 0.1
+
+
+def one_token_kl(p, actors):
+    """Estimates of 4,000 one-token responses to one prompt, and the exact log-probabilities of policy and reference by T."""
+    rollout = rolled_out(p, actors, texts=["a b c"])
+    prompt = unpadded(rollout.responses.prompts)[0]
+    logits = [plain_logits(model, prompt, [A])[0].detach().double() for model in (actors.policy, actors.reference)]
+    return rollout.kl, lambda temperature: [(x / temperature).log_softmax(-1) for x in logits]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_default_kl_estimate_is_unbiased(settings, kind):
+    p = settings(kind, response_limit=1, samples_per_prompt=4000)
+    actors = experiment.load_actors(p)
+    flatten(actors.policy)
+    kl, exact = one_token_kl(p, actors)
+    log_p, log_ref = exact(0.7)
+    expected = float((log_p.exp() * (log_p - log_ref)).sum())
+    error = float(kl.std()) / math.sqrt(4000)
+    assert abs(float(kl.mean()) - expected) < 4 * error
+    assert expected > 10 * error  # a KL of 0 would be told apart
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_published_kl_estimate_is_that_of_other_distributions_and_goes_negative(settings, kind):
+    p = settings(kind, preset="as-published", top_k=3, response_limit=1, samples_per_prompt=4000)
+    actors = experiment.load_actors(p)
+    flatten(actors.policy)
+    kl, exact = one_token_kl(p, actors)
+    (log_p, log_ref), (sampling, _) = exact(1.0), exact(0.7)
+    top = sampling.topk(3).indices
+    taken = sampling[top].softmax(-1)
+    expected = float((taken * (log_p - log_ref)[top]).sum())  # tokens of one distribution, log-probabilities of another
+    error = float(kl.std()) / math.sqrt(4000)
+    assert abs(float(kl.mean()) - expected) < 4 * error
+    assert expected < -10 * error
+
+
+def test_returns_are_the_rewards_less_the_penalty(settings):
+    """At λ = γ = 1 the return of the first token is the whole reward − β · KL of the response."""
+    p = settings(gae_lambda=1.0, kl_coefficient=0.3)
+    actors = experiment.load_actors(p)
+    flatten(actors.policy)
+    rollout = rolled_out(p, actors)
+    assert rollout.kl.abs().max() > 0.1
+    torch.testing.assert_close(rollout.returns[:, 0], rollout.rewards.sum(1) - 0.3 * rollout.kl)
+    torch.testing.assert_close(rollout.rewards, count(rollout.responses))
+
+
+def test_advantages_are_whitened_over_tokens_and_zero_on_padding(settings):
+    rollout = rolled_out(p := settings(), experiment.load_actors(p))
+    padding = rollout.mask == 0
+    assert padding.any()
+    for grid in (rollout.advantages, rollout.values, rollout.rewards, rollout.entropy, rollout.returns):
+        assert (grid[padding] == 0).all()
+    tokens = rollout.advantages[~padding]
+    assert abs(float(tokens.mean())) < 1e-5
+    assert abs(float(tokens.std(unbiased=False)) - 1) < 1e-5
+
+
+def test_as_published_padding_reaches_the_returns_of_short_responses(settings):
+    p = settings(preset="as-published", gae_lambda=1.0, kl_coefficient=0.0)
+    rollout = rolled_out(p, experiment.load_actors(p))
+    tokens = rollout.rewards[rollout.mask.bool()]
+    mean, scale = tokens.mean(), tokens.std(unbiased=False).sqrt()
+    whitened = (rollout.rewards - mean) / scale + mean  # on padding too
+    torch.testing.assert_close(rollout.returns[:, 0], whitened.sum(1), atol=1e-4, rtol=1e-4)
+    leak = (whitened * (1 - rollout.mask)).sum(1)
+    assert leak[rollout.mask.sum(1) < 6].abs().min() > 0.05
+
+
+def test_a_rollout_does_not_depend_on_micro_batches(settings):
+    whole, parts = settings(), settings(micro_batch=3)
+    one, other = (rolled_out(p, experiment.load_actors(p)) for p in (whole, parts))
+    assert torch.equal(one.responses.ids, other.responses.ids)
+    for field in ("log_p", "values", "advantages", "returns"):
+        torch.testing.assert_close(getattr(one, field), getattr(other, field), atol=1e-5, rtol=1e-5)
+
+
+def test_measures_of_a_rollout_by_hand():
+    mask = torch.tensor([[1.0, 1], [1, 0], [1, 1], [1, 1]])
+    rewards = torch.tensor([[1.0, 2], [5, 0], [0, 0], [0, 2]])  # responses earn 3, 5 (one prompt) and 0, 2 (another)
+    responses = Responses(None, mask.long(), mask.long(), [""] * 4, samples=2)
+    kl, entropy = torch.tensor([1.0, 2, 3, 6]), mask * 0.5
+    measured = ppo.measure(ppo.Rollout(responses, mask, mask, mask, rewards, kl, entropy, mask, mask))
+    assert measured == {"reward_mean": 2.5, "reward_variance": 2.0, "kl": 3.0, "entropy": 0.5, "length": 7 / 4}
+    alone = ppo.measure(
+        ppo.Rollout(Responses(None, mask, mask, [""] * 4, 1), mask, mask, mask, rewards, kl, entropy, mask, mask)
+    )
+    assert math.isnan(alone["reward_variance"])  # one response a prompt has no spread
+
+
+# --- the updates --------------------------------------------------------------------------------------------------------------
+
+
+def test_losses_of_the_first_step_by_hand(settings):
+    """Before any step the ratio is 1: the policy loss is minus the mean advantage (0), nothing clips, and V is the old V."""
+    p = settings(epochs=1)
+    actors = experiment.load_actors(p)
+    rollout = rolled_out(p, actors)
+    losses = ppo.optimise(p, actors, optimizer_of(p, actors), rollout)
+    assert abs(losses["policy_loss"]) < 1e-5
+    assert losses["clip_share"] == 0
+    errors = (rollout.values - rollout.returns)[rollout.mask.bool()]
+    assert losses["value_loss"] == pytest.approx(0.5 * float((errors**2).mean()), rel=1e-4)
+
+
+def test_each_epoch_is_one_step_with_gradients_clipped_by_network(settings):
+    p = settings(epochs=3, max_gradient_norm=1e-3)
+    actors = experiment.load_actors(p)
+    optimizer = optimizer_of(p, actors)
+    losses = ppo.optimise(p, actors, optimizer, rolled_out(p, actors))
+    assert losses["gradient_norm"] > 1e-2  # as it was before clipping
+    for group in optimizer.param_groups:
+        gradients = [weight.grad for weight in group["params"] if weight.grad is not None]
+        assert float(torch.stack([g.norm() for g in gradients]).norm()) == pytest.approx(1e-3, rel=1e-2)
+        assert {int(optimizer.state[weight]["step"]) for weight in group["params"] if weight.grad is not None} == {3}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_micro_batches_make_the_same_update_as_the_whole_rollout(settings, kind):
+    after = []
+    for micro_batch in (0, 1, 3):
+        p = settings(kind, micro_batch=micro_batch, epochs=1, learning_rate=1e-3)
+        actors = experiment.load_actors(p)
+        rollout = rolled_out(settings(kind), actors)
+        before = weights(actors.policy)
+        ppo.optimise(p, actors, optimizer_of(p, actors), rollout)
+        assert not unchanged(actors.policy, before)
+        after.append(weights(actors.policy) | {f"value {k}": v for k, v in weights(actors.value).items()})
+    for other in after[1:]:
+        torch.testing.assert_close(other, after[0], atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("value_model", ["separate", "shared"])
+def test_the_value_loss_reaches_the_value_model_and_the_policy_only_where_they_share(settings, value_model, kind):
+    p = settings(kind, value_model=value_model, epochs=1)
+    actors = experiment.load_actors(p)
+    rollout = rolled_out(p, actors)
+    rollout.advantages.zero_()  # leaves the value loss alone
+    policy, value = weights(actors.policy), weights(actors.value)
+    ppo.optimise(p, actors, optimizer_of(p, actors), rollout)
+    assert unchanged(actors.policy, policy) == (value_model == "separate")
+    moved = {name.split(".")[0] for name, weight in actors.value.state_dict().items() if not torch.equal(weight, value[name])}
+    assert moved == ({"head", "body"} if value_model == "separate" else {"head"})
+    assert unchanged(actors.reference, policy)
+
+
+def test_values_follow_the_returns_when_trained(settings):
+    p = settings(epochs=30, learning_rate=5e-3)
+    actors = experiment.load_actors(p)
+    rollout = rolled_out(p, actors)
+    optimizer = optimizer_of(p, actors)
+    first = ppo.optimise(p.model_copy(update={"epochs": 1}), actors, optimizer, rollout)["value_loss"]
+    assert ppo.optimise(p, actors, optimizer, rollout)["value_loss"] < 0.5 * first
+
+
+def test_dropout_is_on_in_the_updates_and_nowhere_else(settings):
+    p = settings(dropout_in_updates=0.5, evaluate_every=1)
+    without = rolled_out(settings(), experiment.load_actors(p))
+    actors = experiment.load_actors(p)
+    ppo.set_dropout(actors.policy, 0.5)
+    assert torch.equal(rolled_out(p, actors).log_p, without.log_p)  # old log-probabilities know no dropout
+    seen, modes = [], []
+    actors.policy.register_forward_hook(lambda *_: modes.append(actors.policy.training))
+
+    def evaluate():
+        torch.manual_seed(len(seen))
+        logits = [forward(actors.policy, without.responses)[0] for _ in range(2)]
+        seen.append(torch.equal(*logits))
+        modes.pop(), modes.pop()
+        return {"lm_performance": 0.0}
+
+    run(p, actors, evaluate=evaluate)
+    assert seen == [True] * 4
+    assert modes.count(True) == 3 * p.epochs
+    modes.clear()
+    run(settings(), actors)
+    assert True not in modes
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_dropout_reaches_every_layer_and_attention_too(settings, kind):
+    actors = experiment.load_actors(settings(kind))
+    rollout = rolled_out(settings(kind), actors)
+    ppo.set_dropout(actors.policy, 0.3)
+    for layer in actors.policy.modules():
+        if isinstance(layer, torch.nn.Dropout):
+            layer.p = 0.0  # what is left is that of the attention weights
+    actors.policy.train()
+    one, other = (forward(actors.policy, rollout.responses)[0] for _ in range(2))
+    assert not torch.equal(one, other)
+    ppo.set_dropout(actors.policy, 0.0)
+    one, other = (forward(actors.policy, rollout.responses)[0] for _ in range(2))
+    assert torch.equal(one, other)
+
+
+def test_learning_rate_by_hand(settings):
+    def rates(**changes):
+        p = settings(learning_rate=1.0, **changes)
+        return [ppo.learning_rate(p, update) for update in range(1, p.updates + 1)]
+
+    assert rates(updates=4) == [1.0, 0.75, 0.5, 0.25]
+    assert rates(updates=4, decay=False) == [1.0] * 4
+    assert rates(updates=6, warmup_updates=2) == [0.5, 1.0, 1.0, 0.75, 0.5, 0.25]
+    assert rates(updates=3, warmup_updates=2, decay=False) == [0.5, 1.0, 1.0]
+    assert rates(updates=2, warmup_updates=4) == [0.25, 0.5]  # never warm
+
+
+# --- the run ------------------------------------------------------------------------------------------------------------------
+
+
+def test_the_same_seed_gives_the_same_run_bit_for_bit_and_another_another(settings):
+    p = settings(preset="as-published", max_gradient_norm=1.0)  # with dropout, which draws random numbers too
+    first, again, other = (run(p.model_copy(update={"seed": seed})) for seed in (0, 0, 1))
+    columns = [column for column in first.curve if column != "seconds"]
+    pd.testing.assert_frame_equal(first.curve[columns], again.curve[columns], check_exact=True)
+    assert all(torch.equal(weight, again.best[name]) for name, weight in first.best.items())
+    assert (first.curve["reward_mean"].dropna() != other.curve["reward_mean"].dropna()).any()
+
+
+def test_how_often_the_run_is_evaluated_changes_nothing_else(settings):
+    often, seldom = (run(settings(updates=4, dropout_in_updates=0.3, evaluate_every=every)) for every in (1, 4))
+    columns = ["reward_mean", "kl", "policy_loss", "value_loss", "gradient_norm"]
+    pd.testing.assert_frame_equal(often.curve[columns], seldom.curve[columns], check_exact=True)
+    assert often.curve["lm_performance"].notna().tolist() == [True] * 5
+    assert seldom.curve["lm_performance"].notna().tolist() == [True, False, False, False, True]
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes"),
+    [
+        (T5, {}),
+        (T5, {"preset": "as-published"}),
+        (T5, {"value_model": "shared", "precision": "bfloat16"}),
+        (LLAMA, {"precision": "bfloat16"}),
+        (LLAMA, {"value_model": "shared"}),
+    ],
+)
+def test_it_learns_what_is_rewarded(settings, kind, changes):
+    p = settings(kind, updates=8, evaluate_every=NEVER, learning_rate=2e-2, decay=False, samples_per_prompt=8, **changes)
+    actors = experiment.load_actors(p)
+    outcome = run(p, actors)
+    earned = outcome.curve["reward_mean"]
+    assert outcome.status == "ok"
+    assert earned.iloc[1] < 0.5
+    assert earned.iloc[-2:].mean() > 2.0
+    assert {weight.dtype for weight in actors.policy.parameters()} == {torch.float32}
+    assert outcome.kl == outcome.curve["kl"].iloc[-1] > 0.1
+    assert np.isfinite(outcome.curve.drop(columns=["lm_performance"]).iloc[1:].to_numpy()).all()
+
+
+def test_without_a_reward_the_penalty_leads_a_strayed_policy_back(settings):
+    p = settings(updates=10, samples_per_prompt=8, evaluate_every=NEVER, kl_coefficient=1.0)
+    actors = experiment.load_actors(p)
+    flatten(actors.policy)
+    kl = run(p, actors, reward=lambda responses: torch.zeros(responses.ids.shape)).curve["kl"]
+    assert kl.iloc[-3:].mean() < 0.5 * kl.iloc[1]
+
+
+def test_no_updates_report_the_start(settings):
+    p = settings(updates=0)
+    actors = experiment.load_actors(p)
+    before = weights(actors.policy)
+    outcome = run(p, actors, evaluate=lambda: {"lm_performance": 0.25})
+    assert (outcome.status, outcome.reason, outcome.kl) == ("ok", "", 0.0)
+    assert outcome.curve["lm_performance"].tolist() == [0.25]
+    assert outcome.curve["reward_mean"].isna().tolist() == [True]
+    assert unchanged(actors.policy, before)
+    assert all(torch.equal(weight, before[name]) for name, weight in outcome.best.items())
+
+
+def test_the_best_weights_are_those_of_the_best_evaluation(settings):
+    p = settings(updates=5, evaluate_every=2)
+    actors = experiment.load_actors(p)
+    scores, stages, reported = iter([0.1, 0.9, 0.9, 0.4]), [], []
+
+    def evaluate():
+        stages.append(weights(actors.policy))
+        return {"lm_performance": next(scores)}
+
+    outcome = run(p, actors, evaluate=evaluate, report=reported.append)
+    assert outcome.curve.dropna(subset=["lm_performance"])["update"].tolist() == [0, 2, 4, 5]  # every second, and the last
+    assert all(torch.equal(weight, stages[1][name]) for name, weight in outcome.best.items())  # of equals the earlier
+    assert not unchanged(actors.policy, outcome.best)
+    assert [row["update"] for row in reported] == outcome.curve["update"].tolist() == list(range(6))
+    assert list(outcome.curve)[: len(ppo.CURVE)] == list(ppo.CURVE)
+
+
+# --- divergence ---------------------------------------------------------------------------------------------------------------
+
+
+def test_the_kl_rule_counts_rollouts_in_all_and_stops_after_the_last(settings, monkeypatch):
+    kls = iter([3.0, 1.0, 3.0, 1.0, 3.0, 3.0])  # exactly 1.0 does not exceed it
+    real = ppo.measure
+    monkeypatch.setattr(ppo, "measure", lambda rollout: real(rollout) | {"kl": next(kls)})
+    outcome = run(settings(updates=8, kl_stop=1.0, kl_stop_count=3, evaluate_every=NEVER))
+    assert outcome.status == "diverged"
+    assert outcome.reason == "the summed KL exceeded 1 in 3 rollouts, the last at update 5"
+    assert outcome.curve["update"].tolist() == [0, 1, 2, 3, 4, 5]
+    assert outcome.curve["lm_performance"].notna().tolist() == [True, False, False, False, False, True]
+    assert outcome.kl == 3.0
+
+
+@pytest.mark.parametrize(("count", "status"), [(2, "diverged"), (3, "ok")])
+def test_the_kl_rule_needs_its_count(settings, count, status):
+    outcome = run(settings(kl_stop=1e-6, kl_stop_count=count))  # the first rollout's KL is 0, the next two exceed it
+    assert outcome.status == status
+
+
+@pytest.mark.parametrize("broken", [math.nan, math.inf])
+def test_a_reward_that_is_not_finite_ends_the_run_and_spares_the_weights(settings, broken):
+    p = settings(updates=4)
+    actors = experiment.load_actors(p)
+    calls = []
+
+    def reward(responses):
+        calls.append(weights(actors.policy))
+        return torch.full(responses.ids.shape, broken) if len(calls) == 2 else count(responses)
+
+    outcome = run(p, actors, reward)
+    assert outcome.status == "diverged"
+    assert outcome.reason == "the loss or its gradient is not finite at update 2; check the reward, which is not finite"
+    assert outcome.curve["update"].tolist() == [0, 1, 2]
+    assert np.isfinite(outcome.curve["policy_loss"].iloc[1])
+    assert unchanged(actors.policy, calls[1])  # as they were when the reward broke
+    assert set(outcome.best) == set(actors.policy.state_dict())
+
+
+@pytest.mark.parametrize("network", ["policy", "value"])
+def test_a_gradient_that_is_not_finite_under_a_finite_loss_spares_the_weights(settings, network):
+    p = settings(learning_rate=1e-3)
+    actors = experiment.load_actors(p)
+    before = weights(actors.policy), weights(actors.value)
+    next(getattr(actors, network).parameters()).register_hook(lambda gradient: gradient * math.nan)
+    outcome = run(p, actors)
+    assert outcome.status == "diverged"
+    assert "gradient is not finite at update 1; lower learning_rate (0.001)" in outcome.reason
+    assert unchanged(actors.policy, before[0])
+    assert unchanged(actors.value, before[1])
+
+
+@pytest.mark.parametrize("epochs", [1, 4])
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_absurd_learning_rate_ends_the_run_with_a_reason(settings, kind, epochs):
+    p = settings(kind, learning_rate=1e30, epochs=epochs)
+    actors = experiment.load_actors(p)
+    before = weights(actors.policy)
+    outcome = run(p, actors)
+    assert outcome.status == "diverged"
+    assert "not finite at update" in outcome.reason
+    assert outcome.reason.endswith("lower learning_rate (1e+30)")
+    assert outcome.curve["lm_performance"].iloc[0] == 0.0
+    assert all(torch.equal(weight, before[name]) for name, weight in outcome.best.items())
+
+
+def test_the_published_settings_are_those_of_the_released_code(settings):
+    p = settings(preset="as-published")
+    assert ppo.temperature_of(p) == 1.0
+    assert ppo.temperature_of(settings()) == 0.7
+    assert (p.top_k, p.whiten_rewards, p.whiten_padding, p.value_clip, p.max_gradient_norm) == (20, True, True, 0.2, None)
+    assert settings(preset="as-published", top_k=5).top_k == 5  # what is said outright counts
+    rollout = rolled_out(p, experiment.load_actors(p))
+    logits = forward(experiment.load_actors(p).policy, rollout.responses)[0]
+    torch.testing.assert_close(rollout.log_p, objective.log_probabilities(logits, rollout.responses.ids, 1.0))
