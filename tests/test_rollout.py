@@ -7,7 +7,16 @@ import torch
 from scipy.stats import chisquare
 from tokenizers import Tokenizer, decoders, pre_tokenizers
 from tokenizers.models import WordLevel
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, T5Config, T5ForConditionalGeneration
+from transformers import (
+    GenerationConfig,
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+    T5Config,
+    T5ForConditionalGeneration,
+)
 
 from paradox_utils import objective
 from paradox_utils.data.records import DataError, Question
@@ -222,6 +231,19 @@ def test_more_padding_changes_neither_logits_nor_states(policy):
     real = responses.mask.bool()
     for found, expected in zip(forward(policy[0], padded), forward(policy[0], responses), strict=True):
         torch.testing.assert_close(found[real], expected[real], atol=1e-5, rtol=1e-5)
+
+
+def test_absolute_positions_count_from_the_first_token_of_the_prompt():
+    """Left padding shifts no position; only a model that numbers its positions (GPT-2) can tell, rotary ones cannot."""
+    torch.manual_seed(4)
+    shape = GPT2Config(vocab_size=13, n_embd=16, n_layer=1, n_head=2, n_positions=64, initializer_range=0.4)
+    policy = GPT2LMHeadModel(shape).eval(), tiny_tokenizer()
+    policy[0].generation_config = GenerationConfig(pad_token_id=PAD, eos_token_id=EOS)
+    responses = sampled(policy, samples=2)
+    logits, _ = forward(policy[0], responses)
+    for row, tokens in enumerate(responses.tokens()):
+        expected = plain_logits(policy[0], unpadded(responses.prompts)[row // 2], tokens)
+        torch.testing.assert_close(logits[row, : len(tokens)], expected, atol=1e-5, rtol=1e-5)
 
 
 def test_sharing_the_encoder_pass_changes_neither_values_nor_gradients(policy):
