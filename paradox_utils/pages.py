@@ -17,6 +17,7 @@ import ast
 import csv
 import hashlib
 import json
+import os
 import re
 import shutil
 import sys
@@ -125,6 +126,7 @@ def execute(paths: Iterable[Path]) -> None:
     """
     import papermill  # imports the notebook machinery, which `check` and `stage` do without
 
+    os.environ["PYTHONWARNINGS"] = "ignore:IProgress not found"  # of a missing widget library, at tqdm's import
     for path in paths:
         before = stamp(path)
         with tempfile.TemporaryDirectory() as folder:

@@ -21,6 +21,7 @@ from torch.nn.functional import cross_entropy
 from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerFast,
+    PrinterCallback,
     Trainer,
     TrainerCallback,
     TrainerControl,
@@ -279,6 +280,7 @@ def train(p: config.RewardModel, feedback: dict[str, list[Feedback]], folder: Pa
         trainer = Trainer(
             args=settings, data_collator=lambda batch: _collate(batch, scorer), compute_loss_func=_token_loss, **common
         )
+    trainer.remove_callback(PrinterCallback)
     trainer.train()
     losses = pd.DataFrame([{"step": r["step"], "loss": float(r["loss"])} for r in trainer.state.log_history if "loss" in r])
     return callback.metrics, losses, truncated

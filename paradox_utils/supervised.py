@@ -13,6 +13,7 @@ from transformers import (
     DataCollatorForSeq2Seq,
     PreTrainedModel,
     PreTrainedTokenizerFast,
+    PrinterCallback,
     Trainer,
     TrainerCallback,
     TrainingArguments,
@@ -108,6 +109,7 @@ def train(p: config.Supervised, folder: Path) -> pd.DataFrame:
             data_collator=DataCollatorForSeq2Seq(tokenizer, model=model if model.config.is_encoder_decoder else None),
             callbacks=[StopOnNonFinite()],
         )
+        trainer.remove_callback(PrinterCallback)  # a page shows the losses as a figure
         trainer.train()
         losses = pd.DataFrame([{"step": r["step"], "loss": r["loss"]} for r in trainer.state.log_history if "loss" in r])
     model.save_pretrained(folder / "model")
