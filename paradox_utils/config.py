@@ -38,7 +38,7 @@ class ParameterError(ValueError):
 class Parameters(BaseModel):
     """Base of all stages: strict types, no unknown names, immutable."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
 
 class Stage(Parameters):
@@ -67,6 +67,15 @@ class Source(Stage):
     prompt_limit: Count = Field(64, description="tokens of a prompt; longer ones are cut at the end and counted")
     response_limit: Count = Field(64, description="tokens of a response, end-of-sequence included")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: the GPU where there is one")
+
+    @model_validator(mode="after")
+    def _every_part_has_questions(self) -> Source:
+        if not 0 < self.heldout_share < 1 - self.evaluator_share:
+            raise ValueError(
+                f"heldout_share = {self.heldout_share}, evaluator_share = {self.evaluator_share}: the first must be above 0, "
+                "and the two must leave feedback to train on"
+            )
+        return self
 
 
 class Supervised(Source):
@@ -122,6 +131,10 @@ class RewardModel(Source):
             raise ValueError(f"checkpoint_steps = {steps}: must be a rising list of at least one step")
         if self.micro_batch and self.batch_size % self.micro_batch:
             raise ValueError(f"micro_batch = {self.micro_batch}: must divide batch_size = {self.batch_size}")
+        if self.corruption_steps >= max(self.checkpoint_steps[-1], 1):
+            raise ValueError(
+                f"corruption_steps = {self.corruption_steps}: must leave steps on feedback before the last checkpoint"
+            )
         if self.corruption_steps and self.source != "atlas":
             raise ValueError(f"corruption_steps = {self.corruption_steps}: only source = 'atlas' has an oracle to label them")
         return self
@@ -155,7 +168,7 @@ class PPO(Source):
         "prejudice", description="flips keyed by the segment's text alone, or by prompt and segment"
     )
     dial_seed: CountOrZero = Field(0, description="dial: key of the flips; another key is another reward model")
-    scale_matched: bool = Field(False, description="dial: divide the reward by 2 accuracy − 1, its expected shrinkage")
+    scale_matched: bool = Field(False, description="dial: undo the expected shrinkage of the reward (by 2 accuracy − 1)")
     reward_size: Positive | None = Field(None, description="reward of a good segment; unset: 0.3, 0.5, 0.3 by task")
     reward_form: Literal["arg-max", "probability"] = "arg-max"
     reward_pooling: Literal["sum", "mean"] = Field("sum", description="segment rewards as they are, or divided by their number")
@@ -211,6 +224,12 @@ class PPO(Source):
             raise ValueError("reward = 'dial': a dial needs the exact labels of source = 'atlas'")
         if self.evaluator == "oracle" and self.source != "atlas":
             raise ValueError("evaluator = 'oracle': only source = 'atlas' has one; name a reward model's directory")
+        if self.reward == "dial" and self.task == "completeness" and self.dial_accuracy <= 0.5:
+            raise ValueError(f"dial_accuracy = {self.dial_accuracy}: noise on a score orders more than 0.5 of the pairs right")
+        if self.value_weights and self.value_model == "shared":
+            raise ValueError(
+                "value_weights: has no effect on a shared value model; leave it out, or set value_model = 'separate'"
+            )
         if self.scale_matched and self.dial_accuracy <= 0.5:
             raise ValueError(f"dial_accuracy = {self.dial_accuracy}: a scale-matched dial needs more than 0.5")
         if self.top_k and self.log_probabilities == "sampling":
@@ -283,6 +302,16 @@ def check(schema: type[Model], values: Mapping[str, Any], where: str = "paramete
     except ValidationError as error:
         lines = [_explain(schema, problem) for problem in error.errors()]
         raise ParameterError("\n".join(f"{where}: {line}" for line in lines)) from None
+
+
+def check_alone(schema: type[Parameters], name: str, value: Any, where: str) -> None:
+    """Refuse a value that no other parameter could make right; what depends on others is :func:`check`'s to judge."""
+    try:
+        schema.model_validate({name: value})
+    except ValidationError as error:
+        lines = [_explain(schema, problem) for problem in error.errors() if problem["loc"]]
+        if lines:
+            raise ParameterError("\n".join(f"{where}: {line}" for line in lines)) from None
 
 
 def check_notebook(schema: type[Model], namespace: Mapping[str, Any]) -> Model:

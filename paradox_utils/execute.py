@@ -229,6 +229,9 @@ def snakemake(
     with log.open("w", encoding="utf-8") as sink:
         # stdout stays ours for the jobs' progress lines; stderr is Snakemake's own account of them
         process = subprocess.Popen(command, cwd=store.ROOT, stderr=sink, pass_fds=[lock.fileno()])
+        lock.truncate(0)
+        lock.write(str(process.pid))  # it holds the lock even when this process is killed
+        lock.flush()
         try:
             code = process.wait()
         except KeyboardInterrupt:
@@ -311,7 +314,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m paradox_utils.execute", description="Run a study and summarise it.")
     commands = parser.add_subparsers(dest="command", required=True)
     for command, text in [
-        ("study", "run what is missing, then summarise; further options go to Snakemake, such as --profile profiles/slurm"),
+        ("study", "run what is missing, then summarise; further options go to Snakemake, such as --profile DIR"),
         ("run", "execute one run by its id"),
         ("summary", "write summary.csv and curves.csv from the runs there are"),
         ("record", "copy the study's tables and their provenance to results/recorded"),

@@ -1,4 +1,4 @@
-"""The stages of the flow, each from its parameters to its results: what the notebooks call."""
+"""The stage ``ppo``, from its parameters to its results: what notebook 04 calls."""
 
 from __future__ import annotations
 
@@ -7,15 +7,13 @@ import random
 from collections.abc import Callable
 from pathlib import Path
 
-import pandas as pd
 from transformers import PreTrainedTokenizerFast
 from transformers.utils import logging as transformers_logging
 
-from paradox_utils import config, feedback, ppo, reward_model, sources, supervised
-from paradox_utils.data.records import TASKS, Feedback, Question, write_feedback
-from paradox_utils.data.segments import segment
-from paradox_utils.evaluate import evaluation, lm_performance
-from paradox_utils.models import device_of, load_policy, load_value_model
+from paradox_utils import config, ppo, reward_model, sources
+from paradox_utils.data.records import DataError, Feedback, Question
+from paradox_utils.evaluate import evaluation
+from paradox_utils.models import ModelError, device_of, load_policy, load_value_model
 from paradox_utils.rewards import (
     Centre,
     Judge,
@@ -26,44 +24,10 @@ from paradox_utils.rewards import (
     oracle_judge,
     reward_function,
 )
-from paradox_utils.rollout import Responses, encode_prompts, generate
+from paradox_utils.rollout import encode_prompts
 from paradox_utils.store import resolve
 
 transformers_logging.disable_progress_bar()
-
-
-def supervised_policy(p: config.Supervised, folder: Path) -> tuple[pd.DataFrame, dict, Responses]:
-    """Stage ``supervised``: losses, results, and the greedy responses to the validation questions."""
-    losses = supervised.train(p, folder)
-    model, tokenizer = load_policy(str(folder / "model"))
-    model.to(device_of(p.device))
-    prompts = encode_prompts(model, tokenizer, sources.load_splits(p).validation, p.prompt_limit)
-    responses = generate(model, tokenizer, prompts, p.response_limit)
-    results = {"final_loss": None if losses.empty else float(losses["loss"].iloc[-1]), "truncated_prompts": prompts.truncated}
-    if p.source == "atlas":
-        results |= {f"lm_performance_{task}": exact_performance(responses, task, p) for task in TASKS}
-    return losses, results, responses
-
-
-def exact_performance(responses: Responses, task: config.TaskName, p: config.Source) -> float:
-    """LM performance by the oracle."""
-    offsets = [segment(text, task, sources.splitter_of(p)) for text in responses.texts]
-    return lm_performance(oracle_judge(task)(responses.questions, responses.texts, offsets), task)
-
-
-def collect_feedback(p: config.FeedbackParameters, folder: Path) -> dict[str, list[Feedback]]:
-    """Stage ``feedback``: judged responses by use; for Atlas they are sampled and left in ``folder/feedback.jsonl``."""
-    if p.source == "qa-feedback":
-        return sources.load_feedback(p, None)
-    write_feedback(folder / "feedback.jsonl", feedback.collect(p))
-    return sources.load_feedback(p, folder / "feedback.jsonl")
-
-
-def train_reward_model(p: config.RewardModel, folder: Path) -> tuple[dict, pd.DataFrame]:
-    """Stage ``reward_model``: results (metrics of every checkpoint) and losses."""
-    judged = sources.load_feedback(p, resolve(p.feedback))
-    metrics, losses, truncated = reward_model.train(p, judged, folder)
-    return {"checkpoints": metrics, "truncated_inputs": truncated}, losses
 
 
 def run_ppo(p: config.PPO, folder: Path, report: Callable[[dict], None] = lambda row: None) -> tuple[ppo.Outcome, dict]:
@@ -96,6 +60,8 @@ def run_ppo(p: config.PPO, folder: Path, report: Callable[[dict], None] = lambda
 
     outcome = ppo.train(p, actors, prompts, reward, lambda: evaluate(validation), report)
     final = evaluate(test)
+    actors.policy.save_pretrained(folder / "model")
+    actors.tokenizer.save_pretrained(folder / "model")
     actors.policy.load_state_dict(outcome.best)
     best = evaluate(test)
     logged = outcome.curve["lm_performance"].dropna()
@@ -122,6 +88,12 @@ def load_actors(p: config.PPO) -> ppo.Actors:
     policy, tokenizer = load_policy(p.policy)
     shared = p.value_model == "shared"
     value = load_value_model(p.policy if shared else p.value_weights or p.policy, shared, p.seed)
+    mine, its = policy.config, value.body.config if value.body is not None else policy.config
+    if (its.is_encoder_decoder, its.vocab_size) != (mine.is_encoder_decoder, mine.vocab_size):
+        raise ModelError(
+            f"value_weights = {p.value_weights!r}: a model of another kind or vocabulary than the policy {p.policy!r}, whose "
+            "tokens it would read; name one of the same family"
+        )
     return ppo.Actors(policy.to(device), ppo.frozen_copy(policy).to(device), value.to(device), tokenizer)
 
 
@@ -134,6 +106,11 @@ def reward_of(p: config.PPO, tokenizer: PreTrainedTokenizerFast, judged: dict[st
     scorer = reward_model.load_scorer(checkpoint, p.task, p, p.rm_micro_batch)
     stored = checkpoint / "metrics.json"
     metrics = json.loads(stored.read_text()) if stored.is_file() else {}
+    if p.task == "completeness" and not {"score_mean", "score_std"} <= metrics.keys():
+        raise DataError(
+            f"{stored}: needs score_mean and score_std, mean and deviation of the model's scores on its training responses, "
+            "to scale a completeness reward; write them there"
+        )
     centre = Centre(metrics.get("score_mean", 0.0), metrics.get("score_std", 1.0))
     return reward_function(tokenizer, model_judge(scorer, p), centre, p), metrics, lambda: scorer.truncated
 

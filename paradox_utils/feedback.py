@@ -8,9 +8,8 @@ import torch
 
 from paradox_utils import config
 from paradox_utils.data import atlas, oracle
-from paradox_utils.data.records import Feedback, Question
+from paradox_utils.data.records import Feedback, Question, prefer
 from paradox_utils.models import device_of, load_policy
-from paradox_utils.reward_model import prefer
 from paradox_utils.rollout import encode_prompts, generate
 
 BATCH = 64  # prompts a generation pass

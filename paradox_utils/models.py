@@ -145,6 +145,10 @@ class ValueModel(nn.Module):
 def load_value_model(name: str, shared: bool, seed: int) -> ValueModel:
     """A value model that starts from the weights of ``name``, with a new head drawn from ``seed``."""
     torch.manual_seed(seed)
+    if name in POLICY_PRESETS:
+        raise ModelError(
+            f"policy = {name!r}: an untrained preset is nothing to start PPO from; name a supervised policy's directory"
+        )
     config = _load(AutoConfig, name)
     body = None if shared else _load(AutoModel, name, dtype=torch.float32)
     return ValueModel(body, config.hidden_size).eval()

@@ -32,7 +32,7 @@ from trl import RewardConfig, RewardTrainer
 
 from paradox_utils import config, sources
 from paradox_utils.data import atlas, oracle
-from paradox_utils.data.records import ERROR_LABEL, LABELS, DataError, Feedback, PairExample, SegmentExample
+from paradox_utils.data.records import ERROR_LABEL, LABELS, DataError, Feedback, PairExample, SegmentExample, prefer
 from paradox_utils.measures import pair_metrics, segment_metrics
 from paradox_utils.models import device_of, is_causal, load_encoder, load_reward_model
 from paradox_utils.supervised import NonFiniteLossError, StopOnNonFinite, shuffled, training_arguments
@@ -357,12 +357,6 @@ def _label_replaced_tokens(rows: list[dict], tokenizer: PreTrainedTokenizerFast)
         for place, (token, kind) in enumerate(zip(row["ids"], row["types"], strict=True)):
             if kind == 1 and token in values:
                 row["labels"][place] = LABELS.index("O" if token in context else "F-ERR")
-
-
-def prefer(scores: Sequence[float]) -> tuple[int, ...]:
-    """Preferences (1: first, 2: second, 0: tie) among all pairs of scores, in the order 1v2 1v3 … 3v4."""
-    pairs = [(a, b) for i, a in enumerate(scores) for b in scores[i + 1 :]]
-    return tuple(0 if a == b else 1 if a > b else 2 for a, b in pairs)
 
 
 # --- measuring ----------------------------------------------------------------------------------------------------------------

@@ -123,10 +123,18 @@ def data_hash(parameters: config.Stage) -> str:
     """SHA-256 (hex) of what a stage reads besides its parameters and the runs it depends on.
 
     The JSON files of a QA-FEEDBACK directory, the tables of an analysis, and the user's own model folders and feedback files
-    (their names, sizes and the last 64 KiB of each: whole weights would take minutes to read). Atlas and a hub id are
+    (their names, sizes and the ends of each: whole weights would take minutes to read). Atlas and a hub id are
     identified by their parameters.
     """
-    values = parameters.model_dump()
+    try:
+        return _data_hash(parameters.model_dump())
+    except OSError as error:
+        raise StoreError(
+            f"{error.filename}: cannot be read ({error.strerror}); mend its permissions, or name another"
+        ) from error
+
+
+def _data_hash(values: dict[str, Any]) -> str:
     digest = hashlib.sha256(json.dumps([values.get("source"), values.get("data"), values.get("world_seed")]).encode())
     if values.get("source") == "qa-feedback":
         for file in sorted(resolve(values["data"]).glob("*.json")):
@@ -134,18 +142,21 @@ def data_hash(parameters: config.Stage) -> str:
     if "results" in values:
         for file in sorted(resolve(values["results"]).glob("*.csv")):
             digest.update(file.name.encode() + b"\0" + hashlib.sha256(file.read_bytes()).digest())
-    for name in ("policy", "backbone", "reward_model", "feedback", "evaluator"):
-        path = resolve(values[name]) if values.get(name) else None
+    for name in ("policy", "value_weights", "backbone", "reward_model", "feedback", "evaluator"):
+        path = resolve(str(values[name]).format(task=values.get("task"))) if values.get(name) else None
         for file in [path] if path and path.is_file() else sorted(path.rglob("*")) if path else []:
             if file.is_file():
-                digest.update(f"{name}\0{file.name}\0{file.stat().st_size}\0".encode() + _tail(file))
+                digest.update(f"{name}\0{file.name}\0{file.stat().st_size}\0".encode() + _ends(file))
     return digest.hexdigest()
 
 
-def _tail(file: Path, size: int = 1 << 16) -> bytes:
+def _ends(file: Path, size: int = 1 << 20) -> bytes:
+    """The first and the last ``size`` bytes: a new head stands in one of them, whatever the order of the tensors."""
     with file.open("rb") as source:
+        digest = hashlib.sha256(source.read(size))
         source.seek(max(0, file.stat().st_size - size))
-        return hashlib.sha256(source.read()).digest()
+        digest.update(source.read())
+    return digest.digest()
 
 
 # --- results ------------------------------------------------------------------------------------------------------------------

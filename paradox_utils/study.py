@@ -123,7 +123,7 @@ def _check_layer(stage: str, values: Mapping[str, Any], where: str) -> None:
     for name, value in values.items():
         if name in filled:
             raise ParameterError(f"{where}: {name} = {value!r}: cannot be set here; {filled[name]}")
-        config.check(schema, {name: value}, where)
+        config.check_alone(schema, name, value, where)
 
 
 def _check_arm(study: Study, arm: Arm, where: str) -> None:

@@ -17,6 +17,7 @@ MEASURES = (
     *("rm_accuracy", "rm_accuracy_noisy", "rm_balanced_accuracy", "rm_majority", "rm_f1"),
     *("lm_performance_start", "lm_performance_final", "lm_performance_best", "lm_performance_best_logged"),
     *("true_return_start", "true_return_final", "kl_final", "updates"),
+    *("truncated_prompts", "truncated_evaluation_prompts", "truncated_rm_inputs"),
 )
 
 

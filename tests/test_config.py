@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from paradox_utils import config
-from paradox_utils.config import PPO, ParameterError, RewardModel, Source
+from paradox_utils.config import PPO, ParameterError, RewardModel
 
 
 @pytest.mark.parametrize("schema", config.STAGES.values())
@@ -55,7 +55,7 @@ def test_checkpoint_steps_must_rise(steps):
 @given(st.floats())
 def test_a_share_lies_between_0_and_1(value):
     try:
-        assert config.check(Source, {"heldout_share": value}).heldout_share == value
+        assert config.check(config.FeedbackParameters, {"annotator_noise": value}).annotator_noise == value
     except ParameterError:
         assert not 0 <= value <= 1
 

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from test_rollout import tiny_model
 
-from paradox_utils import config, experiment, ppo
+from paradox_utils import config, experiment, ppo, preparation
 from paradox_utils.data.records import TASKS, DataError
 from paradox_utils.models import atlas_policy_tokenizer, load_policy
 from paradox_utils.store import resolve
@@ -153,7 +153,7 @@ def test_a_separate_value_model_may_start_from_other_weights(tmp_path):
 
 def test_the_supervised_stage_leaves_room_on_every_task(tmp_path):
     p = config.Supervised(policy=config.FIXTURE_POLICY, steps=0, validation_questions=60)
-    losses, results, responses = experiment.supervised_policy(p, tmp_path)
+    losses, results, responses = preparation.supervised_policy(p, tmp_path)
     assert losses.empty
     assert results["final_loss"] is None
     assert results["truncated_prompts"] == 0

@@ -14,7 +14,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from paradox_utils import config, experiment, reward_model, rewards, sources
 from paradox_utils.data import atlas, oracle
-from paradox_utils.data.records import LABELS, TASKS, DataError, Feedback, PairExample, SegmentExample
+from paradox_utils.data.records import LABELS, TASKS, DataError, Feedback, PairExample, SegmentExample, prefer
 from paradox_utils.models import ModelError, atlas_policy_tokenizer, atlas_reward_tokenizer, load_encoder, load_reward_model
 from paradox_utils.reward_model import IGNORED, RewardScorer, encode_segments, encode_wholes, load_scorer
 from paradox_utils.supervised import NonFiniteLossError
@@ -316,7 +316,7 @@ def pairs(question):
         full = asked.references[0]
         half = full.split(". ")[0] + "."
         responses, scores = (full, half, full, half), (1.0, 0.5, 1.0, 0.5)
-        preference = reward_model.prefer(scores)
+        preference = prefer(scores)
         record = Feedback(asked, responses, (), (), "", preference, (), scores)
         records["train" if index < 40 else "heldout"].append(record)
     return records
@@ -337,7 +337,7 @@ def completeness(pairs, tmp_path_factory):
 
 
 def test_preferences_by_hand():
-    assert reward_model.prefer((0.5, 1.0, 0.5, 0.0)) == (2, 0, 1, 1, 1, 1)
+    assert prefer((0.5, 1.0, 0.5, 0.0)) == (2, 0, 1, 1, 1, 1)
 
 
 def test_the_token_trainer_learns(relevance):

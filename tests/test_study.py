@@ -239,15 +239,50 @@ def test_a_users_own_reward_models_are_not_trained(project):
     assert [run.labels["setting"] for run in runs[2:]] == ["reward_model=mine/a", "reward_model=mine/b"]
 
 
-@pytest.mark.parametrize(("name", "ppo"), [("quick", 15), ("atlas", None)])
+PLANNED = {"quick": 15, "atlas": None, "atlas-headroom": 9, "qa-feedback-dev": 1} | {
+    f"qa-feedback-t5-{size}": 64 for size in ("small", "base", "large")
+}
+
+
+def test_every_config_is_planned_below():
+    assert {path.stem for path in (REPOSITORY / "configs").glob("*.yaml")} == set(PLANNED)
+
+
+@pytest.mark.parametrize("size", ["small", "base", "large"])
+def test_the_papers_configs_hold_the_papers_settings(project, size):
+    runs = study.plan(config.load_study(REPOSITORY / "configs" / f"qa-feedback-t5-{size}.yaml"))
+    models = {r.labels["task"]: r.parameters for r in runs if r.stage == "reward_model" and r.labels["setting"] != "evaluator"}
+    steps = {task: p["checkpoint_steps"] for task, p in models.items()}
+    assert steps["relevance"] == sorted({2 + 150 * k for k in range(20)} | {52, 76, 80, 102})
+    assert steps["factuality"] == [2 + 66 * k for k in range(20)]
+    assert steps["completeness"] == [30 + 300 * k for k in range(20)]
+    assert {task: p["batch_size"] for task, p in models.items()} == {"relevance": 48, "factuality": 96, "completeness": 48}
+    assert {task: p["learning_rate"] for task, p in models.items()} == {
+        "relevance": 5e-6,
+        "factuality": 5e-6,
+        "completeness": 5e-5,
+    }
+    assert all(p["max_length"] == 2048 and p["weight_decay"] == 0.001 and not p["global_attention"] for p in models.values())
+    for p in (run.parameters for run in runs if run.stage == "ppo"):
+        assert p["updates"] * p["prompts_per_update"] * p["samples_per_prompt"] == 80_000
+        assert (p["top_k"], p["temperature"], p["kl_coefficient"], p["learning_rate"]) == (20, 0.7, 0.3, 1e-5)
+        assert (p["whitening"], p["whiten_padding"], p["value_clip"]) == ("root-of-standard-deviation", True, 0.2)
+        assert (p["prompt_limit"], p["response_limit"], p["warmup_updates"]) == (1024, 200, 100)
+
+
+@pytest.mark.parametrize(("name", "ppo"), PLANNED.items())
 def test_the_projects_configs_are_valid(project, name, ppo):
     path = REPOSITORY / "configs" / f"{name}.yaml"
     runs = study.plan(config.load_study(path))
     rows = [run for run in runs if run.stage == "ppo"]
-    assert {run.labels["task"] for run in rows} == {"relevance", "factuality", "completeness"}
+    assert {run.labels["task"] for run in runs if run.stage == "reward_model"} | {run.labels["task"] for run in rows} == {
+        "relevance",
+        "factuality",
+        "completeness",
+    }
     if ppo:
         assert len(rows) == ppo
-        assert sum(run.parameters["reward"] == "dial" for run in rows) == 3
+        assert sum(run.parameters["reward"] == "dial" for run in rows) == {"quick": 3, "atlas-headroom": 9}.get(name, 0)
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import gzip
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -119,6 +119,12 @@ class Splits:
 
 class DataError(ValueError):
     """Data that cannot be used; the message says where it is wrong and what to do."""
+
+
+def prefer(scores: Sequence[float]) -> tuple[int, ...]:
+    """Preferences (1: first, 2: second, 0: tie) among all pairs of scores, in the order 1v2 1v3 … 3v4."""
+    pairs = [(a, b) for i, a in enumerate(scores) for b in scores[i + 1 :]]
+    return tuple(0 if a == b else 1 if a > b else 2 for a, b in pairs)
 
 
 def write_feedback(path: Path, records: Iterable[Feedback]) -> None:
