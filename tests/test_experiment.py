@@ -5,11 +5,12 @@ import math
 
 import pandas as pd
 import pytest
+import torch
 from test_rollout import tiny_model
 
 from paradox_utils import config, experiment, ppo, preparation
 from paradox_utils.data.records import TASKS, DataError
-from paradox_utils.models import atlas_policy_tokenizer, load_policy
+from paradox_utils.models import ModelError, atlas_policy_tokenizer, load_policy
 from paradox_utils.store import resolve
 
 SMALL = {"updates": 2, "evaluate_every": 2, "prompts_per_update": 4, "samples_per_prompt": 2}
@@ -46,7 +47,10 @@ def test_a_run_leaves_its_results_and_its_curve(task, reward, tmp_path):
     assert all(0 <= results[f"lm_performance_{when}"] <= 1 for when in ("start", "final", "best", "best_logged"))
     assert results["lm_performance_best_logged"] == outcome.curve["lm_performance"].max()
     curve = pd.read_csv(tmp_path / "curve.csv")
-    assert [path.name for path in tmp_path.iterdir()] == ["curve.csv"]
+    assert {path.name for path in tmp_path.iterdir()} == {"curve.csv", "model"}
+    trained, _ = load_policy(str(tmp_path / "model"))  # the policy as it was after the last update
+    before, _ = load_policy(p.policy)
+    assert any(not torch.equal(a, b) for a, b in zip(trained.parameters(), before.parameters(), strict=True))
     assert set(curve) >= CURVE
     assert curve["update"].tolist() == [0, 1, 2] == [row["update"] for row in reported]
     assert curve["lm_performance"].notna().tolist() == [True, False, True]
@@ -145,10 +149,15 @@ def test_a_decoder_only_policy_runs_the_whole_stage(tmp_path):
 
 def test_a_separate_value_model_may_start_from_other_weights(tmp_path):
     tiny_model("encoder-decoder", len(atlas_policy_tokenizer())).save_pretrained(tmp_path)
-    for value_model, width in (("separate", 16), ("shared", 48)):  # a shared one reads the policy's states
-        actors = experiment.load_actors(parameters(value_model=value_model, value_weights=str(tmp_path)))
-        assert actors.value.head[0].in_features == width
-        assert (actors.value.body is None) == (value_model == "shared")
+    actors = experiment.load_actors(parameters(value_weights=str(tmp_path)))
+    assert (actors.value.head[0].in_features, actors.value.body is None) == (16, False)
+    shared = experiment.load_actors(parameters(value_model="shared"))  # reads the policy's states
+    assert (shared.value.head[0].in_features, shared.value.body is None) == (48, True)
+    with pytest.raises(config.ParameterError, match="no effect on a shared value model"):
+        config.check(config.PPO, {"value_model": "shared", "value_weights": str(tmp_path)})
+    tiny_model("encoder-decoder", 7).save_pretrained(tmp_path / "other")
+    with pytest.raises(ModelError, match="another kind or vocabulary"):
+        experiment.load_actors(parameters(value_weights=str(tmp_path / "other")))
 
 
 def test_the_supervised_stage_leaves_room_on_every_task(tmp_path):

@@ -287,8 +287,8 @@ def test_limits_cap_the_parts(tmp_path):
 @pytest.mark.parametrize(
     ("shares", "part"),
     [
-        ({"heldout_share": 0.0}, "heldout"),
-        ({"heldout_share": 0.9, "evaluator_share": 0.1}, "train"),
+        ({"heldout_share": 0.01}, "heldout"),
+        ({"heldout_share": 0.98, "evaluator_share": 0.01}, "train"),
         ({"evaluator_share": 0.01}, "evaluator"),
     ],
 )
