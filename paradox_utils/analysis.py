@@ -158,19 +158,23 @@ def load_checkpoints(folder: Path | str) -> pd.DataFrame:
 
 
 def checkpoint_findings(checkpoints: pd.DataFrame) -> list[str]:
-    """A sentence a reward model: its best checkpoint against the majority class."""
+    """A sentence a reward model: its best checkpoint, chosen on the same questions, against the majority class.
+
+    The standard error is that of independent judgements; those of one response are not, so it is a lower bound.
+    """
     kind = "accuracy" if checkpoints["accuracy"].notna().any() else "accuracy_noisy"
     truth = {"accuracy": "the true labels", "accuracy_noisy": "the annotators' labels"}[kind]
     sentences = []
     for (task, setting), rows in checkpoints.fillna({"setting": ""}).groupby(["task", "setting"], sort=False):
         best = rows.sort_values(kind).iloc[-1]
         gap = float(best[kind]) - float(best["majority"])
+        error = float(np.sqrt(best[kind] * (1 - best[kind]) / best["segments"]))
         verdict = "beats" if gap > 0 else "does not beat"
         name = f"{task} ({setting})" if setting else task
         sentences.append(
             f"{name}: the best checkpoint (step {best['step']:.0f}) agrees with {truth} on {best[kind]:.1%} of "
             f"{best['segments']:.0f} held-out judgements and {verdict} the constant answer's {best['majority']:.1%} "
-            f"({gap:+.1%})."
+            f"({gap:+.1%}; one standard error is {error:.1%})."
         )
     return sentences
 

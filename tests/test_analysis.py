@@ -289,7 +289,7 @@ def checkpoints(accuracy: list[float | None]) -> pd.DataFrame:
 def test_checkpoint_findings_compare_the_best_with_the_constant_answer(tmp_path):
     (clean,) = analysis.checkpoint_findings(checkpoints([0.5, 0.9]))
     assert "step 10) agrees with the true labels on 90.0% of 200" in clean
-    assert "beats the constant answer's 65.0% (+25.0%)" in clean
+    assert "beats the constant answer's 65.0% (+25.0%; one standard error is 2.1%)" in clean
     (noisy,) = analysis.checkpoint_findings(checkpoints([None, None]).query("step == 0"))
     assert "the annotators' labels on 60.0%" in noisy
     assert "does not beat" in noisy
