@@ -33,9 +33,10 @@ class StopOnNonFinite(TrainerCallback):
     """Ends training at the first loss that is NaN or infinite: nothing after it means anything."""
 
     def on_log(self, args, state, control, logs=None, **kwargs):  # noqa: ANN001, ANN003, ANN201, D102 (transformers' signature)
-        if logs and not math.isfinite(logs.get("loss", 0.0)):
+        broken = [logs[name] for name in ("loss", "train_loss") if name in (logs or {}) and not math.isfinite(logs[name])]
+        if broken:
             raise NonFiniteLossError(
-                f"the loss is {logs['loss']} at step {state.global_step}: lower learning_rate ({args.learning_rate:g}), "
+                f"the loss is {broken[0]} at step {state.global_step}: lower learning_rate ({args.learning_rate:g}), "
                 "or check the data"
             )
 
@@ -99,13 +100,15 @@ def train(p: config.Supervised, folder: Path) -> pd.DataFrame:
     model, tokenizer = load_policy(p.policy, p.seed)
     losses = pd.DataFrame(columns=["step", "loss"])
     if p.steps:
-        examples = encode_demonstrations(model, tokenizer, sources.demonstrations(p), p)
+        pairs = sources.demonstrations(p)
+        order = shuffled(len(pairs), p.steps * p.batch_size, p.seed)
+        examples = encode_demonstrations(model, tokenizer, pairs, p)
         trainer = Trainer(
             model=model,
             args=TrainingArguments(
                 **training_arguments(folder, p.steps, p, p.seed, per_device_train_batch_size=p.batch_size, weight_decay=0.0)
             ),
-            train_dataset=Dataset.from_list(examples).select(shuffled(len(examples), p.steps * p.batch_size, p.seed)),
+            train_dataset=Dataset.from_list(examples).select(order),
             data_collator=DataCollatorForSeq2Seq(tokenizer, model=model if model.config.is_encoder_decoder else None),
             callbacks=[StopOnNonFinite()],
         )

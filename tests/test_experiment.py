@@ -77,6 +77,8 @@ def test_no_updates_report_the_start_three_times(tmp_path):
     assert (outcome.status, results["updates"], results["kl_final"]) == ("ok", 0, 0.0)
     assert results["lm_performance_start"] == results["lm_performance_final"] == results["lm_performance_best"]
     assert set(pd.read_csv(tmp_path / "curve.csv")) >= CURVE
+    assert outcome.curve["greedy_length"].iloc[0] != results["greedy_length_start"]  # validation questions, and test questions
+    assert outcome.curve["lm_performance"].iloc[0] == results["lm_performance_best_logged"]
 
 
 def test_as_published_runs(tmp_path):

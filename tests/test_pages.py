@@ -96,7 +96,7 @@ def test_a_page_without_a_stamp_is_stale(root):
 def test_writing_out_a_default_changes_nothing(root):
     bare, full = (
         write(root / "a.ipynb", parameters=""),
-        write(root / "b.ipynb", parameters="ppo_seed = 0\nkl_coefficient: float = 0.05"),
+        write(root / "b.ipynb", parameters="seed = 0\nkl_coefficient: float = 0.05"),
     )
     assert pages.stamp(bare) == pages.stamp(full)
 

@@ -234,13 +234,45 @@ def test_the_value_loss_reaches_the_value_model_and_the_policy_only_where_they_s
     assert unchanged(actors.reference, policy)
 
 
-def test_values_follow_the_returns_when_trained(settings):
-    p = settings(epochs=30, learning_rate=5e-3)
+@pytest.mark.parametrize("value_clip", [None, 1e-4])
+def test_values_follow_the_returns_unless_the_clip_holds_them(settings, value_clip):
+    p = settings(epochs=30, learning_rate=5e-3, value_clip=value_clip)
     actors = experiment.load_actors(p)
     rollout = rolled_out(p, actors)
     optimizer = optimizer_of(p, actors)
     first = ppo.optimise(p.model_copy(update={"epochs": 1}), actors, optimizer, rollout)["value_loss"]
-    assert ppo.optimise(p, actors, optimizer, rollout)["value_loss"] < 0.5 * first
+    last = ppo.optimise(p, actors, optimizer, rollout)["value_loss"]
+    assert last < 0.5 * first if value_clip is None else last > 0.9 * first
+
+
+def test_the_weight_of_the_value_loss_is_its_share_of_the_gradient(settings):
+    gradients = []
+    for weight in (1.0, 3.0):
+        p = settings(epochs=1, value_weight=weight, max_gradient_norm=None)
+        actors = experiment.load_actors(p)
+        ppo.optimise(p, actors, optimizer_of(p, actors), rolled_out(p, actors))
+        gradients.append((actors.value.head[0].weight.grad, actors.policy.get_input_embeddings().weight.grad))
+    assert gradients[0][0].abs().max() > 1e-4
+    torch.testing.assert_close(gradients[1][0], 3 * gradients[0][0])
+    torch.testing.assert_close(gradients[1][1], gradients[0][1])
+
+
+def test_the_clip_share_is_that_of_the_clip_asked_for(settings):
+    shares = []
+    for clip in (1e-4, 100.0):
+        p = settings(clip=clip)
+        actors = experiment.load_actors(p)
+        shares.append(ppo.optimise(p, actors, optimizer_of(p, actors), rolled_out(p, actors))["clip_share"])
+    assert shares[0] > 0.2
+    assert shares[1] == 0
+
+
+def test_bfloat16_is_used_where_it_is_asked_for(settings):
+    full, half = (rolled_out(p, experiment.load_actors(p)) for p in (settings(), settings(precision="bfloat16")))
+    assert torch.equal(full.responses.ids, half.responses.ids)
+    difference = ((full.log_p - half.log_p) * full.mask).abs().max()
+    assert 1e-4 < difference < 0.2
+    assert half.log_p.dtype == half.values.dtype == torch.float32
 
 
 def test_dropout_is_on_in_the_updates_and_nowhere_else(settings):
@@ -248,6 +280,7 @@ def test_dropout_is_on_in_the_updates_and_nowhere_else(settings):
     without = rolled_out(settings(), experiment.load_actors(p))
     actors = experiment.load_actors(p)
     ppo.set_dropout(actors.policy, 0.5)
+    actors.policy.train()
     assert torch.equal(rolled_out(p, actors).log_p, without.log_p)  # old log-probabilities know no dropout
     seen, modes = [], []
     actors.policy.register_forward_hook(lambda *_: modes.append(actors.policy.training))
@@ -293,6 +326,16 @@ def test_learning_rate_by_hand(settings):
     assert rates(updates=6, warmup_updates=2) == [0.5, 1.0, 1.0, 0.75, 0.5, 0.25]
     assert rates(updates=3, warmup_updates=2, decay=False) == [0.5, 1.0, 1.0]
     assert rates(updates=2, warmup_updates=4) == [0.25, 0.5]  # never warm
+
+
+def test_the_schedule_is_what_the_optimizer_steps_by(settings):
+    p = settings(updates=1, warmup_updates=10**6, learning_rate=1e-2)
+    actors = experiment.load_actors(p)
+    before = weights(actors.policy)
+    outcome = run(p, actors)
+    assert outcome.curve["learning_rate"].iloc[1] == pytest.approx(1e-8)
+    moved = max(float((weight - before[name]).abs().max()) for name, weight in actors.policy.state_dict().items())
+    assert 0 < moved < 1e-6  # at the full rate it would be about 1e-2
 
 
 # --- the run ------------------------------------------------------------------------------------------------------------------
