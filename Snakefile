@@ -6,11 +6,14 @@
 import sys
 from pathlib import Path
 
-from paradox_utils import config as schema, study
+from paradox_utils import config as schema, resources, study
 
 CONFIG = config["study"]
 STUDY = schema.load_study(Path(CONFIG))
 RUNS = {run.id: run for run in study.plan(STUDY, CONFIG)}
+MEMORY = resources.memory(STUDY.study, list(RUNS.values()))
+THREADS, GPUS, RUNS_PER_GPU = int(config.get("threads", 1)), int(config.get("gpus", 0)), config.get("runs_per_gpu")
+MOST_GPUS = float("inf") if GPUS and not RUNS_PER_GPU else GPUS  # what a cluster has, its own scheduler knows
 RESULT = study.results_folder(STUDY.study) + "/{id}/run.json"
 
 
@@ -31,8 +34,10 @@ for stage in study.NOTEBOOKS:
         params:
             python=sys.executable,
             config=CONFIG,
-        threads: int(config.get("threads", 1))
+            gpus=f" --gpus {GPUS} --runs-per-gpu {RUNS_PER_GPU}" if RUNS_PER_GPU else "",  # a cluster gives each job its own
+        threads: lambda wildcards: THREADS * RUNS[wildcards.id].parameters.get("processes", 1)
         resources:
-            gpu=int(int(config.get("gpus", 0)) > 0),
+            mem_mb=lambda wildcards: MEMORY[wildcards.id],
+            gpu=lambda wildcards: min(MOST_GPUS, study.gpus(RUNS[wildcards.id])),
         shell:
-            "{params.python:q} -m paradox_utils.execute run {params.config:q} {wildcards.id} --threads {threads}"
+            "{params.python:q} -m paradox_utils.execute run {params.config:q} {wildcards.id} --threads {THREADS}{params.gpus}"

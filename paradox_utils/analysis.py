@@ -191,7 +191,8 @@ def run_counts(summary: pd.DataFrame) -> str:
     words = {
         "diverged": f"{counts['diverged']} diverged ({kept} with a performance at its end, which counts)",
         "failed": f"{counts['failed']} failed",
-        "blocked": f"{counts['blocked']} could not start because a run before failed",
+        "blocked": f"{counts['blocked']} not started",
+        "running": f"{counts['running']} still running",
     }
     lost = [text for status, text in words.items() if counts[status]]
     return f"{counts['ok']} of {_count(len(summary), 'PPO run')} finished" + (f"; {', '.join(lost)}" if lost else "") + "."

@@ -86,6 +86,7 @@ class Supervised(Source):
     batch_size: Count = Field(32, description="demonstrations a step")
     learning_rate: Positive = Field(5e-3, description="peak of AdamW's linear schedule")
     warmup_share: Share = Field(0.05, description="share of steps with a rising learning rate")
+    resume_every: CountOrZero = Field(500, description="steps between the states that a killed run goes on from; 0: none")
     seed: CountOrZero = 0
 
 
@@ -122,6 +123,7 @@ class RewardModel(Source):
     centre_sample: Count = Field(500, description="completeness: training responses whose scores centre the rewards")
     max_length: Count = Field(2048, description="tokens of a reward model's input; longer ones are cut and counted")
     global_attention: bool = Field(True, description="Longformer: segment marks attend globally (the paper's models: false)")
+    resume_every: CountOrZero = Field(200, description="steps between the states that a killed run goes on from; 0: none")
     seed: CountOrZero = 0
 
     @model_validator(mode="after")
@@ -195,7 +197,9 @@ class PPO(Source):
     value_weights: str = Field("", description="weights a separate value model starts from; empty: the policy's")
     # the optimizer
     epochs: Count = Field(4, description="optimizer steps on one rollout")
-    micro_batch: CountOrZero = Field(0, description="prompts a forward pass; 0: the whole rollout")
+    pass_tokens: CountOrZero = Field(
+        0, description="prompt and response tokens of a forward pass, padding included; 0: the whole rollout at once"
+    )
     learning_rate: Positive = 5e-4
     adam_epsilon: Positive = 1e-5
     warmup_updates: CountOrZero = 0
@@ -209,6 +213,9 @@ class PPO(Source):
     kl_stop: Positive | None = Field(None, description="a rollout whose summed KL exceeds this counts towards stopping")
     kl_stop_count: Count = Field(5, description="such rollouts, in all, that stop the run")
     rm_micro_batch: Count = Field(64, description="responses a reward-model pass")
+    evaluation_batch: Count = Field(100, description="prompts a greedy pass")
+    processes: Count = Field(1, description="processes that share the run, each with its part of a rollout's prompts")
+    resume_every: CountOrZero = Field(20, description="updates between the states that a killed run goes on from; 0: none")
     seed: CountOrZero = 0
 
     @model_validator(mode="before")
@@ -237,6 +244,10 @@ class PPO(Source):
                 f"top_k = {self.top_k}: outside the top k the sampling log-probability is −∞; use top_k = 0, "
                 "or log_probabilities = 'full-softmax'"
             )
+        if self.processes > self.prompts_per_update:
+            raise ValueError(
+                f"processes = {self.processes}: more than prompts_per_update = {self.prompts_per_update}; each needs a prompt"
+            )
         if self.whiten_padding and self.whitening == "none":
             raise ValueError("whiten_padding = True: needs a whitening")
         return self
@@ -250,12 +261,28 @@ class Analysis(Stage):
     seed: CountOrZero = 0
 
 
+class Cost(Stage):
+    """Stage ``cost``: time and price of the paper's whole grid, from measured rates."""
+
+    benchmarks: str = Field("results/recorded/benchmarks.csv", description="table that `make bench` writes")
+    episodes: Count = Field(80_000, description="responses that one PPO run learns from")
+    reward_models: Count = Field(20, description="reward-model checkpoints for each policy and task")
+    seeds: Count = Field(1, description="PPO runs against each checkpoint (the paper: 1)")
+    gpus: list[Count] = Field([1, 8, 64], description="GPUs side by side, each with a run of its own")
+    price: NonNegative = Field(2.0, description="assumption: price of one GPU for an hour, in dollars")
+    assumed_rate: Positive = Field(
+        250.0, description="assumption where no GPU was measured: matrix-multiply rate, in 10¹² operations a second"
+    )
+    assumed_share: Share = Field(0.35, description="assumption where no GPU was measured: share the updates reach")
+
+
 STAGES: dict[str, type[Stage]] = {
     "supervised": Supervised,
     "feedback": FeedbackParameters,
     "reward_model": RewardModel,
     "ppo": PPO,
     "analysis": Analysis,
+    "cost": Cost,
 }
 
 

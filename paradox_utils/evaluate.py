@@ -9,11 +9,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from paradox_utils import config
 from paradox_utils.data.segments import segment
+from paradox_utils.generation import generate
 from paradox_utils.rewards import Judge, RewardFunction
-from paradox_utils.rollout import Prompts, Responses, generate, take
+from paradox_utils.rollout import Prompts, choose
 from paradox_utils.sources import splitter_of
-
-EVALUATION_BATCH = 100  # prompts a greedy pass
 
 Evaluation = Callable[[Prompts], dict[str, float]]
 
@@ -29,8 +28,9 @@ def evaluation(
 
     def evaluate(prompts: Prompts) -> dict[str, float]:
         values, returns, lengths, ended = [], [], [], []
-        for start in range(0, len(prompts.questions), EVALUATION_BATCH):
-            part = _part(prompts, start, start + EVALUATION_BATCH)
+        order = range(len(prompts.questions))
+        for start in order[:: p.evaluation_batch]:
+            part = choose(prompts, list(order[start : start + p.evaluation_batch]))
             responses = generate(model, tokenizer, part, p.response_limit)
             offsets = [segment(text, p.task, splitter_of(p)) for text in responses.texts]
             values += judge(responses.questions, responses.texts, offsets)
@@ -55,8 +55,3 @@ def lm_performance(values: list[list[float]], task: config.TaskName) -> float:
         return float(np.mean([v[0] for v in values]))
     good = sum(value > 0 for row in values for value in row)
     return good / sum(max(1, len(row)) for row in values)
-
-
-def _part(prompts: Prompts, first: int, last: int) -> Prompts:
-    empty = Responses(prompts, prompts.ids, prompts.mask, [""] * len(prompts.questions), 1)
-    return take(empty, first, last).prompts

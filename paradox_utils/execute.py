@@ -14,18 +14,23 @@ import argparse
 import contextlib
 import fcntl
 import hashlib
+import importlib.util
 import logging
 import os
+import re
+import resource
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 import traceback
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from paradox_utils import config, store, study, summary
+from paradox_utils import config, resources, store, study, summary
 from paradox_utils.study import Run, describe
 from paradox_utils.summary import finished, folders
 
@@ -39,15 +44,6 @@ def load(path: str) -> tuple[config.Study, list[Run]]:
     """A config file's study and its runs; raises :class:`ParameterError` or :class:`StoreError`."""
     settings = config.load_study(Path(path))
     return settings, study.plan(settings, path)
-
-
-def acquire(lock: IO[str]) -> bool:
-    """Take the lock if nobody holds it."""
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
 
 
 def environment(threads: int) -> dict[str, str]:
@@ -68,7 +64,7 @@ def environment(threads: int) -> dict[str, str]:
 
 def say(line: str) -> None:
     """Print a line at once and whole, as several processes print side by side; a job whose terminal is gone goes on."""
-    with contextlib.suppress(BrokenPipeError):
+    with contextlib.suppress(OSError):
         sys.stdout.write(line + "\n")
         sys.stdout.flush()
 
@@ -76,8 +72,11 @@ def say(line: str) -> None:
 # --- one run --------------------------------------------------------------------------------------------------------
 
 
-def run_one(path: str, name: str) -> int:
-    """Execute one run of a study unless it is finished; 0 if it is finished now, else 1 and ``failure.json`` says why."""
+def run_one(path: str, name: str, gpus: Sequence[str] | None = None, runs_per_gpu: int = 1) -> int:
+    """Execute one run of a study unless it is finished; 0 if it is finished now, else 1 and ``failure.json`` says why.
+
+    ``gpus``: those it may choose from; None: it sees what this process sees.
+    """
     settings, runs = load(path)
     run = next((run for run in runs if run.id == name), None)
     if run is None:
@@ -86,34 +85,54 @@ def run_one(path: str, name: str) -> int:
     work, result = folders(settings.study, run)
     work.mkdir(parents=True, exist_ok=True)
     with (work / "lock").open("a+") as lock:
-        if not acquire(lock):
+        if not store.acquire(lock):
             say(f"{describe(run)}: waits, as a job that outlived its scheduler is still at it")
             fcntl.flock(lock, fcntl.LOCK_EX)
         if (result / "run.json").is_file():
             return 0
-        for file in work.iterdir():
-            if file.is_dir():
-                shutil.rmtree(file)
-            elif file.name != "lock":
-                file.unlink()
+        (work / "started").touch()  # empty, so that a full disk has room for it; gone once the run's end is on record
+        clear(work)
         shutil.rmtree(result, ignore_errors=True)  # half published by a job that was killed, or made empty by Snakemake
-        say(f"{summary.progress(settings.study, runs)} {describe(run)}: started")
         started = time.perf_counter()
         try:
-            record = execute(settings.study, run, work)
+            with resources.held_gpus(study.gpus(run), gpus or (), runs_per_gpu) as own:
+                if gpus is not None:
+                    os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(own)
+                say(f"{summary.progress(settings.study, runs)} {describe(run)}: started")
+                record = execute(settings.study, run, work)
             record["seconds"] = round(time.perf_counter() - started, 3)
             publish(work, result, record)
         except Exception as error:
             shutil.rmtree(result, ignore_errors=True)
-            with (work / "log.txt").open("a", encoding="utf-8") as log:
-                traceback.print_exc(file=log)
-            reason = one_line(error)
-            store.write_json(work / "failure.json", {"id": run.id, "status": "failed", "reason": reason})
+            reason = explain(error)
+            try:
+                store.write_json(work / "failure.json", {"id": run.id, "status": "failed", "reason": reason})
+                (work / "started").unlink()
+            except OSError as second:  # the mark `started` stays, from which the summary knows
+                reason += f" (this could not be recorded: {second.strerror})"
+            with contextlib.suppress(OSError), (work / "log.txt").open("a", encoding="utf-8") as log:
+                traceback.print_exception(error, file=log)
             say(f"{summary.progress(settings.study, runs)} {describe(run)}: failed, {reason}")
             return 1
+        shutil.rmtree(work / "resume", ignore_errors=True)
+        (work / "started").unlink()
     outcome = ", ".join(filter(None, [f"{record['status']} in {record['seconds']:.0f} s", summary.headline(record)]))
     say(f"{summary.progress(settings.study, runs)} {describe(run)}: {outcome}")
     return 0
+
+
+def clear(work: Path) -> None:
+    """Remove what an earlier attempt left. A state to go on from, ``resume``, stays, with the folders that it may build on.
+
+    The run's id is a hash of its parameters, code and data, so whatever lies there was made by the same.
+    """
+    goes_on = (work / "resume").is_dir()
+    for file in work.iterdir():
+        if file.is_dir():
+            if not goes_on:
+                shutil.rmtree(file)
+        elif file.name not in ("lock", "started"):
+            file.unlink()
 
 
 def execute(name: str, run: Run, work: Path) -> dict[str, Any]:
@@ -141,21 +160,38 @@ def execute(name: str, run: Run, work: Path) -> dict[str, Any]:
         "code_hash": run.code,
         "data_hash": run.data,
         **{key: result[key] for key in ("versions", "device", "threads", "platform")},
+        **{key: value for key, value in result.items() if key.startswith("peak_")},
     }
 
 
 def notebook(source: Path, target: Path, parameters: dict[str, Any], log: Path) -> None:
     """Execute a notebook with papermill from the project root; what its cells print goes to ``log`` as well."""
-    import papermill  # a second and more: only those who execute pay it
+    import papermill  # half a second: only those who execute pay it
+    from jupyter_client.manager import AsyncKernelManager
+    from traitlets import default
 
     logging.getLogger("papermill").setLevel(logging.ERROR)  # parameters that keep their default are injected all the same
     # Papermill writes the paths into the notebook: they must not be this machine's.
     relative = [os.path.relpath(path, store.ROOT) for path in (source, target)]
-    with log.open("w", encoding="utf-8") as sink, stderr_to(sink):
+    sockets = tempfile.TemporaryDirectory(prefix="paradox-", ignore_cleanup_errors=True)
+
+    class LocalKernel(AsyncKernelManager):
+        """Talks through socket files: kernels that start at the same time could choose the same network ports."""
+
+        @default("transport")
+        def _through_files(self) -> str:
+            return "ipc"
+
+        @default("ip")
+        def _in_this_folder(self) -> str:
+            return f"{sockets.name}/kernel"
+
+    with sockets, log.open("w", encoding="utf-8") as sink, stderr_to(sink):
         papermill.execute_notebook(
             *relative,
             parameters=parameters,
             cwd=store.ROOT,
+            kernel_manager_class=LocalKernel,
             kernel_name="python3",  # this environment's, whatever the notebook was last saved with
             progress_bar=False,
             stdout_file=sink,
@@ -179,8 +215,22 @@ def publish(work: Path, result: Path, record: dict[str, Any]) -> None:
     """Put the executed notebook, the tables and, last, ``run.json`` where readers look."""
     result.mkdir(parents=True, exist_ok=True)
     for file in [work / "notebook.ipynb", *sorted(work.glob("*.csv"))]:
-        shutil.copyfile(file, result / file.name)
+        store.copy(file, result / file.name)
     store.write_json(result / "run.json", record)
+
+
+def explain(error: Exception) -> str:
+    """Why a run failed, in one line that says what to do where that is known."""
+    line = one_line(error)
+    if re.search(r"No space left|Disk quota exceeded|File too large|PytorchStreamWriter failed writing", line):
+        return f"the disk is full, or a limit on it is reached ({line}); free some of it and call again"
+    if "DeadKernelError" in line:
+        peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss // (2**20 if sys.platform == "darwin" else 2**10)
+        return (
+            f"killed: the notebook's process was killed or crashed, perhaps out of memory (it held up to {peak} MB); "
+            "the next call goes on from its last state"
+        )
+    return line
 
 
 def one_line(error: Exception) -> str:
@@ -192,39 +242,75 @@ def one_line(error: Exception) -> str:
 # --- a whole study --------------------------------------------------------------------------------------------------
 
 
-def run_study(path: str, workers: int, threads: int, gpus: int, extra: Sequence[str] = ()) -> int:
+@dataclass(frozen=True)
+class Share:
+    """How a study's runs share a machine, or a cluster.
+
+    ``workers``: runs side by side, 0: as many as cores and memory allow. ``threads``: cores of one run, or of each of its
+    processes. ``gpus``: as :func:`resources.visible_gpus` names them; a run takes one, or one for each of its processes.
+    ``executor``: what Snakemake hands the runs to, such as slurm; empty: this machine.
+    """
+
+    workers: int = 0
+    threads: int = 1
+    gpus: tuple[str, ...] = ()
+    runs_per_gpu: int = 1
+    executor: str = ""
+
+
+def run_study(path: str, share: Share, extra: Sequence[str] = ()) -> int:
     """Run what is missing, then summarise in any case; 0 if every run is finished, 1 if not, 130 after an interrupt."""
-    os.environ.update(environment(threads))
+    os.environ.update(environment(share.threads))
     settings, runs = load(path)
     scheduler = store.resolve(study.work_folder(settings.study, "scheduler.lock"))
     scheduler.parent.mkdir(parents=True, exist_ok=True)
     with scheduler.open("a+") as lock:
-        if not acquire(lock):
+        if not store.acquire(lock):
             say(f"study {settings.study}: process {scheduler.read_text()} is already running it; wait for it or stop it")
             return 1
         lock.truncate(0)
         lock.write(str(os.getpid()))
         lock.flush()
+        discard_damaged(settings.study, runs)
         forget_failures(settings.study, runs)
         remake_lost_models(settings.study, runs)
         missing = [run for run in runs if not finished(settings.study, run)]
         if not missing:
             say(f"study {settings.study}: nothing to do, all {len(runs)} runs are finished")
             return summarise(settings, runs)
-        say(f"study {settings.study}: {len(missing)} of {len(runs)} runs to do, {workers} at a time, {threads} thread(s) each")
-        interrupted = snakemake(path, settings.study, runs, workers, threads, gpus, extra, lock)
+        need = resources.memory(settings.study, runs)
+        limits, words = shares(share, [need[run.id] for run in missing])
+        say(f"study {settings.study}: {len(missing)} of {len(runs)} runs to do, {words}")
+        interrupted = snakemake(path, settings.study, runs, share, [*limits, *extra], lock)
         code = summarise(settings, runs, analyse=not interrupted)
         return 130 if interrupted else code
 
 
-def snakemake(
-    path: str, name: str, runs: list[Run], workers: int, threads: int, gpus: int, extra: Sequence[str], lock: IO[str]
-) -> bool:
+def shares(share: Share, need: Sequence[int]) -> tuple[list[str], str]:
+    """Snakemake's options for runs that need so many MB each, and the same in words."""
+    sizes = f"{min(need)} MB" if min(need) == max(need) else f"{min(need)} to {max(need)} MB"
+    each = f"{share.threads} thread(s) and {sizes} of memory each"
+    if share.executor:
+        return ["--jobs", str(share.workers)] if share.workers else [], f"handed to {share.executor}, {each}"
+    slots = len(share.gpus) * share.runs_per_gpu
+    limits = [f"gpu={slots}"] if slots else []
+    if share.workers:
+        cores, words = share.workers * share.threads, f"{share.workers} at a time"
+    else:
+        cores, free = max(resources.cores(), share.threads), resources.free_memory()
+        limits.append(f"mem_mb={free}")
+        fewest, most = (max(1, min(cores // share.threads, free // size, slots or cores)) for size in (max(need), min(need)))
+        words = f"{most if fewest == most else f'{fewest} to {most}'} at a time ({cores} cores, {free} MB free)"
+    words += f", {len(share.gpus)} GPU(s)" if slots else ""
+    return ["--cores", str(cores), *(["--resources", *limits] if limits else [])], f"{words}, {each}"
+
+
+def snakemake(path: str, name: str, runs: list[Run], share: Share, options: Sequence[str], lock: IO[str]) -> bool:
     """Let Snakemake run what is missing; True if it was interrupted. A failed run is no error here: the summary names it."""
     command = [sys.executable, "-m", "snakemake", "--snakefile", "Snakefile", "--directory", "."]
-    command += ["--cores", str(workers * threads), "--keep-going", "--rerun-incomplete", "--nolock", "--scheduler", "greedy"]
-    command += ["--rerun-triggers", "input", "--resources", f"gpu={gpus}"]
-    command += ["--config", f"study={path}", f"threads={threads}", f"gpus={gpus}", *extra]
+    command += ["--keep-going", "--rerun-incomplete", "--nolock", "--scheduler", "greedy", "--rerun-triggers", "input"]
+    command += ["--config", f"study={path}", f"threads={share.threads}", f"gpus={len(share.gpus)}"]
+    command += [*([] if share.executor else [f"runs_per_gpu={share.runs_per_gpu}"]), *options]
     log = store.resolve(study.work_folder(name, "snakemake.log"))
     with log.open("w", encoding="utf-8") as sink:
         # stdout stays ours for the jobs' progress lines; stderr is Snakemake's own account of them
@@ -233,7 +319,7 @@ def snakemake(
         lock.write(str(process.pid))  # it holds the lock even when this process is killed
         lock.flush()
         try:
-            code = process.wait()
+            code = watch(process, name, runs) if share.executor else process.wait()
         except KeyboardInterrupt:
             process.wait()  # the terminal has sent it the same signal
             say(f"study {name}: interrupted; the next call goes on from here")
@@ -244,10 +330,36 @@ def snakemake(
     return False
 
 
-def forget_failures(name: str, runs: list[Run]) -> None:
-    """Failed runs are tried again; until then an old failure must not pass for today's."""
+def watch(process: subprocess.Popen[bytes], name: str, runs: list[Run], every: float = 10.0) -> int:
+    """Wait for a process; say how far the study is whenever that changes, as the lines of a cluster's jobs go to its logs."""
+    told = ""
+    while True:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            return process.wait(every)
+        if (now := summary.progress(name, runs)) != told:
+            say(f"{now} runs are over")
+            told = now
+
+
+def discard_damaged(name: str, runs: list[Run]) -> None:
+    """A run whose record cannot be read (a disk's fault, or a copy cut short: it is written in one step) runs again."""
     for run in runs:
-        (folders(name, run)[0] / "failure.json").unlink(missing_ok=True)
+        record = folders(name, run)[1] / "run.json"
+        try:
+            if record.is_file():
+                store.read_json(record)
+        except store.StoreError:
+            say(f"{describe(run)}: its record is damaged, so it runs again")
+            record.unlink()
+
+
+def forget_failures(name: str, runs: list[Run]) -> None:
+    """Failed and killed runs are tried again; until then an old failure must not pass for today's."""
+    for run in runs:
+        work = folders(name, run)[0]
+        (work / "failure.json").unlink(missing_ok=True)
+        if not store.held(work / "lock"):  # else a job that outlived its scheduler is at it
+            (work / "started").unlink(missing_ok=True)
 
 
 def remake_lost_models(name: str, runs: list[Run]) -> None:
@@ -325,22 +437,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if command == "run":
             sub.add_argument("id")
         sub.add_argument("--threads", type=int, default=1, help="cores of one run")
+        if command in ("study", "run"):
+            sub.add_argument(
+                "--gpus", type=int, help="GPUs to use; left out: all that CUDA_VISIBLE_DEVICES or nvidia-smi names"
+            )
+            sub.add_argument("--runs-per-gpu", type=int, default=1, help="runs that share one GPU")
         if command == "study":
-            sub.add_argument("--workers", type=int, default=0, help="runs side by side; 0: as many as the cores allow")
-            sub.add_argument("--gpus", type=int, default=0, help="GPUs; each run takes one, 0: runs do not wait for any")
+            sub.add_argument("--workers", type=int, default=0, help="runs side by side; 0: as many as cores and memory allow")
+            sub.add_argument("--profile", default="", help="Snakemake profile of a cluster, such as profiles/slurm")
     options, extra = parser.parse_known_args(arguments)
     if extra and options.command != "study":
         parser.error(f"unknown: {' '.join(extra)}")
     os.chdir(store.ROOT)
     try:
         if options.command == "study":
-            threads = max(1, options.threads)
-            cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-            workers = options.workers or max(1, cores // threads)
-            return run_study(options.config, workers, threads, options.gpus, extra)
+            return run_study(*chosen(options, extra))
         os.environ.update({key: value for key, value in environment(options.threads).items() if key not in os.environ})
         if options.command == "run":
-            return run_one(options.config, options.id)
+            gpus = None if options.gpus is None else resources.visible_gpus()[: options.gpus]
+            return run_one(options.config, options.id, gpus, options.runs_per_gpu)
         settings, runs = load(options.config)
         if options.command == "summary":
             return summarise(settings, runs)
@@ -354,6 +469,46 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (config.ParameterError, store.StoreError) as error:
         sys.stderr.write(f"{error}\n")
         return 2
+    except OSError as error:
+        path = f"{error.filename}: " if error.filename else ""
+        sys.stderr.write(f"{path}{explain(error)}; what is finished is kept, and the tables stay as they were\n")
+        return 2
+
+
+def chosen(options: argparse.Namespace, extra: Sequence[str]) -> tuple[str, Share, list[str]]:
+    """The config, how the machine is shared, and Snakemake's further options, from the command line's."""
+    executor = executor_of(options.profile) if options.profile else ""
+    for name, least in (("threads", 1), ("workers", 0), ("runs_per_gpu", 1), ("gpus", 0)):
+        value = getattr(options, name)
+        if value is not None and value < least:
+            raise config.ParameterError(f"--{name.replace('_', '-')} {value}: must be at least {least}")
+    if executor:  # its nodes have GPUs or not, whatever stands here
+        gpus = tuple(map(str, range(options.gpus or 0)))
+    else:
+        visible = resources.visible_gpus()
+        if options.gpus and options.gpus > len(visible):
+            raise config.ParameterError(f"--gpus {options.gpus}: {len(visible)} are visible here; give that many, or fewer")
+        gpus = tuple(visible[: options.gpus])
+    share = Share(options.workers, options.threads, gpus, options.runs_per_gpu, executor)
+    return options.config, share, [*(["--profile", options.profile] if options.profile else []), *extra]
+
+
+def executor_of(profile: str) -> str:
+    """What a Snakemake profile hands its jobs to, empty for this machine; raises :class:`ParameterError` if it cannot."""
+    import yaml
+
+    file = store.resolve(profile) / "config.yaml"
+    try:
+        name = (yaml.safe_load(file.read_text(encoding="utf-8")) or {}).get("executor", "local")
+    except OSError as error:
+        raise config.ParameterError(
+            f"--profile {profile}: {file} cannot be read; name a folder such as profiles/slurm"
+        ) from error
+    if name not in ("local", "dryrun") and not importlib.util.find_spec(f"snakemake_executor_plugin_{name.replace('-', '_')}"):
+        raise config.ParameterError(
+            f"--profile {profile}: needs Snakemake's plugin: pip install snakemake-executor-plugin-{name}"
+        )
+    return "" if name == "local" else name
 
 
 if __name__ == "__main__":

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import pandas as pd
 from transformers import PreTrainedTokenizerFast
 from transformers.utils import logging as transformers_logging
 
-from paradox_utils import config, ppo, reward_model, sources
+from paradox_utils import checkpoint, config, ppo, processes, resume, reward_model, sources, store
 from paradox_utils.data.records import DataError, Feedback, Question
 from paradox_utils.evaluate import evaluation
 from paradox_utils.models import ModelError, device_of, load_policy, load_value_model
@@ -24,19 +28,25 @@ from paradox_utils.rewards import (
     oracle_judge,
     reward_function,
 )
-from paradox_utils.rollout import encode_prompts
+from paradox_utils.rollout import Prompts, encode_prompts
 from paradox_utils.store import resolve
 
 transformers_logging.disable_progress_bar()
 
 
 def run_ppo(p: config.PPO, folder: Path, report: Callable[[dict], None] = lambda row: None) -> tuple[ppo.Outcome, dict]:
-    """Stage ``ppo``: how the run ended, and its results on validation and test questions.
+    """Stage ``ppo``: how the run ended, and its results on validation and test questions. Killed and called again with the same
+    folder, it goes on from its last state and ends with the same numbers.
 
-    ``lm_performance_start``, ``_final`` and ``_best`` (the policy that validation chose) are on test questions;
+    ``lm_performance_start``, ``_final`` and ``_best`` (the policy that validation chose) are on test questions; a policy whose
+    own numbers broke has no final ones, and its best is what is left in ``folder/model``.
     ``lm_performance_best_logged`` is the published reading: the maximum over logged validation evaluations.
     """
+    if p.processes > 1 and processes.count() == 1:
+        return _shared(p, folder)
     splits = sources.load_splits(p)
+    if len(splits.train) < p.processes:
+        raise DataError(f"{len(splits.train)} questions to train on: raise train_questions ({p.train_questions})")
     actors = load_actors(p)
     judged = sources.load_feedback(p, resolve(p.feedback)) if p.source == "atlas" else {}
     reward, metrics, cut = reward_of(p, actors.tokenizer, judged)
@@ -44,26 +54,28 @@ def run_ppo(p: config.PPO, folder: Path, report: Callable[[dict], None] = lambda
     if p.source == "atlas":
         exact = p.model_copy(update={"reward": "model"})  # a scale-matched dial is divided by its shrinkage, the truth is not
         truth = reward_function(actors.tokenizer, oracle_judge(p.task), exact_centre(p.task, judged), exact)
-    evaluate = evaluation(actors.policy, actors.tokenizer, evaluator_of(p), truth, p)
+    score = evaluation(actors.policy, actors.tokenizer, evaluator_of(p), truth, p)
     validation = encode_prompts(actors.policy, actors.tokenizer, splits.validation, p.prompt_limit)
     test = encode_prompts(actors.policy, actors.tokenizer, splits.test, p.prompt_limit)
-    start = evaluate(test)
-    rng = random.Random(f"prompts {p.seed}")
-    truncated = 0
+    start = processes.agreed(lambda: score(test))
 
-    def prompts(update: int):  # noqa: ANN202
-        nonlocal truncated
+    def prompts(update: int) -> Prompts:
+        rng = random.Random(f"prompts {p.seed} {update}")  # no state to keep for a run that goes on after it was killed
         chosen: list[Question] = rng.sample(splits.train, min(p.prompts_per_update, len(splits.train)))
-        batch = encode_prompts(actors.policy, actors.tokenizer, chosen, p.prompt_limit)
-        truncated += batch.truncated
-        return batch
+        mine = chosen[processes.rank() :: processes.count()]
+        return encode_prompts(actors.policy, actors.tokenizer, mine, p.prompt_limit)
 
-    outcome = ppo.train(p, actors, prompts, reward, lambda: evaluate(validation), report)
-    final = evaluate(test)
-    actors.policy.save_pretrained(folder / "model")
-    actors.tokenizer.save_pretrained(folder / "model")
-    actors.policy.load_state_dict(outcome.best)
-    best = evaluate(test)
+    if processes.rank() == 0:
+        resume.claim(folder / "resume", {"parameters": p.model_dump(exclude={"out"}), "data": store.data_hash(p)})
+    outcome = ppo.train(p, actors, prompts, reward, lambda: score(validation), report, folder / "resume", cut)
+    final = processes.agreed(lambda: score(test)) if outcome.finite else dict.fromkeys(start)
+    if not outcome.finite:
+        checkpoint.restore(actors.policy, outcome.best)
+    if processes.rank() == 0:
+        actors.policy.save_pretrained(folder / "model")
+        actors.tokenizer.save_pretrained(folder / "model")
+    checkpoint.restore(actors.policy, outcome.best)
+    best = processes.agreed(lambda: score(test))
     logged = outcome.curve["lm_performance"].dropna()
     results = {
         f"rm_{name}": metrics.get(name) for name in ("accuracy", "accuracy_noisy", "balanced_accuracy", "majority", "f1")
@@ -72,14 +84,46 @@ def run_ppo(p: config.PPO, folder: Path, report: Callable[[dict], None] = lambda
         results |= {f"{name}_start": start[name], f"{name}_final": final[name], f"{name}_best": best[name]}
     results |= {
         "lm_performance_best_logged": float(logged.max()),
-        "kl_final": outcome.kl,
+        "kl_final": float(outcome.curve["kl"].iloc[-1]),
         "updates": int(outcome.curve["update"].iloc[-1]),
-        "truncated_prompts": truncated,
+        "truncated_prompts": int(outcome.curve["truncated_prompts"].sum()),
         "truncated_evaluation_prompts": validation.truncated + test.truncated,
-        "truncated_rm_inputs": cut(),
+        "truncated_rm_inputs": int(outcome.curve["truncated_rm_inputs"].sum()),
     }
-    outcome.curve.to_csv(folder / "curve.csv", index=False)
+    if processes.rank() == 0:
+        store.write_table(folder / "curve.csv", outcome.curve)
+        shutil.rmtree(folder / "resume", ignore_errors=True)
     return outcome, results
+
+
+def _shared(p: config.PPO, folder: Path) -> tuple[ppo.Outcome, dict]:
+    """The same run by ``p.processes`` processes that ``accelerate launch`` starts."""
+    store.write_json(folder / "parameters.json", p.model_dump())
+    # --multi_gpu: several processes by torch's launcher, on CPU cores as well (--cpu would want MPI); port 0: any that is free
+    options = ["--multi_gpu", "--num_machines", "1", "--num_processes", str(p.processes), "--main_process_port", "0"]
+    options += ["--mixed_precision", "no", "--dynamo_backend", "no"]
+    command = [sys.executable, "-m", "accelerate.commands.launch", *options, "-m", "paradox_utils.experiment", str(folder)]
+    done = subprocess.run(command, cwd=store.ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    if done.returncode:
+        last = "\n".join(done.stdout.strip().splitlines()[-15:])
+        raise RuntimeError(f"the run of {p.processes} processes ended with exit code {done.returncode}:\n{last}")
+    ended = store.read_json(folder / "outcome.json")
+    curve = pd.read_csv(folder / "curve.csv", float_precision="round_trip")
+    return ppo.Outcome(curve, ended["status"], ended["reason"], {}, ended["finite"]), ended["results"]
+
+
+def main(folder: Path) -> None:
+    """One of the processes that share a run: its parameters are in ``folder``, where process 0 leaves how it ended."""
+    p = config.check(config.PPO, store.read_json(folder / "parameters.json"))
+    processes.join(cpu=device_of(p.device).type == "cpu")
+    if processes.count() != p.processes:
+        raise RuntimeError(
+            f"{processes.count()} processes met where processes = {p.processes}; start them with accelerate launch"
+        )
+    outcome, results = run_ppo(p, folder)
+    if processes.rank() == 0:
+        ended = {"status": outcome.status, "reason": outcome.reason, "finite": outcome.finite, "results": results}
+        store.write_json(folder / "outcome.json", ended)
 
 
 def load_actors(p: config.PPO) -> ppo.Actors:
@@ -121,3 +165,7 @@ def evaluator_of(p: config.PPO) -> Judge:
         return oracle_judge(p.task)
     scorer = reward_model.load_scorer(resolve(p.evaluator), p.task, p, p.rm_micro_batch)
     return model_judge(scorer, p.model_copy(update={"reward_form": "arg-max"}))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

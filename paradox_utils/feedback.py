@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import random
 
-import torch
-
 from paradox_utils import config
 from paradox_utils.data import atlas, oracle
 from paradox_utils.data.records import Feedback, Question, prefer
+from paradox_utils.generation import generate
 from paradox_utils.models import device_of, load_policy
-from paradox_utils.rollout import encode_prompts, generate
+from paradox_utils.rollout import encode_prompts
 
 BATCH = 64  # prompts a generation pass
 
@@ -22,7 +21,6 @@ def collect(p: config.FeedbackParameters) -> list[Feedback]:
     """
     model, tokenizer = load_policy(p.policy)
     model.to(device_of(p.device))
-    torch.manual_seed(p.seed)
     rng = random.Random(f"annotator {p.seed}")
     asked = atlas.load_splits(p)
     known = {q.prompt for q in (*asked.train, *asked.validation, *asked.test)}
@@ -30,7 +28,9 @@ def collect(p: config.FeedbackParameters) -> list[Feedback]:
     records = []
     for start in range(0, len(questions), BATCH):
         prompts = encode_prompts(model, tokenizer, questions[start : start + BATCH], p.prompt_limit)
-        sampled = generate(model, tokenizer, prompts, p.response_limit, p.responses_per_prompt, p.temperature)
+        sampled = generate(
+            model, tokenizer, prompts, p.response_limit, p.responses_per_prompt, p.temperature, seed=f"feedback {p.seed}"
+        )
         for index, question in enumerate(prompts.questions):
             first = index * p.responses_per_prompt
             records.append(annotate(question, tuple(sampled.texts[first : first + p.responses_per_prompt]), p, rng))

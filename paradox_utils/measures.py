@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from sklearn.metrics import f1_score
 
 BINS = 15
 
@@ -19,6 +18,8 @@ def segment_metrics(
     annotators'; segments labelled None are left out. ``majority`` is the share of the commonest label, ``f1`` that of the class
     ``error``. Balanced accuracy, F1, majority and calibration error use the oracle's labels where they exist.
     """
+    from sklearn.metrics import f1_score  # takes most of a second: only where it is used
+
     predicted = np.where(np.isnan(probabilities).any(1), -1, np.nan_to_num(probabilities, nan=-1.0).argmax(1))
     against_noisy = _known(noisy)
     measured = against_noisy if clean is None else _known(clean)

@@ -71,7 +71,8 @@ def device_of(choice: str) -> torch.device:
 
 def atlas_policy_tokenizer() -> PreTrainedTokenizerFast:
     """One token a word; a word carries its leading space (as SentencePiece does), so decoding concatenates pieces."""
-    words = [w if w in atlas.PUNCTUATION else f"▁{w}" for w in atlas.VOCABULARY]
+    # "▁" alone is the space before the bar that parts the passages
+    words = ["▁", *(w if w in atlas.PUNCTUATION else f"▁{w}" for w in atlas.VOCABULARY)]
     vocabulary = {token: i for i, token in enumerate(("<pad>", "</s>", "<unk>", *words))}
     tokenizer = Tokenizer(WordLevel(vocabulary, unk_token="<unk>"))
     tokenizer.normalizer = normalizers.Lowercase()

@@ -2,30 +2,70 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Callable
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
+Total = Callable[[Tensor], Tensor]
 Whitening = Literal["standard-deviation", "root-of-standard-deviation", "none"]
 EPSILON = 1e-8
+PART = 1 << 20  # numbers of a vocabulary-wide tensor worked on at a time
 
 
 def log_probabilities(logits: Tensor, ids: Tensor, temperature: float) -> Tensor:
-    """log π of the taken tokens under log-softmax(logits / T); logits [B, T, V]. No second [B, T, V] tensor is kept."""
-    scaled = logits.float() / temperature
-    return scaled.gather(-1, ids[..., None]).squeeze(-1) - scaled.logsumexp(-1)
+    """log π of the taken tokens under log-softmax(logits / T), float32; logits [..., V], ids [...].
+
+    No second tensor of the logits' size is made, not even for their gradient, which is written over them: nothing may read the
+    logits after a backward pass, and there can be only one.
+    """
+    return _TakenLogProbability.apply(logits, ids, temperature)
+
+
+class _TakenLogProbability(torch.autograd.Function):
+    """x_a / T − log Σ exp(x / T); its gradient with respect to x is (1[a] − softmax(x / T)) / T."""
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, ids: Tensor, temperature: float) -> Tensor:
+        rows, taken = logits.flatten(0, -2), ids.flatten()
+        total = torch.cat([(part.float() / temperature).logsumexp(-1) for part in _parts(rows)])
+        ctx.logits, ctx.taken, ctx.total, ctx.temperature = rows, taken, total, temperature
+        return (rows.gather(-1, taken[:, None]).squeeze(-1).float() / temperature - total).view(ids.shape)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        scale = gradient.flatten() / ctx.temperature
+        for part, total, weight in zip(
+            _parts(ctx.logits), _parts(ctx.total, ctx.logits), _parts(scale, ctx.logits), strict=True
+        ):
+            log_p = part.float().div_(ctx.temperature) if part.dtype != torch.float32 else part.div_(ctx.temperature)
+            part.copy_(log_p.sub_(total[:, None]).exp_().mul_(-weight[:, None]))
+        ctx.logits.scatter_add_(-1, ctx.taken[:, None], scale[:, None].to(ctx.logits.dtype))
+        return ctx.logits.view(*gradient.shape, -1), None, None
 
 
 def entropy(logits: Tensor, temperature: float) -> Tensor:
-    """Entropy (nats) of each next-token distribution; logits [B, T, V]."""
-    log_p = (logits.float() / temperature).log_softmax(-1)
-    return -(log_p.exp() * log_p).sum(-1)
+    """Entropy (nats, float32) of each next-token distribution; logits [..., V]. For measuring: in parts, without gradients."""
+    parts = []
+    for part in _parts(logits.detach().flatten(0, -2)):
+        log_p = (part.float() / temperature).log_softmax(-1)
+        parts.append(-(log_p.exp() * log_p).sum(-1))
+    return torch.cat(parts).view(logits.shape[:-1])
 
 
-def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
-    """Mean over the tokens where ``mask`` is 1: token-weighted, whatever the lengths of the responses."""
-    return (values * mask).sum() / mask.sum()
+def _parts(rows: Tensor, like: Tensor | None = None) -> tuple[Tensor, ...]:
+    """Rows cut so that a part of the vocabulary-wide tensor (``like``, or they themselves) stays in a processor's cache."""
+    width = (rows if like is None else like).shape[-1]
+    return rows.split(max(1, PART // width))
+
+
+def masked_mean(values: Tensor, mask: Tensor, total: Total = torch.sum) -> Tensor:
+    """Mean over the tokens where ``mask`` is 1: token-weighted, whatever the lengths of the responses.
+
+    ``total`` sums a tensor's elements, over all processes where several share a rollout.
+    """
+    return total(values * mask) / total(mask)
 
 
 def penalised_rewards(rewards: Tensor, log_p: Tensor, log_ref: Tensor, mask: Tensor, coefficient: float) -> Tensor:
@@ -33,16 +73,18 @@ def penalised_rewards(rewards: Tensor, log_p: Tensor, log_ref: Tensor, mask: Ten
     return (rewards - coefficient * (log_p - log_ref)) * mask
 
 
-def whiten(values: Tensor, mask: Tensor, how: Whitening, shift_mean: bool = True, padding: bool = False) -> Tensor:
+def whiten(
+    values: Tensor, mask: Tensor, how: Whitening, shift_mean: bool = True, padding: bool = False, total: Total = torch.sum
+) -> Tensor:
     """Scale to unit deviation over the masked tokens (population variance), and shift to mean 0 if ``shift_mean``.
 
     ``root-of-standard-deviation`` divides by √σ as the released code does; ``padding`` leaves what that code leaves on padding
-    (its values are shifted too), else padding is 0.
+    (its values are shifted too), else padding is 0. ``total`` as in :func:`masked_mean`.
     """
     if how == "none":
         return values * mask
-    mean = masked_mean(values, mask)
-    deviation = masked_mean((values - mean) ** 2, mask).clamp_min(EPSILON).sqrt()
+    mean = masked_mean(values, mask, total)
+    deviation = masked_mean((values - mean) ** 2, mask, total).clamp_min(EPSILON).sqrt()
     scale = deviation if how == "standard-deviation" else deviation.sqrt()
     whitened = (values - mean) / scale + (0.0 if shift_mean else mean)
     return whitened if padding else whitened * mask

@@ -7,13 +7,14 @@ from pathlib import Path
 import pandas as pd
 from transformers.utils import logging as transformers_logging
 
-from paradox_utils import config, feedback, reward_model, sources, supervised
+from paradox_utils import config, feedback, sources
 from paradox_utils.data.records import TASKS, Feedback, write_feedback
 from paradox_utils.data.segments import segment
 from paradox_utils.evaluate import lm_performance
+from paradox_utils.generation import generate
 from paradox_utils.models import device_of, load_policy
 from paradox_utils.rewards import oracle_judge
-from paradox_utils.rollout import Responses, encode_prompts, generate
+from paradox_utils.rollout import Responses, encode_prompts
 from paradox_utils.store import resolve
 
 transformers_logging.disable_progress_bar()
@@ -21,6 +22,8 @@ transformers_logging.disable_progress_bar()
 
 def supervised_policy(p: config.Supervised, folder: Path) -> tuple[pd.DataFrame, dict, Responses]:
     """Stage ``supervised``: losses, results, and the greedy responses to the validation questions."""
+    from paradox_utils import supervised  # what trains takes seconds to import: only where it is used
+
     losses = supervised.train(p, folder)
     model, tokenizer = load_policy(str(folder / "model"))
     model.to(device_of(p.device))
@@ -48,6 +51,8 @@ def collect_feedback(p: config.FeedbackParameters, folder: Path) -> dict[str, li
 
 def train_reward_model(p: config.RewardModel, folder: Path) -> tuple[dict, pd.DataFrame]:
     """Stage ``reward_model``: results (metrics of every checkpoint) and losses."""
+    from paradox_utils import reward_training
+
     judged = sources.load_feedback(p, resolve(p.feedback))
-    metrics, losses, truncated = reward_model.train(p, judged, folder)
+    metrics, losses, truncated = reward_training.train(p, judged, folder)
     return {"checkpoints": metrics, "truncated_inputs": truncated}, losses

@@ -6,6 +6,7 @@ sign is the label), the raw score for completeness (one segment, the whole answe
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import itertools
 from bisect import bisect_left
@@ -176,6 +177,7 @@ def reward_function(tokenizer: PreTrainedTokenizerFast, judge: Judge, centre: Ce
     ``reward_pooling = "mean"`` divides by the number of segments; a scale-matched dial divides by 2 accuracy − 1.
     """
     size = p.reward_size or REWARD_SIZE[p.task]
+    places_of = functools.lru_cache(maxsize=4096)(functools.partial(last_tokens, tokenizer))  # responses come back
     shrinkage = 2 * p.dial_accuracy - 1 if p.reward == "dial" and p.scale_matched and p.task != "completeness" else 1.0
 
     def rewards(responses: Responses) -> Tensor:
@@ -187,7 +189,7 @@ def reward_function(tokenizer: PreTrainedTokenizerFast, judge: Judge, centre: Ce
                 raw = values[row][0]
                 grid[row, len(ids) - 1] = size * (raw - centre.mean) / centre.std
                 continue
-            places = last_tokens(tokenizer, ids, text, [end for _, end in offsets[row]])
+            places = places_of(tuple(ids), text, tuple(end for _, end in offsets[row]))
             share = len(places) if p.reward_pooling == "mean" else 1
             for place, value in zip(places, values[row], strict=True):
                 grid[row, place] += size * value / (share * shrinkage)

@@ -1,25 +1,20 @@
-"""Prompts to responses, and the forward passes over both: encoder-decoder and decoder-only policies look alike from here.
+"""Prompts and responses as tensors, whatever the kind of policy.
 
-Shapes: P prompts, K samples each, B = P·K responses (the K of one prompt adjacent), S prompt tokens, T response tokens,
-V words, D model width. The K responses to a prompt share one encoder pass.
+Shapes: P prompts, K samples each, B = P·K responses (the K of one prompt adjacent), S prompt tokens, T response tokens.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from transformers import LogitsProcessorList, PreTrainedModel, PreTrainedTokenizerFast
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from paradox_utils.data.records import DataError, Question
 
 CUE = " answer:"  # tells a decoder-only policy where the prompt ends
-
-
-class NonFiniteLogitsError(ArithmeticError):
-    """A policy with NaN or infinite logits: nothing can be sampled from it."""
 
 
 @dataclass
@@ -49,7 +44,7 @@ class Responses:
 
     def tokens(self) -> list[list[int]]:
         """Token ids of each response without padding."""
-        return [row[: int(length)].tolist() for row, length in zip(self.ids, self.mask.sum(1), strict=True)]
+        return [row[:length] for row, length in zip(self.ids.tolist(), self.mask.sum(1).tolist(), strict=True)]
 
 
 def encode_prompts(
@@ -75,78 +70,49 @@ def encode_prompts(
     )
 
 
-@torch.no_grad()
-def generate(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerFast,
-    prompts: Prompts,
-    limit: int,
-    samples: int = 1,
-    temperature: float | None = None,
-    top_k: int = 0,
-) -> Responses:
-    """``samples`` responses a prompt of at most ``limit`` tokens; ``temperature`` None decodes greedily.
-
-    Sampling raises :class:`NonFiniteLogitsError` where the policy is broken.
-    """
-    how = {"do_sample": False}
-    if temperature is not None:
-        watch = LogitsProcessorList([_refuse_non_finite])
-        how = {"do_sample": True, "temperature": temperature, "top_k": top_k, "logits_processor": watch}
-    output = model.generate(
-        input_ids=prompts.ids, attention_mask=prompts.mask, max_new_tokens=limit, num_return_sequences=samples, **how
-    )
-    ids = output[:, 1:] if model.config.is_encoder_decoder else output[:, prompts.ids.shape[1] :]
-    ended = (ids == tokenizer.eos_token_id).cumsum(1)
-    mask = ((ended == 0) | ((ended == 1) & (ids == tokenizer.eos_token_id))).long()
-    ids = torch.where(mask.bool(), ids, tokenizer.pad_token_id)
-    rows = [row[: int(length)] for row, length in zip(ids, mask.sum(1), strict=True)]
-    return Responses(prompts, ids, mask, decode(tokenizer, rows), samples)
-
-
-def _refuse_non_finite(ids: Tensor, scores: Tensor) -> Tensor:
-    if not (scores < torch.inf).all():  # NaN compares false; −∞ is a token ruled out
-        raise NonFiniteLogitsError("the policy's logits are not finite")
-    return scores
-
-
 def decode(tokenizer: PreTrainedTokenizerFast, rows: Sequence[Sequence[int] | Tensor]) -> list[str]:
     """Token ids to texts, without special tokens and without tidying spaces: offsets must stay true."""
     return tokenizer.batch_decode(list(rows), skip_special_tokens=True, clean_up_tokenization_spaces=False)
 
 
-def forward(model: PreTrainedModel, responses: Responses, head: bool = True) -> tuple[Tensor | None, Tensor]:
-    """Logits [B, T, V] that predict each response token (None without ``head``), and the states [B, T, D] they come from.
+def choose(prompts: Prompts, chosen: Sequence[int]) -> Prompts:
+    """Some of the prompts, in this order, without the padding that only the others needed."""
+    mask = prompts.mask[chosen]
+    used = mask.any(0)
+    return Prompts([prompts.questions[i] for i in chosen], prompts.ids[chosen][:, used], mask[:, used], 0)
 
-    ``model`` is a policy, or with ``head`` False a body without a language-model head (of a value model).
+
+def take(responses: Responses, chosen: Sequence[int]) -> Responses:
+    """The responses to some of the prompts, in this order, without the padding that only the others needed."""
+    rows = rows_of(chosen, responses.samples)
+    mask = responses.mask[rows]
+    longest = int(mask.sum(1).max())
+    texts = [responses.texts[row] for row in rows]
+    ids, mask = responses.ids[rows, :longest], mask[:, :longest]
+    return Responses(choose(responses.prompts, chosen), ids, mask, texts, responses.samples)
+
+
+def rows_of(chosen: Sequence[int], samples: int) -> list[int]:
+    """The rows [B] of the responses to the ``chosen`` prompts."""
+    return [index * samples + k for index in chosen for k in range(samples)]
+
+
+def passes(responses: Responses, tokens: int) -> Iterator[list[int]]:
+    """Indices of prompts for one forward pass each, of at most ``tokens`` tokens with padding (a single prompt may have more).
+
+    Prompts of similar length, and with responses of similar length, go together, so little is padded. 0: one pass over all.
     """
-    prompts, samples = responses.prompts, responses.samples
-    if model.config.is_encoder_decoder:
-        encoded = model.get_encoder()(input_ids=prompts.ids, attention_mask=prompts.mask).last_hidden_state
-        start = torch.full_like(responses.ids[:, :1], model.config.decoder_start_token_id)
-        inputs = {
-            "encoder_outputs": (encoded.repeat_interleave(samples, 0),),
-            "attention_mask": prompts.mask.repeat_interleave(samples, 0),
-            "decoder_input_ids": torch.cat([start, responses.ids[:, :-1]], 1),
-        }
-        window = slice(None)
-    else:
-        mask = torch.cat([prompts.mask.repeat_interleave(samples, 0), responses.mask], 1)
-        inputs = {
-            "input_ids": torch.cat([prompts.ids.repeat_interleave(samples, 0), responses.ids], 1),
-            "attention_mask": mask,
-            "position_ids": (mask.cumsum(1) - 1).clamp(min=0),
-        }
-        window = slice(prompts.ids.shape[1] - 1, -1)
-    if not head:
-        return None, model(**inputs, use_cache=False).last_hidden_state[:, window]
-    output = model(**inputs, use_cache=False, output_hidden_states=True)
-    states = output.decoder_hidden_states if model.config.is_encoder_decoder else output.hidden_states
-    return output.logits[:, window], states[-1][:, window]
-
-
-def take(responses: Responses, first: int, last: int) -> Responses:
-    """The responses to prompts ``first`` to ``last`` (exclusive)."""
-    prompts, rows = responses.prompts, slice(first * responses.samples, last * responses.samples)
-    some = Prompts(prompts.questions[first:last], prompts.ids[first:last], prompts.mask[first:last], 0)
-    return Responses(some, responses.ids[rows], responses.mask[rows], responses.texts[rows], responses.samples)
+    lengths = responses.mask.sum(1).view(-1, responses.samples).amax(1).tolist()
+    sizes = responses.prompts.mask.sum(1).tolist()
+    if not tokens:
+        yield list(range(len(sizes)))
+        return
+    group: list[int] = []
+    widest = longest = 0
+    for index in sorted(range(len(sizes)), key=lambda i: sizes[i] + responses.samples * lengths[i]):
+        widest, longest = max(widest, sizes[index]), max(longest, lengths[index])
+        if group and (len(group) + 1) * (widest + responses.samples * longest) > tokens:
+            yield group
+            group, widest, longest = [], sizes[index], lengths[index]
+        group.append(index)
+    yield group

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import ast
+import contextlib
+import fcntl
 import hashlib
 import importlib.metadata
 import json
 import math
 import os
 import platform
+import resource
+import shutil
 import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from paradox_utils import config
 
@@ -82,10 +87,10 @@ def _closure(cells: list[str], notebook: Path, package: Path, skipped: frozenset
     while waiting:
         source, path, inside = waiting.pop()
         try:
-            tree = ast.parse(source)
+            names = _imported(source, inside)
         except SyntaxError as error:
             raise StoreError(f"{path}: is not Python (line {error.lineno}: {error.msg})") from error
-        for name in _imported(tree, inside):
+        for name in names:
             parts = name.split(".")
             if parts[0] != package.name or (len(parts) > 1 and parts[1] in skipped):
                 continue
@@ -99,18 +104,20 @@ def _closure(cells: list[str], notebook: Path, package: Path, skipped: frozenset
     return found
 
 
-def _imported(tree: ast.AST, inside: str) -> Iterator[str]:
+@cache  # the notebooks of a study share most modules
+def _imported(source: str, inside: str) -> tuple[str, ...]:
     """Every dotted name that may be a module; ``inside`` is the package that relative imports start from."""
-    for node in ast.walk(tree):
+    names: list[str] = []
+    for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
+            names += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             base = node.module or ""
             if node.level:
                 home = inside.split(".")[: len(inside.split(".")) - node.level + 1]
                 base = ".".join([*home, *([base] if base else [])])
-            yield base
-            yield from (f"{base}.{alias.name}" for alias in node.names)
+            names += [base, *(f"{base}.{alias.name}" for alias in node.names)]
+    return tuple(dict.fromkeys(names))
 
 
 def _module_file(package: Path, parts: list[str]) -> Path | None:
@@ -119,34 +126,36 @@ def _module_file(package: Path, parts: list[str]) -> Path | None:
     return next((file for file in candidates if file.is_file()), None)
 
 
-def data_hash(parameters: config.Stage) -> str:
+def data_hash(parameters: config.Stage, known: dict[Path, bytes] | None = None) -> str:
     """SHA-256 (hex) of what a stage reads besides its parameters and the runs it depends on.
 
     The JSON files of a QA-FEEDBACK directory, the tables of an analysis, and the user's own model folders and feedback files
     (their names, sizes and the ends of each: whole weights would take minutes to read). Atlas and a hub id are
-    identified by their parameters.
+    identified by their parameters. ``known``: digests of files read before, which the runs of a study share.
     """
     try:
-        return _data_hash(parameters.model_dump())
+        return _data_hash(parameters.model_dump(), {} if known is None else known)
     except OSError as error:
         raise StoreError(
             f"{error.filename}: cannot be read ({error.strerror}); mend its permissions, or name another"
         ) from error
 
 
-def _data_hash(values: dict[str, Any]) -> str:
+def _data_hash(values: dict[str, Any], known: dict[Path, bytes]) -> str:
     digest = hashlib.sha256(json.dumps([values.get("source"), values.get("data"), values.get("world_seed")]).encode())
-    if values.get("source") == "qa-feedback":
-        for file in sorted(resolve(values["data"]).glob("*.json")):
-            digest.update(file.name.encode() + b"\0" + hashlib.sha256(file.read_bytes()).digest())
-    if "results" in values:
-        for file in sorted(resolve(values["results"]).glob("*.csv")):
-            digest.update(file.name.encode() + b"\0" + hashlib.sha256(file.read_bytes()).digest())
-    for name in ("policy", "value_weights", "backbone", "reward_model", "feedback", "evaluator"):
+    tables = sorted(resolve(values["data"]).glob("*.json")) if values.get("source") == "qa-feedback" else []
+    tables += sorted(resolve(values["results"]).glob("*.csv")) if "results" in values else []
+    for file in tables:
+        if file not in known:
+            known[file] = hashlib.sha256(file.read_bytes()).digest()
+        digest.update(file.name.encode() + b"\0" + known[file])
+    for name in ("policy", "value_weights", "backbone", "reward_model", "feedback", "evaluator", "benchmarks"):
         path = resolve(str(values[name]).format(task=values.get("task"))) if values.get(name) else None
         for file in [path] if path and path.is_file() else sorted(path.rglob("*")) if path else []:
             if file.is_file():
-                digest.update(f"{name}\0{file.name}\0{file.stat().st_size}\0".encode() + _ends(file))
+                if file not in known:
+                    known[file] = f"{file.stat().st_size}\0".encode() + _ends(file)
+                digest.update(f"{name}\0{file.name}\0".encode() + known[file])
     return digest.hexdigest()
 
 
@@ -188,6 +197,7 @@ class StageRun:
             "parameters": self.parameters.model_dump(),
             "seconds": round(time.perf_counter() - self.started, 3),
             **environment(getattr(self.parameters, "device", "auto")),
+            **peak_memory(getattr(self.parameters, "processes", 1)),
         }
         write_json(self.folder / "result.json", record)
 
@@ -219,6 +229,20 @@ def environment(device: str = "auto") -> dict[str, Any]:
     }
 
 
+def peak_memory(processes: int = 1) -> dict[str, int]:
+    """The most memory this process has held, ``peak_memory_mb``, and on a GPU ``peak_gpu_memory_mb`` (MB of 2²⁰ bytes).
+
+    ``processes``: of a run that several share, each counts as much as the largest.
+    """
+    kinds = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN) if processes > 1 else (resource.RUSAGE_SELF,)
+    unit = 2**20 if sys.platform == "darwin" else 2**10  # getrusage counts bytes there, kilobytes elsewhere
+    peak = {"peak_memory_mb": processes * max(resource.getrusage(kind).ru_maxrss for kind in kinds) // unit}
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available() and torch.cuda.is_initialized():
+        peak["peak_gpu_memory_mb"] = torch.cuda.max_memory_allocated() // 2**20
+    return peak
+
+
 def _version(name: str) -> str | None:
     try:
         return importlib.metadata.version(name)
@@ -229,6 +253,25 @@ def _version(name: str) -> str | None:
 def read_result(folder: Path) -> dict[str, Any]:
     """What :meth:`StageRun.finish` wrote; raises :class:`StoreError` where the stage has not finished."""
     return read_json(folder / "result.json")
+
+
+# --- locks --------------------------------------------------------------------------------------------------------------------
+
+
+def acquire(lock: IO[str]) -> bool:
+    """Take the lock on an open file if nobody holds it; the kernel drops it when its last holder dies, however it dies."""
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def held(path: Path) -> bool:
+    """Whether somebody holds the lock on ``path`` now."""
+    with contextlib.suppress(FileNotFoundError), path.open("r+", encoding="utf-8") as lock:
+        return not acquire(lock)
+    return False
 
 
 # --- files in one step --------------------------------------------------------------------------------------------------------
@@ -262,6 +305,15 @@ def write_text(path: Path, text: str) -> None:
         sink.flush()
         os.fsync(sink.fileno())
     part.replace(path)
+
+
+def copy(source: Path, target: Path) -> None:
+    """Copy a file, replacing ``target`` in one step."""
+    part = target.with_name(f"{target.name}.part")
+    shutil.copyfile(source, part)
+    with part.open("rb") as written:
+        os.fsync(written.fileno())  # the record that follows must not reach the disk before it
+    part.replace(target)
 
 
 def _plain(value: Any) -> Any:

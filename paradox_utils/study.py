@@ -10,6 +10,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from paradox_utils import config, store
@@ -187,6 +188,7 @@ class _Planner:
     where: str
     runs: dict[str, Run] = field(default_factory=dict)
     codes: dict[str, str] = field(default_factory=dict)
+    digests: dict[Path, bytes] = field(default_factory=dict)
 
     def add_arm(self, arm: Arm, where: str, task: str, policy: str) -> None:
         """The PPO runs of one arm for one task and policy, and everything they need."""
@@ -276,7 +278,7 @@ class _Planner:
         notebook = NOTEBOOKS[stage]
         if stage not in self.codes:
             self.codes[stage] = store.code_hash(store.resolve(notebook), presentation=False)
-        code, data = self.codes[stage], store.data_hash(checked)
+        code, data = self.codes[stage], store.data_hash(checked, self.digests)
         identity = [stage, checked.model_dump(exclude={"out"}), code, data]
         name = f"{stage}-{hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:10]}"
         paths = {key: f"{work_folder(self.study.study, link.run.id)}/{link.file}" for key, link in links.items()}
@@ -304,3 +306,8 @@ def describe(run: Run) -> str:
     words = [run.stage, labels["task"], labels["policy"], labels["route"], labels["setting"]]
     numbers = {"step": labels["rm_step"], "RM seed": labels["rm_seed"], "seed": labels["ppo_seed"]}
     return " ".join([str(word) for word in words if word] + [f"{name} {n}" for name, n in numbers.items() if n is not None])
+
+
+def gpus(run: Run) -> int:
+    """How many GPUs a run takes where there are any: one for each of its processes, none for one that stays on the CPU."""
+    return 0 if run.parameters.get("device") == "cpu" else run.parameters.get("processes", 1)

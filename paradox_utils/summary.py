@@ -13,6 +13,10 @@ if TYPE_CHECKING:
     import pandas as pd
 
 RECORDED = "results/recorded"
+KILLED = (
+    "killed: its job ended without a word (killed, out of memory, or its disk too full to say why); "
+    "the next call goes on from its last state"
+)
 MEASURES = (
     *("rm_accuracy", "rm_accuracy_noisy", "rm_balanced_accuracy", "rm_majority", "rm_f1"),
     *("lm_performance_start", "lm_performance_final", "lm_performance_best", "lm_performance_best_logged"),
@@ -52,26 +56,35 @@ def headline(record: dict[str, Any]) -> str:
 
 
 def states(name: str, runs: list[Run]) -> dict[str, dict[str, Any]]:
-    """Id → record of the run; one without a result gets status failed or blocked, and the reason."""
+    """Id → record of the run; one without a result gets status failed, running or blocked, and the reason."""
     known: dict[str, dict[str, Any]] = {}
     by_id = {run.id: run for run in runs}
     for run in runs:
         work, result = folders(name, run)
         stuck = next((need for need in run.needs if known[need]["status"] not in store.STATUSES), None)
         if (result / "run.json").is_file():
-            known[run.id] = store.read_json(result / "run.json")
+            known[run.id] = _read(result / "run.json")
         elif stuck:
             root = known[stuck].get("blocked_by", stuck)
             reason = f"needs {root} ({describe(by_id[root])})"
             known[run.id] = {"status": "blocked", "reason": reason, "blocked_by": root}
         elif (work / "failure.json").is_file():
-            known[run.id] = store.read_json(work / "failure.json")
-        elif (work / "lock").is_file():
-            reason = f"was stopped before its end (killed, or out of memory); see {work.relative_to(store.ROOT) / 'log.txt'}"
-            known[run.id] = {"status": "failed", "reason": reason}
+            known[run.id] = _read(work / "failure.json")
+        elif (work / "started").is_file() and store.held(work / "lock"):
+            known[run.id] = {"status": "running", "reason": "a job is still at it; call again when it has ended"}
+        elif (work / "started").is_file():
+            known[run.id] = {"status": "failed", "reason": f"{KILLED}; see {work.relative_to(store.ROOT) / 'log.txt'}"}
         else:
             known[run.id] = {"status": "blocked", "reason": "was not started"}
     return known
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """A run's record; a damaged one (it is written in one step) counts as a failure."""
+    try:
+        return store.read_json(path)
+    except store.StoreError as error:
+        return {"status": "failed", "reason": str(error)}
 
 
 def record(name: str, runs: list[Run]) -> Path:
@@ -127,4 +140,5 @@ def write(name: str, runs: list[Run]) -> tuple[pd.DataFrame, list[str]]:
     failed = [run for run in runs if known[run.id]["status"] == "failed"]
     problems = [f"  failed: {describe(run)} ({run.id}): {known[run.id]['reason']}" for run in failed]
     blocked = Counter(record["reason"] for record in known.values() if record["status"] == "blocked")
+    problems += [f"  running: {describe(run)} ({run.id})" for run in runs if known[run.id]["status"] == "running"]
     return table, problems + [f"  blocked: {number} × {reason}" for reason, number in blocked.items()]

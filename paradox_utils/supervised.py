@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,10 +20,12 @@ from transformers import (
     TrainingArguments,
 )
 
-from paradox_utils import config, sources
+from paradox_utils import config, resume, sources, store
 from paradox_utils.data.records import DataError
 from paradox_utils.models import device_of, load_policy
 from paradox_utils.rollout import CUE
+
+STATE = "checkpoint-"  # what Trainer calls its states
 
 
 class NonFiniteLossError(RuntimeError):
@@ -41,17 +44,35 @@ class StopOnNonFinite(TrainerCallback):
             )
 
 
+class KeepStates(TrainerCallback):
+    """Marks each state of a training as whole once it is written, and keeps the last two of them."""
+
+    def on_step_end(self, args, state, control, **kwargs):  # noqa: ANN001, ANN003, ANN201, D102
+        if control.should_training_stop:
+            control.should_save = False  # what comes next is the result
+
+    def on_save(self, args, state, control, **kwargs):  # noqa: ANN001, ANN003, ANN201, D102
+        states = Path(args.output_dir)
+        written = states / f"{STATE}{state.global_step}"
+        (written / "training_args.bin").unlink(missing_ok=True)  # a pickle that nothing here reads
+        resume.complete(written)
+        resume.keep_last(states, prefix=STATE)
+
+
 def training_arguments(folder: Path, steps: int, p: config.Supervised | config.RewardModel, seed: int, **more: object) -> dict:
-    """What every ``Trainer`` here shares: order fixed by us, no files but our own, no reports to anywhere."""
+    """What every ``Trainer`` here shares: order fixed by us, states in ``folder/resume``, no other files or reports."""
+    report_every = max(1, steps // 50)
     return {
-        "output_dir": str(folder / "trainer"),
+        "output_dir": str(folder / "resume"),
         "max_steps": steps,
         "learning_rate": p.learning_rate,
         "warmup_steps": math.ceil(p.warmup_share * steps),
         "train_sampling_strategy": "sequential",  # the stream of examples below is already in its random order
-        "logging_steps": max(1, steps // 50),
+        "logging_steps": report_every,
         "logging_nan_inf_filter": False,
-        "save_strategy": "no",
+        # between two reports Trainer holds a sum of losses that it does not store: states are kept at reports
+        "save_strategy": "steps" if p.resume_every else "no",
+        "save_steps": max(1, math.ceil(p.resume_every / report_every)) * report_every,
         "report_to": "none",
         "disable_tqdm": True,
         "seed": seed,
@@ -60,6 +81,31 @@ def training_arguments(folder: Path, steps: int, p: config.Supervised | config.R
         "remove_unused_columns": False,
         **more,
     }
+
+
+def fit(trainer: Trainer, p: config.Supervised | config.RewardModel, folder: Path) -> pd.DataFrame:
+    """Train to the end; returns step and loss.
+
+    Every ``p.resume_every`` steps (at the next report of the loss) the state goes to ``folder/resume``: weights, optimizer,
+    schedule, random numbers and losses so far. Killed at any moment and called again with the same folder, parameters and data,
+    it goes on from the last whole state and ends, on a CPU, with the same bits. The caller deletes ``folder/resume`` once the
+    result is safe. Nothing is unpickled beyond what ``torch.load(weights_only=True)`` admits: tensors and plain containers.
+    """
+    states, start = folder / "resume", None
+    if p.resume_every:
+        made_by = {"parameters": p.model_dump(exclude={"out", "resume_every"}), "data": store.data_hash(p)}
+        resume.claim(states, made_by)
+        start = resume.newest(states, STATE)
+    trainer.remove_callback(PrinterCallback)  # a page shows the losses as a figure
+    for callback in (StopOnNonFinite(), KeepStates()):
+        trainer.add_callback(callback)
+    try:
+        trainer.train(resume_from_checkpoint=None if start is None else str(start))
+    except Exception:
+        resume.keep_last(states, prefix=STATE)  # half a state would hold on to the room that a full disk lacks
+        raise
+    rows = [(row["step"], float(row["loss"])) for row in trainer.state.log_history if "loss" in row]
+    return pd.DataFrame(rows, columns=["step", "loss"])
 
 
 def shuffled(examples: int, count: int, seed: int) -> list[int]:
@@ -92,7 +138,8 @@ def encode_demonstrations(
 
 
 def train(p: config.Supervised, folder: Path) -> pd.DataFrame:
-    """Train the policy and save it with its tokenizer in ``folder/model``; returns step and loss (nats a token).
+    """Train the policy and save it with its tokenizer in ``folder/model``; returns step and loss (nats a token). Killed and
+    called again with the same folder, it goes on from its last state (see :func:`fit`).
 
     Raises :class:`NonFiniteLossError`, :class:`~paradox_utils.models.ModelError` or
     :class:`~paradox_utils.data.records.DataError`.
@@ -110,11 +157,10 @@ def train(p: config.Supervised, folder: Path) -> pd.DataFrame:
             ),
             train_dataset=Dataset.from_list(examples).select(order),
             data_collator=DataCollatorForSeq2Seq(tokenizer, model=model if model.config.is_encoder_decoder else None),
-            callbacks=[StopOnNonFinite()],
         )
-        trainer.remove_callback(PrinterCallback)  # a page shows the losses as a figure
-        trainer.train()
-        losses = pd.DataFrame([{"step": r["step"], "loss": r["loss"]} for r in trainer.state.log_history if "loss" in r])
-    model.save_pretrained(folder / "model")
-    tokenizer.save_pretrained(folder / "model")
+        losses = fit(trainer, p, folder)
+    with resume.whole_folder(folder / "model") as part:
+        model.save_pretrained(part)
+        tokenizer.save_pretrained(part)
+    shutil.rmtree(folder / "resume", ignore_errors=True)
     return losses

@@ -189,7 +189,7 @@ def test_failed_diverged_and_blocked_runs_are_counted_and_said():
     made.loc[lost, ["lm_performance_final", "rm_accuracy"]] = np.nan
     found = decide(made)
     assert (
-        "68 of 72 PPO runs finished; 2 diverged (1 with a performance at its end, which counts), 1 failed, 1 could not"
+        "68 of 72 PPO runs finished; 2 diverged (1 with a performance at its end, which counts), 1 failed, 1 not started"
         in found.text
     )
     finding = found.findings[0]

@@ -6,9 +6,10 @@ import torch
 from paradox_utils import config, evaluate
 from paradox_utils.data import atlas
 from paradox_utils.evaluate import evaluation, lm_performance
+from paradox_utils.generation import generate
 from paradox_utils.models import load_policy
 from paradox_utils.rewards import Centre, oracle_judge, reward_function
-from paradox_utils.rollout import Responses, encode_prompts, generate
+from paradox_utils.rollout import Responses, encode_prompts
 
 ISLE = atlas.Reading("isle", {"color": "kane", "founder": "bane", "stone": "mane"})
 FORT = atlas.Reading("fort", {"founder": "melo", "trade": "dusk", "color": "selo"})
@@ -79,7 +80,7 @@ def test_an_evaluation_by_hand(policy, monkeypatch, task, performance, true_retu
     assert without["true_return"] != without["true_return"]  # NaN: nothing to say it by
 
 
-def test_an_evaluation_does_not_depend_on_its_batches_and_judges_greedy_answers(policy, monkeypatch):
+def test_an_evaluation_does_not_depend_on_its_batches_and_judges_greedy_answers(policy):
     model, tokenizer = policy
     p = config.PPO(task="relevance", validation_questions=17)
     questions = atlas.load_splits(p).validation
@@ -93,8 +94,8 @@ def test_an_evaluation_does_not_depend_on_its_batches_and_judges_greedy_answers(
 
     results = []
     for size in (100, 5, 17):
-        monkeypatch.setattr(evaluate, "EVALUATION_BATCH", size)
-        results.append(evaluation(model, tokenizer, judge, truth, p)(prompts))
+        batched = p.model_copy(update={"evaluation_batch": size})
+        results.append(evaluation(model, tokenizer, judge, truth, batched)(prompts))
     assert results[1:] == [pytest.approx(results[0])] * 2
     assert [len(texts) for _, texts in asked[1:5]] == [5, 5, 5, 2]
     assert [question for chunk, _ in asked[1:5] for question in chunk] == questions

@@ -1,16 +1,12 @@
-"""From prompts to responses and their log-probabilities, for an encoder-decoder and a decoder-only policy of 13 words."""
+"""Prompts as tensors, and how a rollout is cut, for an encoder-decoder and a decoder-only policy of 13 words."""
 
-import itertools
+import dataclasses
 
 import pytest
 import torch
-from scipy.stats import chisquare
 from tokenizers import Tokenizer, decoders, pre_tokenizers
 from tokenizers.models import WordLevel
 from transformers import (
-    GenerationConfig,
-    GPT2Config,
-    GPT2LMHeadModel,
     LlamaConfig,
     LlamaForCausalLM,
     PreTrainedTokenizerFast,
@@ -18,10 +14,9 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
-from paradox_utils import objective
 from paradox_utils.data.records import DataError, Question
-from paradox_utils.models import load_policy, load_value_model
-from paradox_utils.rollout import NonFiniteLogitsError, Prompts, Responses, encode_prompts, forward, generate, take
+from paradox_utils.models import load_policy
+from paradox_utils.rollout import Prompts, Responses, choose, encode_prompts, passes, rows_of, take
 
 PAD, EOS, A = 0, 1, 3
 KINDS = ("encoder-decoder", "decoder-only")
@@ -63,11 +58,6 @@ def policy(folder):
 
 def ask(policy, texts=TEXTS, limit=32):
     return encode_prompts(*policy, [Question(str(i), text, (), text, ()) for i, text in enumerate(texts)], limit)
-
-
-def sampled(policy, texts=TEXTS, limit=10, samples=3, temperature=0.7, seed=0, **how):
-    torch.manual_seed(seed)
-    return generate(*policy, ask(policy, texts), limit, samples, temperature, **how)
 
 
 def plain_logits(model, prompt, response):
@@ -113,175 +103,80 @@ def test_no_prompts_and_no_room_for_prompts_are_refused_with_the_way_out(policy)
         ask(policy, limit=1)
 
 
-# --- responses ----------------------------------------------------------------------------------------------------------------
+# --- parts of a rollout -------------------------------------------------------------------------------------------------------
 
 
-def test_the_mask_ends_with_the_end_of_sequence_and_padding_follows(policy):
-    responses = sampled(policy, samples=8)
-    assert responses.ids.shape == responses.mask.shape == (32, 10)
-    for ids, mask, tokens, text in zip(responses.ids, responses.mask, responses.tokens(), responses.texts, strict=True):
-        length = int(mask.sum())
-        assert mask.tolist() == [1] * length + [0] * (10 - length)
-        assert ids[length:].eq(PAD).all()
-        assert EOS not in ids[: length - 1]
-        assert ids[length - 1] == EOS or length == 10
-        assert tokens == ids[:length].tolist()
-        assert text == policy[1].decode([t for t in tokens if t > 2])  # without special tokens
-    lengths = responses.mask.sum(1)
-    assert len(set(lengths.tolist())) > 3  # the sample really holds short, middling and cut responses
-    assert (lengths == 1).any() or (lengths == 2).any()
-    assert ((lengths == 10) & (responses.ids[:, -1] != EOS)).any()
+def answers(policy, texts, lengths, samples):
+    """Responses of these lengths, made of numbered tokens, padded to the longest."""
+    width, prompts = max(lengths), ask(policy, texts)
+    mask = torch.tensor([[1] * length + [0] * (width - length) for length in lengths])
+    ids = (torch.arange(mask.numel()).view(mask.shape) % 10 + 3) * mask
+    return Responses(prompts, ids, mask, [f"text {row}" for row in range(len(lengths))], samples)
 
 
-def test_a_policy_without_a_padding_token_has_the_same_masks(tmp_path):
-    responses = []
-    for name in ("with", "without"):
-        tokenizer = tiny_tokenizer()
-        if name == "without":
-            tokenizer.pad_token = None
-        tiny_model("decoder-only").save_pretrained(tmp_path / name)
-        tokenizer.save_pretrained(tmp_path / name)
-        responses.append(sampled(load_policy(str(tmp_path / name)), texts=["a b c"], samples=16))
-    usual, other = responses
-    assert other.ids[other.mask == 0].eq(EOS).all()  # its padding is the end of sequence
-    assert usual.mask.eq(0).any()
-    assert torch.equal(usual.mask, other.mask)
-    assert usual.tokens() == other.tokens()
+def test_chosen_prompts_come_in_the_order_asked_for_and_leave_the_others_padding_behind(policy):
+    prompts = ask(policy)  # 3, 1, 6 and 2 words
+    some = choose(prompts, [3, 1])
+    assert [question.id for question in some.questions] == ["3", "1"]
+    assert unpadded(some) == [unpadded(prompts)[3], unpadded(prompts)[1]]
+    assert some.ids.shape[1] == prompts.ids.shape[1] - 4
+    assert some.mask.sum(1).tolist() == [some.ids.shape[1], some.ids.shape[1] - 1]
+    alone = ask(policy, [TEXTS[3], TEXTS[1]])
+    assert torch.equal(some.ids, alone.ids)
+    assert torch.equal(some.mask, alone.mask)
 
 
-def test_the_samples_of_one_prompt_lie_side_by_side(policy):
-    greedy = generate(*policy, ask(policy), 10).tokens()
-    assert all(one != next_one for one, next_one in itertools.pairwise(greedy))  # else the order could not be seen
-    cold = sampled(policy, samples=3, temperature=1e-4)  # as good as greedy
-    assert cold.tokens() == [tokens for tokens in greedy for _ in range(3)]
-    assert [question.id for question in cold.questions] == ["0"] * 3 + ["1"] * 3 + ["2"] * 3 + ["3"] * 3
+def test_take_gives_the_rows_of_some_prompts_in_the_order_asked_for_without_the_others_padding(policy):
+    responses = answers(policy, TEXTS, [7, 2, 1, 3, 2, 2, 4, 1], samples=2)
+    some = take(responses, [3, 1])
+    assert rows_of([3, 1], 2) == [6, 7, 2, 3]
+    assert [question.id for question in some.questions] == ["3", "3", "1", "1"]
+    assert some.mask.tolist() == [[1, 1, 1, 1], [1, 0, 0, 0], [1, 0, 0, 0], [1, 1, 1, 0]]
+    assert torch.equal(some.ids, responses.ids[[6, 7, 2, 3], :4])
+    assert some.tokens() == [responses.tokens()[row] for row in (6, 7, 2, 3)]
+    assert some.texts == ["text 6", "text 7", "text 2", "text 3"]
+    assert unpadded(some.prompts) == [unpadded(responses.prompts)[index] for index in (3, 1)]
 
 
-def test_a_prompt_is_answered_alike_beside_longer_ones(policy):
-    together = generate(*policy, ask(policy), 10)
-    for index, text in enumerate(TEXTS):
-        assert generate(*policy, ask(policy, [text]), 10).tokens() == [together.tokens()[index]]
+def test_a_pass_of_no_limit_is_the_whole_rollout_as_it_lies(policy):
+    assert list(passes(answers(policy, TEXTS, [5, 1, 3, 2], samples=1), 0)) == [[0, 1, 2, 3]]
 
 
-def test_take_gives_the_rows_of_some_prompts(policy):
-    responses = sampled(policy, samples=3)
-    some = take(responses, 1, 3)
-    assert [question.id for question in some.questions] == ["1", "1", "1", "2", "2", "2"]
-    assert torch.equal(some.ids, responses.ids[3:9])
-    assert some.tokens() == responses.tokens()[3:9]
-    assert some.texts == responses.texts[3:9]
-    assert torch.equal(some.prompts.ids, responses.prompts.ids[1:3])
+def test_passes_by_hand():
+    """Prompts of 4, 1, 1 and 2 tokens with two responses of at most 1, 9, 1 and 2.
+
+    Sizes alone, S + 2 T: 6, 19, 3, 6. Together: prompts 2 and 0 make 2 (4 + 2 * 1) = 12; with 3, 3 (4 + 2 * 2) = 24.
+    """
+    widths, longest = [4, 1, 1, 2], [1, 9, 1, 2]
+    mask = torch.tensor([[1] * n + [0] * (4 - n) for n in widths])
+    lengths = torch.tensor([length for n in longest for length in (1, n)])
+    answered = (torch.arange(9) < lengths[:, None]).long()
+    responses = Responses(Prompts([None] * 4, mask, mask, 0), answered, answered, [""] * 8, 2)
+    assert list(passes(responses, 12)) == [[2, 0], [3], [1]]
+    assert list(passes(responses, 11)) == [[2], [0], [3], [1]]
+    assert list(passes(responses, 24)) == [[2, 0, 3], [1]]
+    assert list(passes(responses, 1)) == [[2], [0], [3], [1]]  # a single prompt may have more than the limit
+    assert list(passes(responses, 4 * (4 + 2 * 9))) == [[2, 0, 3, 1]]
 
 
-# --- the distribution sampled from --------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("tokens", [1, 20, 40, 60, 100, 1000])
+def test_every_prompt_is_in_one_pass_and_no_pass_of_several_is_over_the_limit(policy, tokens):
+    generator = torch.Generator().manual_seed(tokens)
+    texts = [" ".join("abcdefgh"[:n]) for n in torch.randint(1, 9, (9,), generator=generator).tolist()]
+    responses = answers(policy, texts, torch.randint(1, 12, (27,), generator=generator).tolist(), samples=3)
+    found = list(passes(responses, tokens))
+    assert sorted(index for chosen in found for index in chosen) == list(range(9))
+    for chosen in found:
+        part = take(responses, chosen)
+        assert len(chosen) == 1 or part.prompts.ids.numel() + part.ids.numel() <= tokens
+    assert len(found) == {1: 9, 1000: 1}.get(tokens, len(found))
 
 
-@pytest.mark.parametrize("top_k", [0, 4])
-def test_tokens_are_drawn_from_the_tempered_softmax_and_from_nothing_else(policy, top_k):
-    """Frequencies of 4,000 first tokens against softmax(logits / 0.7), over all tokens or the top k of them."""
-    responses = sampled(policy, texts=["a b c"], limit=1, samples=4000, top_k=top_k)
-    logits = plain_logits(policy[0], unpadded(responses.prompts)[0], [A])[0].double()
-    if top_k:
-        logits = logits.masked_fill(logits < logits.topk(top_k).values[-1], -torch.inf)
-    counts = torch.bincount(responses.ids[:, 0], minlength=13)
-    assert counts[logits.isinf()].sum() == 0
-
-    def p_value(temperature):
-        expected, order = ((logits / temperature).softmax(-1) * 4000).sort(descending=True)
-        bins = int((expected > 5).sum())  # the rarest tokens are counted with the last of these
-        assert bins >= 3
-        pooled = [torch.cat([x[: bins - 1], x[bins - 1 :].sum(0, keepdim=True)]).tolist() for x in (counts[order], expected)]
-        return chisquare(*pooled).pvalue
-
-    assert p_value(0.7) > 0.001
-    assert p_value(1.0) < 1e-9  # the test can tell the temperatures apart
-    found = objective.log_probabilities(forward(policy[0], responses)[0], responses.ids, 0.7)
-    assert found.isfinite().all()
-
-
-def test_a_broken_policy_is_refused_before_anything_is_sampled(policy):
-    model = tiny_model("encoder-decoder" if policy[0].config.is_encoder_decoder else "decoder-only")
-    with torch.no_grad():
-        model.get_output_embeddings().weight[5] = torch.nan
-    with pytest.raises(NonFiniteLogitsError, match="logits are not finite"):
-        sampled((model.eval(), policy[1]))
-
-
-# --- forward passes -----------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("temperature", [1.0, 0.7])
-def test_log_probabilities_equal_those_of_each_response_alone_without_padding(policy, temperature):
-    responses = sampled(policy, samples=2)
-    assert responses.prompts.mask.eq(0).any()
-    assert responses.mask.eq(0).any()
-    logits, _ = forward(policy[0], responses)
-    found = objective.log_probabilities(logits, responses.ids, temperature)
-    for row, tokens in enumerate(responses.tokens()):
-        prompt = unpadded(responses.prompts)[row // 2]
-        expected = (plain_logits(policy[0], prompt, tokens) / temperature).log_softmax(-1)[range(len(tokens)), tokens]
-        torch.testing.assert_close(found[row, : len(tokens)], expected, atol=1e-5, rtol=1e-5)
-
-
-def test_more_padding_changes_neither_logits_nor_states(policy):
-    responses = sampled(policy, samples=2)
-    sides = (0, 3) if policy[0].config.is_encoder_decoder else (3, 0)
-    wide = [torch.nn.functional.pad(tensor, sides) for tensor in (responses.prompts.ids, responses.prompts.mask)]
-    padded = Responses(Prompts(responses.prompts.questions, *wide, 0), responses.ids, responses.mask, responses.texts, 2)
-    real = responses.mask.bool()
-    for found, expected in zip(forward(policy[0], padded), forward(policy[0], responses), strict=True):
-        torch.testing.assert_close(found[real], expected[real], atol=1e-5, rtol=1e-5)
-
-
-def test_absolute_positions_count_from_the_first_token_of_the_prompt():
-    """Left padding shifts no position; only a model that numbers its positions (GPT-2) can tell, rotary ones cannot."""
-    torch.manual_seed(4)
-    shape = GPT2Config(vocab_size=13, n_embd=16, n_layer=1, n_head=2, n_positions=64, initializer_range=0.4)
-    policy = GPT2LMHeadModel(shape).eval(), tiny_tokenizer()
-    policy[0].generation_config = GenerationConfig(pad_token_id=PAD, eos_token_id=EOS)
-    responses = sampled(policy, samples=2)
-    logits, _ = forward(policy[0], responses)
-    for row, tokens in enumerate(responses.tokens()):
-        expected = plain_logits(policy[0], unpadded(responses.prompts)[row // 2], tokens)
-        torch.testing.assert_close(logits[row, : len(tokens)], expected, atol=1e-5, rtol=1e-5)
-
-
-def test_sharing_the_encoder_pass_changes_neither_values_nor_gradients(policy):
-    model, _ = policy
-    responses = sampled(policy, samples=3)
-    repeated = ask(policy, [text for text in TEXTS for _ in range(3)])
-    each = Responses(repeated, responses.ids, responses.mask, responses.texts, 1)
-    results = []
-    for arrangement in (responses, each):
-        model.zero_grad()
-        logits, _ = forward(model, arrangement)
-        log_p = objective.log_probabilities(logits, arrangement.ids, 0.7)
-        objective.masked_mean(log_p, arrangement.mask).backward()
-        results.append((log_p.detach() * arrangement.mask, [w.grad.clone() for w in model.parameters() if w.grad is not None]))
-    model.zero_grad()
-    torch.testing.assert_close(results[0][0], results[1][0], atol=1e-5, rtol=1e-5)
-    assert max(gradient.abs().max() for gradient in results[0][1]) > 1e-3
-    torch.testing.assert_close(results[0][1], results[1][1], atol=1e-5, rtol=1e-5)
-
-
-def test_states_are_what_the_logits_come_from_and_a_value_body_starts_from_the_same(policy, folder):
-    model, _ = policy
-    responses = sampled(policy)
-    logits, states = forward(model, responses)
-    scale = 16**-0.5 if model.config.is_encoder_decoder and model.config.tie_word_embeddings else 1.0
-    torch.testing.assert_close(model.get_output_embeddings()(states * scale), logits)
-    value = load_value_model(str(folder), shared=False, seed=0)
-    nothing, body_states = forward(value.body, responses, head=False)
-    assert nothing is None
-    torch.testing.assert_close(body_states, states, atol=1e-6, rtol=1e-5)
-
-
-def test_a_response_sees_its_own_past_alone(policy):
-    """Changing a token changes what is predicted after it, and nothing up to it."""
-    responses = sampled(policy, samples=1)
-    before, _ = forward(policy[0], responses)
-    responses.ids[0, 1] = A if responses.ids[0, 1] != A else A + 1
-    after, _ = forward(policy[0], responses)
-    torch.testing.assert_close(after[:, :2], before[:, :2])
-    assert (after[0, 2] - before[0, 2]).abs().max() > 1e-3
-    torch.testing.assert_close(after[1:], before[1:])
+def test_passes_give_what_was_asked_for_whatever_the_padding_around_it(policy):
+    """Columns that no row needs neither count nor survive."""
+    responses = answers(policy, TEXTS, [3, 2, 4, 1], samples=1)
+    wide = dataclasses.replace(
+        responses, ids=torch.nn.functional.pad(responses.ids, (0, 9)), mask=torch.nn.functional.pad(responses.mask, (0, 9))
+    )
+    assert list(passes(wide, 20)) == list(passes(responses, 20))
+    assert torch.equal(take(wide, [0, 1, 2, 3]).ids, responses.ids)

@@ -202,3 +202,41 @@ def test_a_table_is_written_without_index_and_with_empty_fields(tmp_path):
     store.write_table(tmp_path / "a.csv", pd.DataFrame({"step": [80, None], "name": ["x, y", "z"]}, dtype=object))
     assert (tmp_path / "a.csv").read_text() == 'step,name\n80,"x, y"\n,z\n'
     assert [path.name for path in tmp_path.iterdir()] == ["a.csv"]
+
+
+def test_a_result_says_how_much_memory_the_run_has_held(tmp_path):
+    held = bytearray(b"x" * 50 * 2**20)
+    store.start(config.PPO(out=str(tmp_path))).finish({})
+    assert len(held) // 2**20 < store.read_result(tmp_path)["peak_memory_mb"] < 20_000
+    assert store.peak_memory(3)["peak_memory_mb"] >= 3 * store.peak_memory()["peak_memory_mb"] - 3
+
+
+def test_a_lock_is_held_until_its_holder_closes_it(tmp_path):
+    path = tmp_path / "lock"
+    assert not store.held(path)
+    assert not path.exists()
+    with path.open("a+") as lock:
+        assert store.acquire(lock)
+        assert store.held(path)
+    assert not store.held(path)
+
+
+def test_a_copy_is_whole_or_absent(tmp_path):
+    (tmp_path / "a").write_text("content")
+    store.copy(tmp_path / "a", tmp_path / "b")
+    assert (tmp_path / "b").read_text() == "content"
+    with pytest.raises(FileNotFoundError):
+        store.copy(tmp_path / "none", tmp_path / "b")
+    assert (tmp_path / "b").read_text() == "content"
+
+
+def test_files_known_already_are_not_read_again(tmp_path):
+    (tmp_path / "model").mkdir()
+    weights = tmp_path / "model" / "model.safetensors"
+    weights.write_bytes(b"1")
+    known = {}
+    first = store.data_hash(config.PPO(policy=str(tmp_path / "model")), known)
+    assert first == store.data_hash(config.PPO(policy=str(tmp_path / "model")))
+    weights.write_bytes(b"2")
+    assert store.data_hash(config.PPO(policy=str(tmp_path / "model")), known) == first
+    assert store.data_hash(config.PPO(policy=str(tmp_path / "model"))) != first

@@ -1,0 +1,194 @@
+"""Sampling and greedy decoding: a prompt is read once for its K samples, and what is finished is dropped on the way.
+
+A response depends on nothing but the policy, the prompt and its own stream of random numbers, never on what it is batched with,
+so runs may be cut in passes or spread over processes at will.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import Cache, DynamicCache, EncoderDecoderCache, PreTrainedModel, PreTrainedTokenizerFast
+from transformers.cache_utils import DynamicLayer
+
+from paradox_utils.forward import encoded, foldable, folded, positions, prefilled
+from paradox_utils.rollout import Prompts, Responses, decode
+
+
+class NonFiniteLogitsError(ArithmeticError):
+    """A policy with NaN or infinite logits: nothing can be sampled from it."""
+
+
+def generate(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerFast,
+    prompts: Prompts,
+    limit: int,
+    samples: int = 1,
+    temperature: float | None = None,
+    top_k: int = 0,
+    seed: int | str = 0,
+    lengths: Tensor | None = None,
+) -> Responses:
+    """``samples`` responses a prompt of at most ``limit`` tokens; ``temperature`` None decodes greedily.
+
+    ``seed`` keys the random numbers of sampling (with the prompt and the number of the sample). ``lengths`` [B] imposes the
+    number of tokens, end of sequence included (random weights rarely stop by themselves: for benchmarks).
+    Sampling raises :class:`NonFiniteLogitsError` where the policy is broken.
+    """
+    draws = None
+    if temperature is not None:
+        streams = [_stream(seed, question.prompt, k, limit) for question in prompts.questions for k in range(samples)]
+        draws = torch.tensor(np.stack(streams), dtype=torch.float32, device=prompts.ids.device)
+    rows = len(prompts.questions) * samples
+    ids = torch.full((rows, limit), tokenizer.pad_token_id, device=prompts.ids.device)
+    end = tokenizer.eos_token_id
+    with torch.inference_mode():
+        _fill(model, prompts, samples, ids, end, draws, temperature, top_k, lengths)
+    ended = (ids == end).cumsum(1)
+    mask = ((ended == 0) | ((ended == 1) & (ids == end))).long()
+    longest = int(mask.sum(1).max())
+    ids = torch.where(mask.bool(), ids, tokenizer.pad_token_id)[:, :longest]
+    responses = Responses(prompts, ids, mask[:, :longest], [], samples)
+    responses.texts = decode(tokenizer, responses.tokens())
+    return responses
+
+
+def _stream(seed: int | str, prompt: str, sample: int, limit: int) -> np.ndarray:
+    """Uniform random numbers in [0, 1) for the tokens of one response."""
+    key = hashlib.blake2b(f"{seed}\0{prompt}\0{sample}".encode(), digest_size=16).digest()
+    return np.random.Generator(np.random.Philox(key=int.from_bytes(key, "big"))).random(limit, dtype=np.float32)
+
+
+def _fill(
+    model: PreTrainedModel,
+    prompts: Prompts,
+    samples: int,
+    ids: Tensor,
+    end: int,
+    draws: Tensor | None,
+    temperature: float | None,
+    top_k: int,
+    lengths: Tensor | None,
+) -> None:
+    """Write the tokens of every response into ``ids`` [B, limit]. A prompt is dropped once all its responses have ended."""
+    state = _State(model, prompts, samples, ids.shape[1])
+    rows = torch.arange(len(ids), device=ids.device)  # of the responses still at work
+    for step in range(ids.shape[1]):
+        logits = state.next_logits(ids[rows, :step]).float()
+        if lengths is not None:
+            logits[:, end] = -torch.inf
+            ending = lengths[rows] == step + 1
+            logits[ending] = -torch.inf
+            logits[ending, end] = 0.0
+        tokens = logits.argmax(-1) if draws is None else _sample(logits, draws[rows, step], temperature, top_k)
+        ids[rows, step] = tokens
+        live = ~(ids[rows, : step + 1] == end).any(1).view(-1, samples).all(1)
+        count = int(live.sum())
+        if not count:
+            return
+        if count <= 0.75 * len(live):  # dropping costs a copy of the cache
+            chosen = live.nonzero().flatten()
+            kept = (chosen[:, None] * samples + torch.arange(samples, device=ids.device)).flatten()
+            state.keep(chosen, kept)
+            rows = rows[kept]
+
+
+def _sample(logits: Tensor, draw: Tensor, temperature: float, top_k: int) -> Tensor:
+    """Tokens [B] by inversion of the cumulative distribution at ``draw`` [B], of softmax(logits / T) over the top k."""
+    logits = logits / temperature
+    if top_k:
+        least = logits.topk(min(top_k, logits.shape[1])).values[:, -1:]
+        logits = logits.masked_fill(logits < least, -torch.inf)
+    cumulative = logits.softmax(-1).cumsum(-1)
+    total = cumulative[:, -1:]
+    if not torch.isfinite(total).all():
+        raise NonFiniteLogitsError("the policy's logits are not finite")
+    # the first token whose cumulative probability exceeds the draw: one of probability 0 never does
+    tokens = torch.searchsorted(cumulative, (draw[:, None] * total).clamp(max=total.nextafter(total.new_zeros(()))), right=True)
+    return tokens.flatten()
+
+
+class _RoomyLayer(DynamicLayer):
+    """Keys and values in room for ``more`` tokens, made once: a step writes its own token where a growing cache would copy all
+    that stand before it. ``begun``: what has been read already."""
+
+    def __init__(self, more: int, begun: DynamicLayer | None = None) -> None:
+        super().__init__()
+        self.more = more
+        self.stores: tuple[Tensor, ...] = ()
+        if begun is not None:
+            self.update(begun.keys, begun.values)
+
+    def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
+        """Write the new tokens; keys and values [B, heads, tokens so far, width]."""
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        before, tokens = self.get_seq_length(), key_states.shape[-2]
+        if not self.stores:
+            batch, heads, _, _ = key_states.shape
+            new = (key_states, value_states)
+            self.stores = tuple(one.new_empty(batch, heads, tokens + self.more, one.shape[-1]) for one in new)
+        for store, new in zip(self.stores, (key_states, value_states), strict=True):
+            store[:, :, before : before + tokens] = new
+        return self._show(before + tokens)
+
+    def batch_select_indices(self, indices: Tensor) -> None:
+        """Keep these rows alone."""
+        length = self.get_seq_length()
+        self.stores = tuple(store[indices] for store in self.stores)
+        self._show(length)
+
+    def _show(self, length: int) -> tuple[Tensor, Tensor]:
+        self.keys, self.values = (store[:, :, :length] for store in self.stores)
+        return self.keys, self.values
+
+
+class _State:
+    """What a policy remembers between the steps of decoding: its cache, and what it has read of the prompts."""
+
+    def __init__(self, model: PreTrainedModel, prompts: Prompts, samples: int, limit: int) -> None:
+        self.model, self.samples = model, samples
+        if model.config.is_encoder_decoder:
+            self.read = encoded(model, prompts, samples)
+            own = Cache(layer_class_to_replicate=functools.partial(_RoomyLayer, limit))
+            self.cache = EncoderDecoderCache(own, DynamicCache())
+        else:
+            self.read = {"mask": prompts.mask}
+            self.cache, self.first = prefilled(model, prompts, samples)
+            for index, layer in enumerate(self.cache.layers):
+                if type(layer) is DynamicLayer:  # others, such as sliding windows, have a way of their own
+                    self.cache.layers[index] = _RoomyLayer(limit, layer)
+
+    def next_logits(self, before: Tensor) -> Tensor:
+        """Logits [B, V] of the token that follows ``before`` [B, t], all of which but the last has been read."""
+        if self.model.config.is_encoder_decoder:
+            start = before.new_full((len(before), 1), self.model.config.decoder_start_token_id)
+            inputs = self.read | {"decoder_input_ids": before[:, -1:] if before.shape[1] else start}
+        elif before.shape[1] == 0:
+            return self.first
+        else:
+            places = positions(self.read["mask"], self.samples, torch.ones_like(before))
+            inputs = {"input_ids": before[:, -1:], "attention_mask": places["attention_mask"]}
+            inputs["position_ids"] = places["position_ids"][:, -1:]
+        with folded(self.model, self.samples):
+            return self.model(**inputs, past_key_values=self.cache, use_cache=True).logits[:, -1]
+
+    def keep(self, chosen: Tensor, rows: Tensor) -> None:
+        """Go on with the responses (at ``rows``) to the ``chosen`` prompts alone."""
+        if not self.model.config.is_encoder_decoder:
+            self.read = {"mask": self.read["mask"][chosen]}
+            self.cache.batch_select_indices(rows)
+            return
+        read = chosen if foldable(self.model) else rows
+        self.read = {
+            "encoder_outputs": (self.read["encoder_outputs"][0][read],),
+            "attention_mask": self.read["attention_mask"][read],
+        }
+        self.cache.self_attention_cache.batch_select_indices(rows)
+        self.cache.cross_attention_cache.batch_select_indices(read)

@@ -1,0 +1,69 @@
+"""Several processes that share one run, started by ``accelerate launch``: what they sum, gather and agree on.
+
+Each process holds the whole networks and its part of a rollout's prompts. In a run of one process every function here is the
+identity, and nothing is initialised.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import TypeVar
+
+import torch
+from torch import Tensor, distributed
+
+Anything = TypeVar("Anything")
+
+
+def join(cpu: bool) -> None:
+    """Meet the other processes that ``accelerate launch`` started."""
+    from accelerate import PartialState  # a second of imports that a run of one process need not pay
+
+    PartialState(cpu=cpu)
+
+
+def count() -> int:
+    """Processes that share the run."""
+    return distributed.get_world_size() if distributed.is_initialized() else 1
+
+
+def rank() -> int:
+    """The number of this process; 0 is the one that evaluates and writes files."""
+    return distributed.get_rank() if distributed.is_initialized() else 0
+
+
+def total(values: Tensor) -> Tensor:
+    """The sum of all elements over all processes, a scalar."""
+    result = values.detach().sum()
+    if count() > 1:
+        distributed.all_reduce(result)
+    return result
+
+
+def gathered(values: Tensor) -> Tensor:
+    """The rows of all processes, in the order of their numbers; their counts may differ."""
+    if count() == 1:
+        return values
+    parts: list[Tensor] = [values] * count()
+    distributed.all_gather_object(parts, values.cpu())
+    return torch.cat(parts).to(values.device)
+
+
+def sum_gradients(parameters: Iterable[Tensor]) -> None:
+    """Replace every gradient by its sum over the processes, in one exchange."""
+    if count() == 1:
+        return
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    together = torch.cat([gradient.flatten() for gradient in gradients])
+    distributed.all_reduce(together)
+    for gradient, part in zip(gradients, together.split([g.numel() for g in gradients]), strict=True):
+        gradient.copy_(part.view_as(gradient))
+
+
+def agreed(make: Callable[[], Anything]) -> Anything:
+    """What process 0 makes, given to all; the others wait for it."""
+    if count() == 1:
+        return make()
+    box = [make() if rank() == 0 else None]
+    distributed.broadcast_object_list(box)
+    return box[0]

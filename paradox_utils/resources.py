@@ -1,0 +1,143 @@
+"""What a run needs and what this machine has: cores, memory, GPUs. From this comes how many runs stand side by side.
+
+The memory a run needs is 1.2 × the largest recorded peak of this study's finished runs of the same stage and models. Where
+there is none it is estimated: :data:`BASE_MB` and :data:`COPIES` of the weights. Either way :data:`AROUND_MB` is added, for
+the processes around the notebook. Imports no torch.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import IO
+
+import psutil
+
+from paradox_utils import store, study
+from paradox_utils.study import Run
+
+BASE_MB = 1000  # a kernel with torch, its libraries and the data
+AROUND_MB = 500  # the job that executes the notebook, and on a cluster Snakemake twice
+UNKNOWN_MB = 1000  # weights that are not on this machine yet: 250 million parameters of 4 bytes
+MARGIN = 1.2  # over a recorded peak, as other seeds need a little more
+# How often a stage holds the weights. Training: weights, gradients and Adam's two moments. PPO does so for the policy and for
+# the value network, and holds the reference policy and the activations besides.
+COPIES = {"supervised": 5, "feedback": 2, "reward_model": 5, "ppo": 11}
+
+
+# --- what a run needs -----------------------------------------------------------------------------------------------
+
+
+def memory(name: str, runs: Sequence[Run]) -> dict[str, int]:
+    """Run id → MB (2²⁰ bytes) of memory to reserve for it; ``name``: the study, whose finished runs are looked at."""
+    by_id = {run.id: run for run in runs}
+    peaks: dict[tuple[object, ...], int] = {}
+    for run in runs:
+        with contextlib.suppress(store.StoreError):
+            record = store.read_json(store.resolve(study.results_folder(name)) / run.id / "run.json")
+            peaks[_kind(run)] = max(peaks.get(_kind(run), 0), record.get("peak_memory_mb") or 0)
+    return {run.id: AROUND_MB + round(MARGIN * peaks.get(_kind(run), 0) or _estimate(run, by_id)) for run in runs}
+
+
+def _kind(run: Run) -> tuple[object, ...]:
+    """Runs of one kind need about the same memory."""
+    return run.stage, run.labels["policy"], run.parameters.get("backbone"), run.parameters.get("processes")
+
+
+def _estimate(run: Run, by_id: dict[str, Run]) -> float:
+    """MB of a run of whose kind none has finished."""
+    values = run.parameters
+    sizes = {name: _weights(values.get(name), by_id) for name in ("policy", "backbone", "evaluator")}
+    reward = values["reward_model"].format(task=run.labels["task"]) if values.get("reward") == "model" else ""
+    trained, judges = COPIES[run.stage] * (sizes["policy"] + sizes["backbone"]), sizes["evaluator"] + _weights(reward, by_id)
+    return values.get("processes", 1) * (BASE_MB + trained + judges)
+
+
+def _weights(model: object, by_id: dict[str, Run]) -> float:
+    """MB of a model's weights: those of its folder, else of the model that the run that makes it starts from."""
+    if not isinstance(model, str) or model in ("", "oracle") or model.startswith("atlas-"):
+        return 0.0  # a preset of Atlas has a megabyte
+    maker = next((by_id[part] for part in Path(model).parts if part in by_id), None)
+    hub = Path(os.environ.get("HF_HUB_CACHE") or Path(os.environ.get("HF_HOME") or "~/.cache/huggingface", "hub"))
+    folders = [store.resolve(model), *hub.expanduser().glob(f"models--{model.replace('/', '--')}/snapshots/*")]
+    for folder in folders:
+        for pattern in ("*.safetensors", "*.bin"):
+            if size := sum(file.stat().st_size for file in folder.glob(pattern)):
+                return size / 2**20
+    if maker is not None:
+        return max(_weights(maker.parameters.get(name), by_id) for name in ("policy", "backbone"))
+    return UNKNOWN_MB
+
+
+# --- what this machine has ------------------------------------------------------------------------------------------
+
+
+GROUP = Path("/sys/fs/cgroup")  # the limits of a container, where there are any
+
+
+def cores() -> int:
+    """Cores this process may use."""
+    number = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    with contextlib.suppress(OSError, ValueError):  # "max" where nothing is limited
+        quota, period = map(int, (GROUP / "cpu.max").read_text().split())
+        number = min(number, quota // period)
+    return max(1, number)
+
+
+def free_memory() -> int:
+    """MB (2²⁰ bytes) free now, or what a container's limit leaves of it, whichever is less."""
+    free = psutil.virtual_memory().available
+    with contextlib.suppress(OSError, ValueError):
+        held = dict(line.split() for line in (GROUP / "memory.stat").read_text().splitlines())
+        free = min(free, int((GROUP / "memory.max").read_text()) - int(held["anon"]))
+    return max(0, free) // 2**20
+
+
+def visible_gpus() -> list[str]:
+    """The GPUs runs may use: those of ``CUDA_VISIBLE_DEVICES``, else all that ``nvidia-smi`` lists."""
+    chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if chosen is not None:
+        return [gpu.strip() for gpu in chosen.split(",") if gpu.strip() not in ("", "-1")]
+    if shutil.which("nvidia-smi") is None:
+        return []
+    listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=False).stdout
+    return [str(number) for number in range(sum(line.startswith("GPU ") for line in listed.splitlines()))]
+
+
+@contextlib.contextmanager
+def held_gpus(wanted: int, gpus: Sequence[str], runs_per_gpu: int) -> Iterator[list[str]]:
+    """Wait for ``wanted`` of ``gpus`` and hold a slot of each, of which a GPU has ``runs_per_gpu``.
+
+    A slot is a file in the machine's temporary folder, locked by ``flock``: it is shared by all studies of this user on the
+    machine, and free again when its holder dies, however it dies.
+    """
+    wanted = min(wanted, len(gpus))
+    if not wanted:
+        yield []
+        return
+    folder = Path(tempfile.gettempdir()) / f"paradox-gpus-{os.getuid()}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    while True:
+        with contextlib.ExitStack() as stack:
+            taken: list[str] = []
+            for gpu in gpus:
+                if len(taken) < wanted and _take_slot(stack, folder, gpu, runs_per_gpu):
+                    taken.append(gpu)
+            if len(taken) == wanted:
+                yield taken
+                return
+        time.sleep(1)  # with what it had given back: two runs must not each hold half of what both want
+
+
+def _take_slot(stack: contextlib.ExitStack, folder: Path, gpu: str, runs_per_gpu: int) -> bool:
+    for number in range(runs_per_gpu):
+        slot: IO[str] = stack.enter_context((folder / f"{gpu.replace('/', '-')}.{number}").open("a+"))
+        if store.acquire(slot):
+            return True
+    return False

@@ -1,0 +1,224 @@
+"""How reward models train, and how accurate each of their checkpoints is."""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from datasets import Dataset
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+from transformers import PreTrainedTokenizerFast, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.modeling_outputs import TokenClassifierOutput
+
+from paradox_utils import config, resume, sources
+from paradox_utils.data import atlas, oracle
+from paradox_utils.data.records import ERROR_LABEL, LABELS, DataError, Feedback, PairExample, SegmentExample, prefer
+from paradox_utils.measures import pair_metrics, segment_metrics
+from paradox_utils.models import device_of, load_encoder
+from paradox_utils.reward_model import IGNORED, RewardScorer, collate, encode_segments, encode_wholes, features
+from paradox_utils.store import read_json
+from paradox_utils.supervised import fit, shuffled, training_arguments
+
+
+class Checkpoints(TrainerCallback):
+    """Measures and saves the model at each of the wanted steps, then ends the training.
+
+    A training that goes on from a state reads back what was measured before it.
+    """
+
+    def __init__(self, p: config.RewardModel, scorer: RewardScorer, heldout: list, train: list, folder: Path) -> None:
+        self.p, self.scorer, self.heldout, self.train, self.folder = p, scorer, heldout, train, folder
+        self.metrics: list[dict] = []
+
+    def on_train_begin(self, args, state, control, **kwargs):  # noqa: ANN001, ANN003, ANN201, D102
+        if state.global_step == 0:
+            return self._at(0, control)
+        done = [step for step in self.p.checkpoint_steps if step <= state.global_step]
+        self.metrics = [read_metrics(self.folder / f"checkpoint-{step}") for step in done]
+
+    def on_step_end(self, args, state, control, **kwargs):  # noqa: ANN001, ANN003, ANN201, D102
+        self._at(state.global_step, control)
+
+    def _at(self, step: int, control: TrainerControl) -> None:
+        if step in self.p.checkpoint_steps:
+            self.scorer.model.eval()
+            metrics = {"step": step, **measure(self.scorer, self.p, self.heldout, self.train)}
+            self.metrics.append({name: None if v is None or np.isnan(v) else v for name, v in metrics.items()})
+            save_checkpoint(self.scorer, self.metrics[-1], self.folder / f"checkpoint-{step}")
+            self.scorer.model.train()
+        control.should_training_stop = step >= self.p.checkpoint_steps[-1]
+
+
+def train(p: config.RewardModel, feedback: dict[str, list[Feedback]], folder: Path) -> tuple[list[dict], pd.DataFrame, int]:
+    """Train on ``feedback[p.split]``, measure on ``feedback["heldout"]``, leave ``checkpoint-STEP`` folders. Killed and called
+    again with the same folder, it goes on from its last state (see :func:`~paradox_utils.supervised.fit`).
+
+    Returns the metrics of each checkpoint (see :mod:`paradox_utils.measures`), the losses (step, loss), and how many training
+    inputs were over the length limit.
+    """
+    pairwise = p.task == "completeness"
+    records = feedback[p.split][: p.feedback_limit or None]
+    rng = random.Random(f"reward model {p.seed}")
+    examples = noisy(sources.training_examples(p, records, p.task), p, rng)
+    heldout = sources.training_examples(p, feedback["heldout"], p.task)
+    if not examples or not heldout:
+        raise DataError(f"{p.task}: {len(examples)} examples to train on, {len(heldout)} held out; give more feedback")
+    model, tokenizer = load_encoder(p.backbone, pairwise, p.seed)
+    batch = 4 * p.micro_batch or 64  # without gradients, four times as many fit
+    scorer = RewardScorer(model, tokenizer, p.max_length, p.global_attention, batch)
+    callback = Checkpoints(p, scorer, heldout, examples, folder)
+    steps = max(p.schedule_steps, p.checkpoint_steps[-1])
+    if p.checkpoint_steps[-1] == 0:
+        scorer.model.to(device_of(p.device))
+        callback.on_train_begin(None, TrainerState(), TrainerControl())
+        return callback.metrics, pd.DataFrame(columns=["step", "loss"]), 0
+    early = _corrupted(p, len(records), rng) if p.corruption_steps else []
+    rows, truncated = (_pair_rows if pairwise else _token_rows)(scorer, [*early, *examples])
+    if p.task == "factuality":
+        _label_replaced_tokens(rows[: len(early)], tokenizer)
+    order = shuffled(len(early), p.corruption_steps * p.batch_size, p.seed)
+    order += [len(early) + i for i in shuffled(len(examples), (steps - p.corruption_steps) * p.batch_size, p.seed)]
+    micro = p.micro_batch or p.batch_size
+    arguments = training_arguments(
+        folder, steps, p, p.seed, weight_decay=p.weight_decay,
+        per_device_train_batch_size=micro, gradient_accumulation_steps=max(1, p.batch_size // micro),
+    )  # fmt: skip
+    common = {
+        "model": model,
+        "train_dataset": Dataset.from_list(rows).select(order),
+        "processing_class": tokenizer,
+        "callbacks": [callback],
+    }
+    if pairwise:
+        from trl import RewardConfig, RewardTrainer  # takes a second, and token models need none of it
+
+        # TRL's defaults, bfloat16 and gradient checkpointing, would measure checkpoints in a precision they are not used in
+        settings = RewardConfig(**arguments, max_length=None, disable_dropout=False, bf16=False, gradient_checkpointing=None)
+        trainer = RewardTrainer(args=settings, data_collator=lambda batch: _collate_pairs(batch, scorer), **common)
+    else:
+        settings = TrainingArguments(**arguments)
+        trainer = Trainer(
+            args=settings, data_collator=lambda batch: _collate(batch, scorer), compute_loss_func=_token_loss, **common
+        )
+    losses = fit(trainer, p, folder)
+    shutil.rmtree(folder / "resume", ignore_errors=True)
+    return callback.metrics, losses, truncated
+
+
+def _token_loss(outputs: TokenClassifierOutput, labels: Tensor, num_items_in_batch: Tensor | int) -> Tensor:
+    """Cross-entropy over the labels of the whole batch (their number is ``num_items_in_batch``), however it is cut in passes.
+
+    Models take the mean over one pass instead, which ``Trainer`` then sums over the passes of a batch.
+    """
+    total = cross_entropy(outputs.logits.flatten(0, 1), labels.flatten(), ignore_index=IGNORED, reduction="sum")
+    return total / max(1, num_items_in_batch)
+
+
+def _token_rows(scorer: RewardScorer, examples: Sequence[SegmentExample]) -> tuple[list[dict], int]:
+    contexts, segments = [e.context for e in examples], [e.segments for e in examples]
+    inputs = encode_segments(scorer.model, scorer.tokenizer, contexts, segments, scorer.limit)
+    return [features(i, e.labels) for i, e in zip(inputs, examples, strict=True)], sum(i.truncated for i in inputs)
+
+
+def _pair_rows(scorer: RewardScorer, examples: Sequence[PairExample]) -> tuple[list[dict], int]:
+    texts = [e.chosen for e in examples] + [e.rejected for e in examples]
+    inputs = encode_wholes(scorer.tokenizer, [e.context for e in examples] * 2, texts, scorer.limit)
+    chosen, rejected = inputs[: len(examples)], inputs[len(examples) :]
+    rows = [
+        {"chosen_ids": c.ids, "rejected_ids": r.ids, "chosen_types": c.types, "rejected_types": r.types}
+        for c, r in zip(chosen, rejected, strict=True)
+    ]
+    return rows, sum(one.truncated for one in inputs)
+
+
+def _collate(rows: list[dict], scorer: RewardScorer) -> dict:
+    return collate(rows, scorer.model, scorer.tokenizer, scorer.global_attention)
+
+
+def _collate_pairs(rows: list[dict], scorer: RewardScorer) -> dict:
+    """The chosen half, then the rejected half: the layout TRL's loss expects."""
+    sides = [(row, side) for side in ("chosen", "rejected") for row in rows]
+    return _collate([{"ids": row[f"{s}_ids"], "types": row[f"{s}_types"], "marks": [0]} for row, s in sides], scorer)
+
+
+def noisy(examples: Sequence, p: config.RewardModel, rng: random.Random) -> list:
+    """The examples with labels (or preferences) flipped with probability ``p.label_noise``: the label-noise route."""
+    if p.label_noise == 0:
+        return list(examples)
+    if p.task == "completeness":
+        return [replace(e, chosen=e.rejected, rejected=e.chosen) if rng.random() < p.label_noise else e for e in examples]
+    good, bad = LABELS.index("O"), LABELS.index(ERROR_LABEL[p.task])
+
+    def flip(label: int | None) -> int | None:
+        return label if label is None or rng.random() >= p.label_noise else (good if label == bad else bad)
+
+    return [replace(e, labels=tuple(flip(label) for label in e.labels)) for e in examples]
+
+
+def _corrupted(p: config.RewardModel, count: int, rng: random.Random) -> list:
+    """Answers with values right or wrong at random, labelled by the oracle."""
+    questions = atlas.load_splits(p).train
+    records = []
+    for question in rng.choices(questions, k=max(count, 1000)):
+        responses = tuple(atlas.corrupt(question, rng) for _ in range(4))
+        verdicts = [oracle.judge(question, response) for response in responses]
+        scores = tuple(v.completeness for v in verdicts)
+        records.append(Feedback(question, responses, verdicts[0].spans, (), "", prefer(scores), verdicts[0].spans, scores))
+    return sources.training_examples(p, records, p.task)
+
+
+def _label_replaced_tokens(rows: list[dict], tokenizer: PreTrainedTokenizerFast) -> None:
+    """Replaced-token detection (Clark et al. 2020) on corrupted answers: every value word is labelled too, O where the context
+    holds it, else F-ERR. It teaches a small model to read the passages, as pretraining does for a large one."""
+    values = set(tokenizer.convert_tokens_to_ids([word for words in atlas.VALUES.values() for word in words]))
+    for row in rows:
+        context = {token for token, kind in zip(row["ids"], row["types"], strict=True) if kind == 0}
+        for place, (token, kind) in enumerate(zip(row["ids"], row["types"], strict=True)):
+            if kind == 1 and token in values:
+                row["labels"][place] = LABELS.index("O" if token in context else "F-ERR")
+
+
+# --- measuring ----------------------------------------------------------------------------------------------------------------
+
+
+def measure(scorer: RewardScorer, p: config.RewardModel, heldout: list, train: list) -> dict:
+    """Accuracy and its companions on held-out feedback; for pairwise models also mean and deviation of training scores."""
+    if p.task != "completeness":
+        logits = scorer.segment_logits([e.context for e in heldout], [e.segments for e in heldout])
+        probabilities = torch.cat(logits).softmax(-1).numpy()
+        noisy_labels = [label for e in heldout for label in e.labels]
+        clean = [label for e in heldout for label in e.clean] if heldout[0].clean is not None else None
+        return segment_metrics(probabilities, noisy_labels, clean, LABELS.index(ERROR_LABEL[p.task]))
+    sample = train[:: max(1, 2 * len(train) // p.centre_sample)]
+    texts = [(e.context, text) for e in (*heldout, *sample) for text in (e.chosen, e.rejected)]
+    unique = list(dict.fromkeys(texts))  # a response stands in up to three pairs
+    known = dict(zip(unique, scorer.scores(*zip(*unique, strict=True)).tolist(), strict=True))
+    scores = np.array([known[text] for text in texts]).reshape(-1, 2)
+    margins, centring = scores[: len(heldout), 0] - scores[: len(heldout), 1], scores[len(heldout) :]
+    return pair_metrics(margins, [e.clean for e in heldout]) | {
+        "score_mean": float(centring.mean()),
+        "score_std": float(centring.std(ddof=1)),
+    }
+
+
+def save_checkpoint(scorer: RewardScorer, metrics: dict, folder: Path) -> None:
+    """Weights (safetensors), tokenizer, input limits and metrics, all or none of them."""
+    with resume.whole_folder(folder) as part:
+        scorer.model.save_pretrained(part)
+        scorer.tokenizer.save_pretrained(part)
+        settings = {"max_length": scorer.max_length, "global_attention": scorer.global_attention}
+        (part / "settings.json").write_text(json.dumps(settings))
+        (part / "metrics.json").write_text(json.dumps(metrics))
+
+
+def read_metrics(checkpoint: Path) -> dict:
+    """What :func:`measure` said of a checkpoint; raises :class:`~paradox_utils.store.StoreError` where that is gone."""
+    return read_json(checkpoint / "metrics.json")

@@ -1,0 +1,346 @@
+"""Going on after a kill: whole folders only, and trainings that end with the same bits however often they were killed."""
+
+import contextlib
+import errno
+import importlib
+import itertools
+import os
+import pickle
+import random
+import signal
+import warnings
+from hashlib import sha256
+from pathlib import Path
+
+import pytest
+import torch
+import transformers
+from conftest import answered
+
+from paradox_utils import config, resume, reward_training, supervised
+from paradox_utils.store import StoreError
+
+# --- folders ------------------------------------------------------------------------------------------------------------------
+
+
+def state(parent, number, prefix="state-"):
+    folder = parent / f"{prefix}{number}"
+    (folder / "inner").mkdir(parents=True)
+    (folder / "weights").write_bytes(bytes([number]) * 100)
+    (folder / "inner" / "more").write_text("text")
+    resume.complete(folder)
+    return folder
+
+
+def cut(folder):
+    os.truncate(folder / "weights", 99)
+
+
+def change(folder):
+    (folder / "weights").write_bytes(b"x" * 100)
+
+
+def lose(folder):
+    (folder / "inner" / "more").unlink()
+
+
+def add(folder):
+    (folder / "extra").write_text("")
+
+
+def unmark(folder):
+    (folder / resume.MARK).unlink()
+
+
+def garble(folder):
+    (folder / resume.MARK).write_text('{"weights": 3}')
+
+
+BREAKS = [cut, change, lose, add, unmark, garble]
+
+
+@pytest.mark.parametrize("how", BREAKS)
+def test_a_broken_state_is_passed_by_with_a_sentence(how, tmp_path):
+    first, second = state(tmp_path, 9), state(tmp_path, 10)  # by number, not by name
+    assert resume.is_complete(second)
+    assert resume.newest(tmp_path) == second
+    how(second)
+    assert not resume.is_complete(second)
+    with pytest.warns(UserWarning, match="state-10: is not whole, so the run goes on from an earlier state"):
+        assert resume.newest(tmp_path) == first
+
+
+def test_without_a_state_there_is_none(tmp_path):
+    for name in ("state-3.part", "state-x", "other-4", "state-"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "file").write_text("")
+        resume.complete(tmp_path / name)
+    (tmp_path / "state-5").write_text("a file")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert resume.newest(tmp_path) is None
+        assert resume.newest(tmp_path / "nowhere") is None
+    assert not resume.is_complete(tmp_path / "nowhere")
+
+
+def test_the_last_whole_states_stay(tmp_path):
+    for number in (2, 8, 9, 10, 11):
+        state(tmp_path, number)
+    unmark(tmp_path / "state-11")
+    (tmp_path / "state-12.part").mkdir()
+    state(tmp_path, 1, "other-")
+    resume.keep_last(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["other-1", "state-10", "state-9"]
+
+
+def no_room():
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def fill(target):
+    with resume.whole_folder(target) as part:
+        (part / "a").write_text("second")
+        no_room()
+
+
+def test_a_folder_appears_whole_or_not_at_all(tmp_path, monkeypatch):
+    target = tmp_path / "deep" / "model"
+    with resume.whole_folder(target) as part:
+        (part / "a").write_text("first")
+        assert not target.exists()
+    with pytest.raises(OSError, match="No space left"):
+        fill(target)
+    assert [path.name for path in target.parent.iterdir()] == ["model"]
+    assert (target / "a").read_text() == "first"
+    with monkeypatch.context() as patch:  # the last step of all fails
+        move = Path.replace
+        patch.setattr(Path, "replace", lambda self, to: no_room() if self.suffix == ".part" else move(self, to))
+        with pytest.raises(OSError, match="No space left"), resume.whole_folder(target):
+            pass
+    assert [path.name for path in target.parent.rglob("*")] == ["model", "a"]
+    (target.parent / "model.part").mkdir()
+    (target.parent / "model.part" / "b").write_text("what a kill left")
+    with resume.whole_folder(target) as part:
+        (part / "a").write_text("third")
+    assert [path.name for path in target.parent.rglob("*")] == ["model", "a"]
+    assert (target / "a").read_text() == "third"
+
+
+def test_another_run_does_not_inherit_states(tmp_path):
+    parent = tmp_path / "resume"
+    resume.claim(parent, {"seed": 0, "rate": 0.1})
+    kept = state(parent, 1)
+    resume.claim(parent, {"rate": 0.1, "seed": 0})
+    assert resume.newest(parent) == kept
+    resume.claim(parent, {"rate": 0.1, "seed": 1})
+    assert resume.newest(parent) is None
+
+
+# --- trainings ----------------------------------------------------------------------------------------------------------------
+
+EVERY, LAST = 7, 24
+STATES = {"segments": (8, 16), "pairs": (8, 16), "supervised": (7, 14, 21)}
+
+
+@pytest.fixture(scope="module")
+def few():
+    return {"train": answered(30, seed=1), "heldout": answered(4, seed=2)}
+
+
+def train(kind, folder, few):
+    """A short training of each kind; returns the losses and, for reward models, the metrics.
+
+    Reward models report their loss every other step only, so that their states wait for step 8.
+    """
+    folder.mkdir(exist_ok=True)
+    common = {"batch_size": 4, "resume_every": EVERY, "device": "cpu"}
+    if kind == "supervised":
+        p = config.Supervised(steps=LAST, train_questions=40, **common)
+        return [], supervised.train(p, folder)
+    p = config.RewardModel(
+        task="completeness" if kind == "pairs" else "relevance", backbone="atlas-bert-small", micro_batch=2,
+        checkpoint_steps=[0, 5, 14, LAST], schedule_steps=120, **common,
+    )  # fmt: skip
+    metrics, losses, _ = reward_training.train(p, few, folder)
+    return metrics, losses
+
+
+def finished(kind, folder, few):
+    """Everything a training leaves: what it returns, and the hash of each file."""
+    metrics, losses = train(kind, folder, few)
+    files = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
+    return metrics, losses.to_dict("list"), {name: sha256(path.read_bytes()).hexdigest() for name, path in files.items()}
+
+
+def killed(kind, folder, few, when):
+    """Run the training in a process of its own that kills itself once ``when`` says so; whether it was killed."""
+    child = os.fork()
+    if child == 0:
+        try:
+            torch.set_num_threads(1)
+            when()
+            train(kind, folder, few)
+        finally:
+            os._exit(0)
+    return os.waitpid(child, 0)[1] == signal.SIGKILL
+
+
+def die(*args, **kwargs):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def in_step(step):
+    """A kill in the middle of an optimizer step."""
+
+    def arm():
+        act = supervised.KeepStates.on_step_begin
+        supervised.KeepStates.on_step_begin = lambda self, args, state, *a, **k: (
+            die() if state.global_step == step else act(self, args, state, *a, **k)
+        )
+
+    return arm
+
+
+def in_call(owner, name, count):
+    """A kill at the ``count``-th call of a function, before it does anything."""
+
+    def arm():
+        setattr(owner, name, failing(getattr(owner, name), count, die))
+
+    return arm
+
+
+def failing(act, count, fail):
+    """``act``, but ``fail`` at the ``count``-th call."""
+    calls = itertools.count(1)
+    return lambda *args, **kwargs: fail() if next(calls) == count else act(*args, **kwargs)
+
+
+# A state calls torch.save four times. A reward model's tokenizer goes to checkpoints 0 and 5, state 8, then checkpoint 14.
+MOMENTS = {
+    "a state without its optimizer": lambda kind: in_call(torch, "save", 6),
+    "a state without its mark": lambda kind: in_call(resume, "complete", 2),
+    "old states not cleared": lambda kind: in_call(resume, "keep_last", 2),
+    "a result without its tokenizer": lambda kind: in_call(
+        transformers.PreTrainedTokenizerFast, "save_pretrained", 1 if kind == "supervised" else 4
+    ),
+}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)  # a forked process must not wait for threads that it does not have
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def whole(few, tmp_path_factory):
+    """Uninterrupted trainings by kind."""
+    return {kind: finished(kind, tmp_path_factory.mktemp(kind), few) for kind in ("segments", "pairs", "supervised")}
+
+
+@pytest.mark.parametrize("kind", ["segments", "pairs", "supervised"])
+def test_a_killed_training_ends_with_the_same_bits(kind, whole, few, tmp_path, monkeypatch):
+    for step in sorted(random.Random(kind).sample(range(1, LAST), 3)):
+        assert killed(kind, tmp_path, few, in_step(step))
+        assert states(tmp_path) == [at for at in STATES[kind] if at <= step][-2:]
+    steps = []
+    monkeypatch.setattr(
+        supervised.KeepStates, "on_step_begin", lambda self, args, state, *a, **k: steps.append(state.global_step)
+    )
+    done = max(states(tmp_path), default=0)
+    assert finished(kind, tmp_path, few) == whole[kind]
+    assert steps == list(range(done, LAST))
+    assert not (tmp_path / "resume").exists()
+
+
+def states(folder):
+    return sorted(int(path.name.split("-")[1]) for path in (folder / "resume").glob("checkpoint-*"))
+
+
+@pytest.mark.parametrize("kind", ["segments", "supervised"])
+@pytest.mark.parametrize("moment", MOMENTS)
+@pytest.mark.filterwarnings("ignore:.*is not whole:UserWarning")
+def test_a_kill_in_the_middle_of_a_write_is_made_good(kind, moment, whole, few, tmp_path):
+    assert killed(kind, tmp_path, few, MOMENTS[moment](kind))
+    assert finished(kind, tmp_path, few) == whole[kind]
+
+
+def at_the_end():
+    supervised.KeepStates.on_train_end = die
+
+
+@pytest.mark.parametrize("kind", ["segments", "supervised"])
+def test_no_state_follows_the_last_step(kind, whole, few, tmp_path):
+    """Going on from one would take a step too many."""
+    assert killed(kind, tmp_path, few, at_the_end)
+    assert states(tmp_path) == list(STATES[kind][-2:])
+    assert finished(kind, tmp_path, few) == whole[kind]
+
+
+def test_a_cut_state_is_passed_by(whole, few, tmp_path):
+    assert killed("segments", tmp_path, few, in_step(17))
+    os.truncate(tmp_path / "resume" / "checkpoint-16" / "optimizer.pt", 1000)
+    with pytest.warns(UserWarning, match="checkpoint-16: is not whole, so the run goes on from an earlier state"):
+        assert finished("segments", tmp_path, few) == whole["segments"]
+
+
+def test_nothing_whole_is_a_fresh_start(whole, few, tmp_path):
+    assert killed("supervised", tmp_path, few, in_step(9))
+    (tmp_path / "resume" / "checkpoint-7" / "model.safetensors").unlink()
+    with pytest.warns(UserWarning, match="or from its start"):
+        assert finished("supervised", tmp_path, few) == whole["supervised"]
+
+
+@pytest.mark.parametrize(
+    ("writer", "count"), [("torch.save", 6), ("transformers.modeling_utils.safe_save_file", 5)], ids=["optimizer", "weights"]
+)
+def test_a_full_disk_leaves_the_state_before(writer, count, whole, few, tmp_path, monkeypatch):
+    module, name = writer.rsplit(".", 1)
+    owner = importlib.import_module(module)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, name, failing(getattr(owner, name), count, no_room))
+        with pytest.raises(OSError, match="No space left"):
+            train("segments", tmp_path, few)
+    assert states(tmp_path) == [8]  # the half of state 16 is gone, and the room it took
+    assert resume.is_complete(tmp_path / "resume" / "checkpoint-8")
+    assert finished("segments", tmp_path, few) == whole["segments"]
+
+
+def test_other_parameters_start_afresh(few, tmp_path):
+    assert killed("supervised", tmp_path, few, in_step(9))
+    p = config.Supervised(steps=LAST, train_questions=40, batch_size=4, resume_every=EVERY, device="cpu", seed=1)
+    assert supervised.train(p, tmp_path).equals(supervised.train(p, tmp_path / "fresh"))
+
+
+def test_a_lost_checkpoint_is_named(few, tmp_path):
+    assert killed("segments", tmp_path, few, in_step(9))
+    (tmp_path / "checkpoint-5" / "metrics.json").unlink()
+    with pytest.raises(StoreError, match="checkpoint-5"):
+        train("segments", tmp_path, few)
+
+
+class Planted:
+    """A pickle that makes a file when it is loaded."""
+
+    def __init__(self, path):
+        self.path = str(path)
+
+    def __reduce__(self):
+        return os.mkdir, (self.path,)
+
+
+@pytest.mark.parametrize("name", ["optimizer.pt", "scheduler.pt", "rng_state.pth", "training_args.bin", "pytorch_model.bin"])
+def test_no_code_of_a_state_runs(name, few, tmp_path):
+    assert killed("supervised", tmp_path, few, in_step(9))
+    kept = tmp_path / "resume" / "checkpoint-7"
+    assert not (kept / "training_args.bin").exists()
+    torch.save(Planted(tmp_path / "trap"), kept / name)
+    resume.complete(kept)
+    read = name in ("optimizer.pt", "scheduler.pt", "rng_state.pth")  # the others are left alone
+    with pytest.raises(pickle.UnpicklingError) if read else contextlib.nullcontext():
+        train("supervised", tmp_path, few)
+    assert not (tmp_path / "trap").exists()
