@@ -12,12 +12,12 @@ export HF_HUB_DISABLE_TELEMETRY := 1
 export PYDEVD_DISABLE_FILE_VALIDATION := 1
 unexport MPLBACKEND # a backend from outside would keep figures out of the notebooks
 
-.PHONY: help paper test lint unit notebooks book study record pages fixtures clean
+.PHONY: help paper test test-slurm lint unit notebooks book study record pages bench fixtures clean
 .DEFAULT_GOAL := help
 .NOTPARALLEL: # the targets of `test` share both cores already
 
 help: ## list the targets
-	@sed -nE 's/^([a-z]+):.*## (.*)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
+	@sed -nE 's/^([a-z-]+):.*## (.*)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
 
 $(INSTALLED): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(not (3, 11) <= v[:2] <= (3, 12) and f"Python {v[0]}.{v[1]}: the lock is for 3.11 and 3.12; make PYTHON=python3.11 …")'
@@ -52,8 +52,10 @@ book: $(INSTALLED) ## render the committed pages
 
 BUILD = $(BIN)/jupyter-book build _build/source --path-output . --all -W -n --keep-going
 
-study: $(INSTALLED) ## run a study: CONFIG=configs/NAME.yaml [WORKERS=2 THREADS=1]
-	$(BIN)/python -m paradox_utils.execute study $(CONFIG) $(if $(WORKERS),--workers $(WORKERS)) $(if $(THREADS),--threads $(THREADS))
+study: $(INSTALLED) ## run a study: CONFIG=configs/NAME.yaml [WORKERS=2 THREADS=1 GPUS=1 RUNS_PER_GPU=1 PROFILE=profiles/slurm]
+	$(BIN)/python -m paradox_utils.execute study $(CONFIG) $(foreach option,WORKERS THREADS GPUS RUNS_PER_GPU PROFILE,$(call given,$(option)))
+
+given = $(if $($(1)),--$(subst _,-,$(shell echo $(1) | tr A-Z a-z)) $($(1)))
 
 record: $(INSTALLED) ## keep a finished study's tables in results/recorded, and quick's figure for the README
 	$(BIN)/python -m paradox_utils.execute record $(CONFIG)
@@ -61,6 +63,12 @@ record: $(INSTALLED) ## keep a finished study's tables in results/recorded, and 
 
 pages: $(INSTALLED) ## execute the stale pages in notebooks/ again and stamp them
 	$(BIN)/python -m paradox_utils.pages execute
+
+test-slurm: $(INSTALLED) ## run the quick study through a SLURM of one node and compare it with the local run
+	$(BIN)/python tests/slurm/one_node.py $(CONFIG)
+
+bench: $(INSTALLED) ## measure speed and memory, and write results/recorded/benchmarks.csv [PARTS="t5 trl"]
+	$(BIN)/python -m benchmarks $(PARTS)
 
 fixtures: $(INSTALLED) ## rebuild the small policy and reward models the notebooks start from
 	$(BIN)/python -m paradox_utils.fixtures
