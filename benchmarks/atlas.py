@@ -1,0 +1,69 @@
+"""One PPO run of the `atlas` study's size, from the start of its process to the end, on one core."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import yaml
+
+from benchmarks.options import Options
+from benchmarks.table import Row
+from paradox_utils import config, store
+from paradox_utils import study as studies
+
+CONFIG = store.ROOT / "configs" / "atlas.yaml"
+LIMIT = 20.0  # seconds
+# The models that a study would have trained first, by those the notebooks start from.
+FIXTURES = {"policy": config.FIXTURE_POLICY, "feedback": config.FIXTURE_FEEDBACK, "reward_model": config.FIXTURE_REWARD_MODEL}
+
+
+def run(options: Options) -> list[Row]:
+    """One run a task: whole seconds, those of the updates, and those of the start (imports, kernel, data, models)."""
+    rows = []
+    for task in ("relevance",) if options.quick else ("relevance", "factuality", "completeness"):
+        parameters = parameters_of(task) | ({"updates": 2, "evaluate_every": 1} if options.quick else {})
+        whole, updates, stage = timed(parameters)
+        options.say(f"atlas: {task}: {whole:.1f} s")
+        rows += [
+            Row("atlas", f"{task}, whole run", whole, "s", target=LIMIT, of="value"),
+            Row("atlas", f"{task}, rollouts, updates and evaluations", updates, "s"),
+            Row("atlas", f"{task}, data, models and final evaluations", stage - updates, "s"),
+            Row("atlas", f"{task}, start-up (imports, kernel) and page", whole - stage, "s"),
+        ]
+    return [*rows, Row("atlas", "updates, a run", parameters["updates"], "updates")]
+
+
+def parameters_of(task: str) -> dict:
+    """Parameters of the first run of ``task`` against a reward model, as the study plans it, on the committed models."""
+    plan = studies.plan(config.load_study(CONFIG), str(CONFIG))
+    first = next(r for r in plan if r.stage == "ppo" and r.labels["task"] == task and r.parameters["reward"] == "model")
+    return first.parameters | FIXTURES
+
+
+def timed(parameters: dict) -> tuple[float, float, float]:
+    """Seconds of a process that executes notebook 04, of its loop, and of its stage (the loop, and what stands around it)."""
+    with tempfile.TemporaryDirectory(prefix="benchmark-") as folder:
+        file = Path(folder) / "parameters.yaml"
+        file.write_text(yaml.safe_dump(parameters | {"out": f"{folder}/out"}))
+        command = [sys.executable, "-m", "papermill", "--no-progress-bar", "--kernel", "python3", "-f", str(file)]
+        command += [studies.NOTEBOOKS["ppo"], f"{folder}/page.ipynb"]
+        environment = os.environ | {"OMP_NUM_THREADS": "1", "MPLBACKEND": "module://matplotlib_inline.backend_inline"}
+        started = time.perf_counter()
+        subprocess.run(
+            command, cwd=store.ROOT, env=environment, check=True, preexec_fn=_on_one_core,
+            stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+        )  # fmt: skip
+        whole = time.perf_counter() - started
+        curve = (Path(folder) / "out" / "curve.csv").read_text().splitlines()
+        updates = float(curve[-1].split(",")[curve[0].split(",").index("seconds")])
+        return whole, updates, store.read_result(Path(folder) / "out")["seconds"]
+
+
+def _on_one_core() -> None:
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})

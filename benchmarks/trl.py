@@ -1,0 +1,95 @@
+"""The engine against TRL's last ``PPOTrainer``: speed, memory, and whether both learn the same."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import sysconfig
+import tempfile
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+from scipy import stats
+
+from benchmarks import table, terminal
+from benchmarks.options import Options
+from benchmarks.table import Row
+from benchmarks.worker import Side
+from paradox_utils import store
+
+VERSION = "1.12.0"  # the last with a PPOTrainer
+ENVIRONMENT = store.ROOT / ".venv-trl"
+SPEED_UP = 2.0
+LIKELY = 0.05  # agreement: the chance of a difference this large between equals
+
+
+def python() -> Path:
+    """The interpreter of TRL's own environment, made at the first call: that TRL before this environment's packages."""
+    interpreter = ENVIRONMENT / "bin" / "python"
+    packages = Path(sysconfig.get_path("purelib", vars={"base": str(ENVIRONMENT), "platbase": str(ENVIRONMENT)}))
+    if not (packages / f"trl-{VERSION}.dist-info").is_dir():
+        subprocess.run([sys.executable, "-m", "venv", str(ENVIRONMENT)], check=True)
+        (packages / "main.pth").write_text(sysconfig.get_path("purelib") + "\n")
+        pip = [str(interpreter), "-m", "pip", "--disable-pip-version-check", "install", "--quiet", "--no-deps"]
+        subprocess.run([*pip, f"trl=={VERSION}"], check=True, stdout=sys.stderr)
+    return interpreter
+
+
+def run(options: Options) -> list[Row]:
+    """Both sides in turn, seed by seed; the first update of each run warms up and is not timed."""
+    size = terminal.SIZES[options.size]
+    with tempfile.TemporaryDirectory(prefix="benchmark-") as folder:
+        terminal.build(Path(folder), size)
+        settings = {"folder": folder, "device": options.device, "precision": options.precision}
+        with (
+            Side("benchmarks.trl_theirs", settings, options.threads, python()) as theirs,
+            Side("benchmarks.trl_ours", settings, options.threads) as ours,
+        ):
+            runs: dict[str, list[list[dict[str, float]]]] = {"theirs": [], "ours": []}
+            for seed in range(options.seeds):
+                for name, side in (("theirs", theirs), ("ours", ours)):
+                    runs[name].append(side.call("run", seed=seed))
+                    seconds = sum(row["seconds"] for row in runs[name][-1])
+                    options.say(f"trl: seed {seed}, {name}: {seconds:.1f} s")
+            peaks = ours.call("peak") / 2**20, theirs.call("peak") / 2**20
+    return rows(runs["ours"], runs["theirs"], peaks, size.prompts * size.samples)
+
+
+def rows(ours: list[list[dict]], theirs: list[list[dict]], peaks: tuple[float, float], episodes: int) -> list[Row]:
+    """The table's rows from each side's runs (reward, KL and seconds by update) and peaks (MiB)."""
+    rates = [episodes / median(row["seconds"] for run in runs for row in run[1:]) for runs in (ours, theirs)]
+    found = [
+        table.more("trl", "episodes per second", *rates, "1/s", SPEED_UP),
+        table.faster("trl", "peak memory", *peaks, "MiB"),
+        Row("trl", "TRL's version", VERSION),
+        Row("trl", "runs a side", len(ours), "seeds"),
+        Row("trl", "updates, a run", len(ours[0]), "updates"),
+    ]
+    for name, unit in (("reward", "a response"), ("kl", "nats, a response")):
+        first, last = (_means(ours, name, part) for part in ("first", "last"))
+        first_theirs, last_theirs = (_means(theirs, name, part) for part in ("first", "last"))
+        low, high, chance = welch(last, last_theirs)
+        found += [
+            Row("trl", f"{name}, first update", float(first.mean()), unit, float(first_theirs.mean())),
+            Row("trl", f"{name}, last third of the updates", float(last.mean()), unit, float(last_theirs.mean())),
+            Row("trl", f"{name}, difference, 95 % interval from", low, unit),
+            Row("trl", f"{name}, difference, 95 % interval to", high, unit),
+            Row("trl", f"{name}, chance of such a difference between equals (Welch)", chance, "", None, chance, LIKELY),
+        ]
+    return found
+
+
+def _means(runs: list[list[dict[str, float]]], name: str, part: str) -> np.ndarray:
+    """A run's mean of ``name`` over its first update, or the last third of its updates; one number a run."""
+    chosen = [run[:1] if part == "first" else run[-max(1, len(run) // 3) :] for run in runs]
+    return np.array([np.mean([row[name] for row in run]) for run in chosen])
+
+
+def welch(ours: np.ndarray, theirs: np.ndarray) -> tuple[float, float, float]:
+    """95 % interval of the difference of means (ours − theirs), and Welch's two-sided p; NaN with one run a side."""
+    if min(len(ours), len(theirs)) < 2:
+        return float("nan"), float("nan"), float("nan")
+    test = stats.ttest_ind(ours, theirs, equal_var=False)
+    interval = test.confidence_interval(0.95)
+    return float(interval.low), float(interval.high), float(test.pvalue)

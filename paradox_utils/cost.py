@@ -1,0 +1,205 @@
+"""What the paper's whole grid would take: operations from model shapes, times from measured rates. Imports no torch.
+
+Operations count 2 for each multiply-add of a matrix product. A prompt of S tokens has K responses of T tokens and is read once
+for all of them. An encoder-decoder has width d, attention width a, feed-forward width f, vocabulary V, L encoder and L′ decoder
+layers. One forward pass then takes, for each response:
+
+    [S L (8 d a + 4 d f) + 4 L S² a + 4 S L′ d a] / K  +  T L′ (12 d a + 4 d f) + 4 L′ T (T + S) a  +  2 T d V
+
+The terms are the encoder's projections and its attention, the keys and values of cross-attention, the decoder's projections and
+its attention, and the head (which a value model lacks). A training pass takes three forward passes (Kaplan et al. 2020,
+section 2.1).
+"""
+
+from __future__ import annotations
+
+import heapq
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from paradox_utils import config, store
+from paradox_utils.data.records import TASKS
+
+# What the benchmark's part `matmul` records, under these names.
+MEASURES = {
+    "rate": "matrix-multiply rate",
+    "share": "rate of the updates",
+    "work": "operations of the updates, a rollout",
+    "generation": "generation, a rollout",
+    "scoring": "scoring, a rollout",
+    "updates": "updates, a rollout",
+    "prompt": "prompt length",
+    "response": "response length",
+    "episodes": "episodes, a rollout",
+}
+EPOCHS, SAMPLES = 4, 4  # of the paper, and of the benchmark
+
+
+@dataclass(frozen=True)
+class Shape:
+    """An encoder-decoder: ``layers`` (encoder), ``decoder_layers``, widths, ``words`` of its vocabulary."""
+
+    layers: int
+    decoder_layers: int
+    width: int
+    attention: int
+    feed_forward: int
+    words: int = 32128
+
+
+POLICIES = {
+    "T5-small": Shape(6, 6, 512, 512, 2048),
+    "T5-base": Shape(12, 12, 768, 768, 3072),
+    "T5-large": Shape(24, 24, 1024, 1024, 4096),
+}
+VALUE = POLICIES["T5-base"]  # whatever the policy
+
+
+@dataclass(frozen=True)
+class Rates:
+    """What a machine does. ``operations`` per second in updates; ``besides``: seconds of generation and scoring for each second
+    of updates; ``overhead``: operations counted on the benchmark's updates ÷ those of the formula (padding, mostly);
+    ``prompt``, ``response``: mean lengths in tokens; ``device`` measured on; ``assumed``: the rate is an assumption."""
+
+    operations: float
+    besides: float
+    overhead: float
+    prompt: float
+    response: float
+    device: str
+    assumed: bool
+
+
+def forward(shape: Shape, prompt: float, response: float, samples: int, head: bool = True) -> float:
+    """Operations of one forward pass, a response; the module's text has the formula."""
+    d, a, f, s, t = shape.width, shape.attention, shape.feed_forward, prompt, response
+    encoder = s * shape.layers * (8 * d * a + 4 * d * f) + 4 * shape.layers * s * s * a
+    keys = 4 * s * shape.decoder_layers * d * a
+    decoder = t * shape.decoder_layers * (12 * d * a + 4 * d * f) + 4 * shape.decoder_layers * t * (t + s) * a
+    return (encoder + keys) / samples + decoder + (2 * t * d * shape.words if head else 0)
+
+
+def updates(policy: Shape, value: Shape, prompt: float, response: float) -> float:
+    """Operations of the updates, a response: three forward passes' worth an epoch, for policy and value model."""
+    both = forward(policy, prompt, response, SAMPLES) + forward(value, prompt, response, SAMPLES, head=False)
+    return 3 * EPOCHS * both
+
+
+def rates(table: pd.DataFrame, p: config.Cost) -> Rates:
+    """What ``make bench`` measured: a GPU's rows where there are any, else those of a CPU with the assumed rate of a GPU.
+
+    Raises :class:`store.StoreError` where the table lacks the part `matmul`.
+    """
+    rows = table[table["part"] == "matmul"]
+    device = "cuda" if (rows["device"] == "cuda").any() else "cpu"
+    rows = rows[rows["device"] == device].set_index("measure")
+    if missing := [name for name in MEASURES.values() if name not in rows.index]:
+        raise store.StoreError(f"{p.benchmarks}: has no {missing[0]!r}; run `make bench` (or python -m benchmarks matmul)")
+    found = {name: float(rows.loc[measure, "value"]) for name, measure in MEASURES.items()}
+    small = POLICIES["T5-small"]  # the benchmark's policy, and its value model
+    counted = 1e9 * found["work"] / found["episodes"]
+    return Rates(
+        operations=1e9 * found["share"] if device == "cuda" else 1e12 * p.assumed_rate * p.assumed_share,
+        besides=(found["generation"] + found["scoring"]) / found["updates"],
+        overhead=counted / updates(small, small, found["prompt"], found["response"]),
+        prompt=found["prompt"],
+        response=found["response"],
+        device=device,
+        assumed=device != "cuda",
+    )
+
+
+def run_hours(policy: Shape, r: Rates, episodes: int) -> float:
+    """GPU hours of one PPO run: episodes × operations ÷ rate × (1 + what stands beside the updates)."""
+    work = r.overhead * updates(policy, VALUE, r.prompt, r.response)
+    return episodes * work / r.operations * (1 + r.besides) / 3600
+
+
+def grid(r: Rates, p: config.Cost) -> pd.DataFrame:
+    """Policies and tasks: hours of one run, runs, GPU hours of all of them."""
+    rows = []
+    for name, shape in POLICIES.items():
+        hours, runs = run_hours(shape, r, p.episodes), p.reward_models * p.seeds
+        rows += [{"policy": name, "task": t, "hours a run": hours, "runs": runs, "GPU hours": hours * runs} for t in TASKS]
+    return pd.DataFrame(rows)
+
+
+def bill(runs: pd.DataFrame, p: config.Cost) -> pd.DataFrame:
+    """Numbers of GPUs: hours until the last run ends, their days, GPU hours and dollars."""
+    lengths = [hours for hours, count in zip(runs["hours a run"], runs["runs"], strict=True) for _ in range(count)]
+    total = sum(lengths)
+    rows = [
+        {
+            "GPUs": n,
+            "hours": makespan(lengths, n),
+            "days": makespan(lengths, n) / 24,
+            "GPU hours": total,
+            "dollars": total * p.price,
+        }
+        for n in p.gpus
+    ]
+    return pd.DataFrame(rows)
+
+
+def makespan(lengths: list[float], machines: int) -> float:
+    """Hours until all runs are done if each machine that falls free takes the longest run left."""
+    ends = [0.0] * machines
+    for length in sorted(lengths, reverse=True):
+        heapq.heapreplace(ends, ends[0] + length)
+    return max(ends)
+
+
+def load(p: config.Cost) -> pd.DataFrame:
+    """The recorded table of benchmarks; raises :class:`store.StoreError` where there is none."""
+    path: Path = store.resolve(p.benchmarks)
+    if not path.is_file():
+        raise store.StoreError(f"{p.benchmarks}: no such table; run `make bench`, which writes it")
+    return pd.read_csv(path)
+
+
+def basis(r: Rates, table: pd.DataFrame, p: config.Cost) -> str:
+    """On what the numbers rest, in a sentence or two."""
+    rows = table[(table["part"] == "matmul") & (table["device"] == r.device)].iloc[0]
+    machine = rows["gpu"] if r.device == "cuda" else rows["cpu"]
+    split = (
+        f"generation and scoring take {r.besides:.2f} seconds for each second of updates, on prompts of {r.prompt:.0f} and "
+        f"responses of {r.response:.0f} tokens (measured on {machine}, {rows['date']})"
+    )
+    if r.assumed:
+        return (
+            f"**No GPU has been measured.** The rate is an assumption: {p.assumed_rate:g} · 10¹² operations a second, of which "
+            f"the updates reach {p.assumed_share:.0%}. {split[0].upper()}{split[1:]}, which on a GPU will differ."
+        )
+    return f"The updates do {r.operations / 1e12:.1f} · 10¹² operations a second, and {split}."
+
+
+def inputs(r: Rates, p: config.Cost) -> pd.DataFrame:
+    """The numbers that the formula is filled with, in words."""
+    named = {
+        "episodes of a run, N": f"{p.episodes:,}",
+        "operations a second, R": f"{r.operations:.3g}",
+        "padding, o": f"{r.overhead:.2f}",
+        "generation and scoring, g": f"{r.besides:.2f}",
+        "prompt, S": f"{r.prompt:.0f} tokens",
+        "response, T": f"{r.response:.0f} tokens",
+        "reward models for each policy and task": f"{p.reward_models}",
+        "seeds": f"{p.seeds}",
+        "a GPU hour": f"{p.price:g} dollars",
+    }
+    return pd.DataFrame({"value": named})
+
+
+def targets(table: pd.DataFrame) -> pd.DataFrame:
+    """The rows of the benchmarks that have a target."""
+    return measures(table[table["target"].notna() & (table["target"] != "")], "target", "met")
+
+
+def measures(table: pd.DataFrame, *more: str) -> pd.DataFrame:
+    """Rows of the benchmarks with the machine and the threads they were measured on; empty where there is no number."""
+    machine = table["gpu"].where(table["device"] == "cuda", table["cpu"])
+    shown = table.assign(machine=machine)[
+        ["part", "measure", "value", "baseline", "unit", "ratio", *more, "machine", "threads", "date"]
+    ]
+    return shown.astype(object).where(shown.notna(), "").reset_index(drop=True)
