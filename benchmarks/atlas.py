@@ -1,4 +1,4 @@
-"""One PPO run of the `atlas` study's size, from the start of its process to the end, on one core."""
+"""One PPO run of the `atlas` study's size, from the start of its process to the end, on one core, and where its time goes."""
 
 from __future__ import annotations
 
@@ -8,13 +8,18 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from statistics import median
 
 import yaml
 
+from benchmarks import table
 from benchmarks.options import Options
+from benchmarks.plain import Clock
 from benchmarks.table import Row
-from paradox_utils import config, store
+from benchmarks.worker import Side
+from paradox_utils import config, experiment, ppo, sources, store
 from paradox_utils import study as studies
+from paradox_utils.rollout import encode_prompts
 
 CONFIG = store.ROOT / "configs" / "atlas.yaml"
 LIMIT = 20.0  # seconds
@@ -34,8 +39,16 @@ def run(options: Options) -> list[Row]:
             Row("atlas", f"{task}, rollouts, updates and evaluations", updates, "s"),
             Row("atlas", f"{task}, data, models and final evaluations", stage - updates, "s"),
             Row("atlas", f"{task}, start-up (imports, kernel) and page", whole - stage, "s"),
+            Row("atlas", f"{task}, length of the run", parameters["updates"], "updates"),
         ]
-    return [*rows, Row("atlas", "updates, a run", parameters["updates"], "updates")]
+        laps = {}
+        for value_model in ("separate", "shared"):
+            with Side("benchmarks.atlas", {"parameters": parameters | {"value_model": value_model}}, threads=1) as side:
+                laps[value_model] = side.call("phases", rollouts=2 if options.quick else 20)
+        rows += [Row("atlas", f"{task}, {phase} of one update", seconds, "s") for phase, seconds in laps["separate"].items()]
+        alike = laps["shared"]["updates"], laps["separate"]["updates"]
+        rows.append(table.faster("atlas", f"{task}, the same updates with a value head on the policy", *alike, "s"))
+    return rows
 
 
 def parameters_of(task: str) -> dict:
@@ -43,6 +56,34 @@ def parameters_of(task: str) -> dict:
     plan = studies.plan(config.load_study(CONFIG), str(CONFIG))
     first = next(r for r in plan if r.stage == "ppo" and r.labels["task"] == task and r.parameters["reward"] == "model")
     return first.parameters | FIXTURES
+
+
+class Loop:
+    """A run taken apart, in a process of its own."""
+
+    def __init__(self, parameters: dict) -> None:
+        self.p = config.PPO(**parameters)
+        self.actors = experiment.load_actors(self.p)
+        judged = sources.load_feedback(self.p, store.resolve(self.p.feedback))
+        self.reward, _, _ = experiment.reward_of(self.p, self.actors.tokenizer, judged)
+        self.questions = sources.load_splits(self.p).train
+
+    def phases(self, rollouts: int) -> dict[str, float]:
+        """Median seconds of each phase over so many rollouts, after one that warms up."""
+        p, actors, laps = self.p, self.actors, []
+        optimizer = ppo.optimizer_of(p, actors)
+        for update in range(rollouts + 1):
+            chosen = self.questions[update * p.prompts_per_update :][: p.prompts_per_update]
+            clock = Clock("cpu")
+            prompts = encode_prompts(actors.policy, actors.tokenizer, chosen, p.prompt_limit)
+            responses = ppo.sample(p, actors, prompts, update)
+            clock.lap("generation")
+            rollout = ppo.score(p, actors, responses, self.reward)
+            clock.lap("scoring")
+            ppo.optimise(p, actors, optimizer, rollout)
+            clock.lap("updates")
+            laps.append(clock.laps)
+        return {phase: median(lap[phase] for lap in laps[1:]) for phase in laps[0]}
 
 
 def timed(parameters: dict) -> tuple[float, float, float]:
