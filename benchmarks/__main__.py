@@ -19,7 +19,7 @@ PARTS = {
     "trl": ("benchmarks.trl", "run", "against TRL's last PPOTrainer, a decoder-only policy"),
     "study": ("benchmarks.study", "run", "a study of twelve runs, two workers against one"),
     "atlas": ("benchmarks.atlas", "run", "a whole PPO run of the atlas size on one core"),
-    "profile": ("benchmarks.t5", "profile", "where the engine's time goes (no rows in the table; only on request)"),
+    "profile": ("benchmarks.t5", "profile", "where the engine's time goes, operator by operator"),
 }
 
 
@@ -27,17 +27,17 @@ def main() -> int:
     """Run what is asked for; 1 if a part failed."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Measure speed and memory.")
     words = "; ".join(f"{name}: {text}" for name, (_, _, text) in PARTS.items())
-    parser.add_argument("parts", nargs="*", metavar="PART", help=f"all but `profile` if none is named. {words}")
+    parser.add_argument("parts", nargs="*", metavar="PART", help=f"all if none is named. {words}")
     parser.add_argument(
         "--quick", action="store_true", help="tiny shapes: shows that it runs, measures nothing, records nothing"
     )
     parser.add_argument(
-        "--device", choices=["cpu", "cuda"], help="of t5, matmul, compile and trl; unset: the GPU where there is one"
+        "--device", choices=["cpu", "cuda"], help="of all but study and atlas; unset: the GPU where there is one"
     )
     parser.add_argument(
         "--precision", choices=["float32", "bfloat16"], help="of both sides; unset: float32 on a CPU, else bfloat16"
     )
-    parser.add_argument("--threads", type=int, default=0, help="of t5, matmul, compile and trl; 0: one a core")
+    parser.add_argument("--threads", type=int, default=0, help="of all but study and atlas; 0: one a core")
     parser.add_argument("--rollouts", type=int, default=0, help="rollouts measured on each side; 0: 2 on a CPU, 5 on a GPU")
     parser.add_argument("--unrecorded", action="store_true", help="print the table and leave the recorded one as it is")
     parser.add_argument("--seeds", type=int, default=5, help="runs a side in the comparison with TRL")
@@ -60,10 +60,11 @@ def main() -> int:
         record=not (given.quick or given.unrecorded),
     )  # fmt: skip
     failed = []
-    for name in given.parts or [name for name in PARTS if name != "profile"]:
+    for name in given.parts or PARTS:
         module, function, _ = PARTS[name]
         # a study and an atlas run have one thread and no GPU, whatever the rest has
-        place = (options.device, options.threads) if name not in ("study", "atlas") else ("cpu", 1)
+        alone = name in ("study", "atlas")
+        place = ("cpu", 1, "float32") if alone else (options.device, options.threads, options.precision)
         try:
             rows = getattr(importlib.import_module(module), function)(options)
         except (DataError, SideError, store.StoreError, config.ParameterError, subprocess.CalledProcessError) as error:
@@ -71,7 +72,7 @@ def main() -> int:
             failed.append(name)
             continue
         if rows:
-            made = table.tabulate(rows, *place, options.size, options.precision)
+            made = table.tabulate(rows, *place, options.size)
             print(table.show(made), flush=True)
             if options.record:
                 table.record(made)

@@ -14,7 +14,9 @@ import yaml
 
 from benchmarks import table
 from benchmarks.options import Options
+from benchmarks.ours import operators
 from benchmarks.plain import Clock
+from benchmarks.t5 import operator_rows
 from benchmarks.table import Row
 from benchmarks.worker import Side
 from paradox_utils import config, experiment, ppo, sources, store
@@ -45,9 +47,12 @@ def run(options: Options) -> list[Row]:
         for value_model in ("separate", "shared"):
             with Side("benchmarks.atlas", {"parameters": parameters | {"value_model": value_model}}, threads=1) as side:
                 laps[value_model] = side.call("phases", rollouts=2 if options.quick else 20)
+                if value_model == "separate":
+                    profile = side.call("profile")
         rows += [Row("atlas", f"{task}, {phase} of one update", seconds, "s") for phase, seconds in laps["separate"].items()]
         alike = laps["shared"]["updates"], laps["separate"]["updates"]
         rows.append(table.faster("atlas", f"{task}, the same updates with a value head on the policy", *alike, "s"))
+        rows += operator_rows("atlas", profile, f"{task}, ")
     return rows
 
 
@@ -55,7 +60,7 @@ def parameters_of(task: str) -> dict:
     """Parameters of the first run of ``task`` against a reward model, as the study plans it, on the committed models."""
     plan = studies.plan(config.load_study(CONFIG), str(CONFIG))
     first = next(r for r in plan if r.stage == "ppo" and r.labels["task"] == task and r.parameters["reward"] == "model")
-    return first.parameters | FIXTURES
+    return first.parameters | FIXTURES | {"device": "cpu"}
 
 
 class Loop:
@@ -84,6 +89,14 @@ class Loop:
             clock.lap("updates")
             laps.append(clock.laps)
         return {phase: median(lap[phase] for lap in laps[1:]) for phase in laps[0]}
+
+    def profile(self) -> list[dict]:
+        """Where one update spends its time, as :func:`benchmarks.ours.operators` says it."""
+        p, actors = self.p, self.actors
+        prompts = encode_prompts(actors.policy, actors.tokenizer, self.questions[: p.prompts_per_update], p.prompt_limit)
+        rollout = ppo.score(p, actors, ppo.sample(p, actors, prompts, 0), self.reward)
+        optimizer = ppo.optimizer_of(p, actors)
+        return operators("updates", lambda: ppo.optimise(p, actors, optimizer, rollout), "cpu")
 
 
 def timed(parameters: dict) -> tuple[float, float, float]:

@@ -15,14 +15,13 @@ from transformers.models.t5.modeling_t5 import T5LayerFF
 from benchmarks import matmul, workload
 from benchmarks.plain import Clock
 from benchmarks.worker import peak_memory
+from benchmarks.workload import PASS_TOKENS
 from paradox_utils import config, experiment, ppo
 from paradox_utils.data.records import Feedback
 from paradox_utils.generation import generate
 from paradox_utils.reward_model import load_scorer
 from paradox_utils.rewards import Centre, RewardFunction, model_judge, reward_function
 from paradox_utils.rollout import Responses, encode_prompts
-
-PASS_TOKENS = {"cpu": 2500, "cuda": 200000}  # padded tokens of a pass: what memory allows and caches like
 
 
 @dataclass
@@ -126,10 +125,11 @@ class Loop:
             "scoring": lambda: made.update(rollout=ppo.score(engine.p, engine.actors, made["responses"], engine.reward)),
             "updates": lambda: ppo.optimise(engine.p, engine.actors, engine.optimizer, made["rollout"]),
         }
-        return [row for phase, work in phases.items() for row in _operators(phase, work, self.device)]
+        return [row for phase, work in phases.items() for row in operators(phase, work, self.device)]
 
 
-def _operators(phase: str, work: Callable[[], Any], device: str, shown: int = 12) -> list[dict[str, Any]]:
+def operators(phase: str, work: Callable[[], Any], device: str, shown: int = 6) -> list[dict[str, Any]]:
+    """The operators that take most of ``work``: name, share of the time that all take themselves, calls."""
     kinds = [torch.profiler.ProfilerActivity.CPU, *([torch.profiler.ProfilerActivity.CUDA] if device == "cuda" else [])]
     with torch.profiler.profile(activities=kinds) as profile:
         work()

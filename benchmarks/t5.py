@@ -6,18 +6,16 @@ import tempfile
 from pathlib import Path
 from statistics import median
 
-import pandas as pd
-
 from benchmarks import table, workload
 from benchmarks.options import Options
 from benchmarks.table import Row
 from benchmarks.worker import Side
-from paradox_utils import cost, store
+from benchmarks.workload import PASS_TOKENS
+from paradox_utils import cost
 
 PHASES = ("generation", "scoring", "updates")
 SPEED_UP = {"cpu": 5.0, "cuda": 15.0}
 SHARE = {"cpu": 0.5, "cuda": 0.35}
-PROFILE = table.RECORDED.with_name("benchmarks-profile.csv")
 
 
 def run(options: Options) -> list[Row]:
@@ -53,6 +51,7 @@ def rows(plain: list[dict], ours: list[dict], peaks: dict[str, int], device: str
     found.append(Row("t5", "prompts cut", sum(lap["cut"] for lap in ours), "prompts"))
     found.append(Row("t5", "episodes, a rollout", ours[0]["episodes"], "episodes"))
     found.append(Row("t5", "rollouts measured", len(ours), "rollouts"))
+    found.append(Row("t5", "tokens of a pass at most (pass_tokens)", PASS_TOKENS[device], "tokens"))
     return found
 
 
@@ -107,16 +106,17 @@ def compiled(options: Options) -> list[Row]:
 
 
 def profile(options: Options) -> list[Row]:
-    """Where the engine's time goes, operator by operator: written beside the table and printed. No rows of its own."""
+    """Where the engine's time goes in one rollout, operator by operator."""
     with tempfile.TemporaryDirectory(prefix="benchmark-") as folder:
         workload.build(Path(folder), workload.SIZES[options.size])
         settings = {"folder": folder, "device": options.device, "precision": options.precision}
         with Side("benchmarks.ours", settings, options.threads) as ours:
             ours.call("rollout", index=0, prompts=1 if options.device == "cpu" else 0)
-            found = pd.DataFrame(ours.call("profile", index=1)).assign(device=options.device)
-    print(found.round({"share": 3}).to_string(index=False))
-    if options.record:
-        old = pd.read_csv(PROFILE) if PROFILE.is_file() else None
-        kept = [] if old is None else [old[old["device"] != options.device]]
-        store.write_table(PROFILE, pd.concat([*kept, found.round({"share": 4})], ignore_index=True))
-    return []
+            found = ours.call("profile", index=1)
+    return operator_rows("profile", found)
+
+
+def operator_rows(part: str, found: list[dict], prefix: str = "") -> list[Row]:
+    """The table's rows of :func:`benchmarks.ours.operators`."""
+    unit = "share of the phase"
+    return [Row(part, f"{prefix}{one['phase']}: {one['operator']}, {one['calls']} calls", one["share"], unit) for one in found]

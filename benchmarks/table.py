@@ -53,7 +53,7 @@ def more(part: str, measure: str, ours: float, baseline: float, unit: str, targe
     return Row(part, measure, ours, unit, baseline, ours / baseline if baseline else None, target)
 
 
-def tabulate(rows: Sequence[Row], device: str, threads: int, size: str, precision: str) -> pd.DataFrame:
+def tabulate(rows: Sequence[Row], device: str, threads: int, precision: str, size: str) -> pd.DataFrame:
     """Rows with what they were measured on: machine, versions, commit, date (UTC). ``size``: full, or quick."""
     when = f"{datetime.now(UTC):%Y-%m-%d}"
     about = {"size": size, "threads": threads, "precision": precision, **machine(device), "commit": commit(), "date": when}

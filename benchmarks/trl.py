@@ -21,7 +21,8 @@ from paradox_utils import store
 VERSION = "1.12.0"  # the last with a PPOTrainer
 ENVIRONMENT = store.ROOT / ".venv-trl"
 SPEED_UP = 2.0
-LIKELY = 0.05  # agreement: the chance of a difference this large between equals
+ALIKE = 0.25  # agreement: the difference is less than this share of TRL's value, by a 95 % interval
+WINDOWS = ("first update", "middle third of the updates", "last third of the updates")
 
 
 def python() -> Path:
@@ -67,23 +68,28 @@ def rows(ours: list[list[dict]], theirs: list[list[dict]], peaks: tuple[float, f
         Row("trl", "updates, a run", len(ours[0]), "updates"),
     ]
     for name, unit in (("reward", "a response"), ("kl", "nats, a response")):
-        first, last = (_means(ours, name, part) for part in ("first", "last"))
-        first_theirs, last_theirs = (_means(theirs, name, part) for part in ("first", "last"))
-        low, high, chance = welch(last, last_theirs)
-        found += [
-            Row("trl", f"{name}, first update", float(first.mean()), unit, float(first_theirs.mean())),
-            Row("trl", f"{name}, last third of the updates", float(last.mean()), unit, float(last_theirs.mean())),
-            Row("trl", f"{name}, difference, 95 % interval from", low, unit),
-            Row("trl", f"{name}, difference, 95 % interval to", high, unit),
-            Row("trl", f"{name}, chance of such a difference between equals (Welch)", chance, "", None, chance, LIKELY),
-        ]
+        for window in WINDOWS:
+            mine, its = (_means(runs, name, window) for runs in (ours, theirs))
+            found.append(Row("trl", f"{name}, {window}", float(mine.mean()), unit, float(its.mean())))
+            if window == WINDOWS[0]:  # no update was made: the KL is 0, and the reward that of the same policy
+                continue
+            low, high, chance = welch(mine, its)
+            most = max(abs(low), abs(high)) / abs(float(its.mean()))
+            about = f"{name}, {window}: difference"
+            found += [
+                Row("trl", f"{about}, 95 % interval from", low, unit),
+                Row("trl", f"{about}, 95 % interval to", high, unit),
+                Row("trl", f"{about}, at most, as a share of TRL's", most, "", None, None, ALIKE, "value"),
+                Row("trl", f"{about}, chance between equals (Welch)", chance),
+            ]
     return found
 
 
-def _means(runs: list[list[dict[str, float]]], name: str, part: str) -> np.ndarray:
-    """A run's mean of ``name`` over its first update, or the last third of its updates; one number a run."""
-    chosen = [run[:1] if part == "first" else run[-max(1, len(run) // 3) :] for run in runs]
-    return np.array([np.mean([row[name] for row in run]) for run in chosen])
+def _means(runs: list[list[dict[str, float]]], name: str, window: str) -> np.ndarray:
+    """A run's mean of ``name`` over a window of its updates; one number a run."""
+    third = max(1, len(runs[0]) // 3)
+    places = dict(zip(WINDOWS, (slice(0, 1), slice(third, 2 * third), slice(-third, None)), strict=True))
+    return np.array([np.mean([row[name] for row in run[places[window]]]) for run in runs])
 
 
 def welch(ours: np.ndarray, theirs: np.ndarray) -> tuple[float, float, float]:

@@ -30,7 +30,8 @@ from paradox_utils.data import qa_feedback
 from paradox_utils.data.records import LABELS, DataError, Feedback, read_feedback, write_feedback
 
 SOURCE = "PARADOX_QA_FEEDBACK"  # environment variable: a directory of the original files, or a hub id
-PIECES = 8000  # byte-pair pieces: 1.5 tokens a word on these texts, about what T5's own vocabulary gives on such text
+PIECES = 8000  # byte-pair pieces: 1.5 tokens a word on these texts
+PASS_TOKENS = {"cpu": 2500, "cuda": 200000}  # padded tokens of a pass of the engine: what memory allows and caches like
 
 
 @dataclass(frozen=True)

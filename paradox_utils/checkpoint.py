@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -52,7 +52,7 @@ def save(folder: Path, progress: Progress, networks: dict[str, nn.Module], optim
         save_file(progress.best, part / "best.safetensors")
         moments = {f"{i}.{name}": v.cpu() for i, state in optimizer.state_dict()["state"].items() for name, v in state.items()}
         save_file(moments, part / "moments.safetensors")
-        record = {name: value for name, value in asdict(progress).items() if name != "best"}
+        record = {name: value for name, value in vars(progress).items() if name != "best"}
         (part / "progress.json").write_text(json.dumps(record))  # NaN and every digit survive
         resume.complete(part)
     resume.keep_last(folder)

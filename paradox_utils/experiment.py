@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import random
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -36,7 +37,7 @@ transformers_logging.disable_progress_bar()
 
 def run_ppo(p: config.PPO, folder: Path, report: Callable[[dict], None] = lambda row: None) -> tuple[ppo.Outcome, dict]:
     """Stage ``ppo``: how the run ended, and its results on validation and test questions. Killed and called again with the same
-    folder, it goes on from its last state and ends with the same numbers.
+    folder, it goes on from its last state in ``folder/resume`` and ends with the same numbers.
 
     ``lm_performance_start``, ``_final`` and ``_best`` (the policy that validation chose) are on test questions; a policy whose
     own numbers broke has no final ones, and its best is what is left in ``folder/model``.
@@ -66,7 +67,7 @@ def run_ppo(p: config.PPO, folder: Path, report: Callable[[dict], None] = lambda
         return encode_prompts(actors.policy, actors.tokenizer, mine, p.prompt_limit)
 
     if processes.rank() == 0:
-        resume.claim(folder / "resume", {"parameters": p.model_dump(exclude={"out"}), "data": store.data_hash(p)})
+        resume.claim(folder / "resume", store.made_by(p, "paradox_utils.experiment"))
     outcome = ppo.train(p, actors, prompts, reward, lambda: score(validation), report, folder / "resume", cut)
     final = processes.agreed(lambda: score(test)) if outcome.finite else dict.fromkeys(start)
     if not outcome.finite:
@@ -92,7 +93,6 @@ def run_ppo(p: config.PPO, folder: Path, report: Callable[[dict], None] = lambda
     }
     if processes.rank() == 0:
         store.write_table(folder / "curve.csv", outcome.curve)
-        shutil.rmtree(folder / "resume", ignore_errors=True)
     return outcome, results
 
 
@@ -103,17 +103,33 @@ def _shared(p: config.PPO, folder: Path) -> tuple[ppo.Outcome, dict]:
     options = ["--multi_gpu", "--num_machines", "1", "--num_processes", str(p.processes), "--main_process_port", "0"]
     options += ["--mixed_precision", "no", "--dynamo_backend", "no"]
     command = [sys.executable, "-m", "accelerate.commands.launch", *options, "-m", "paradox_utils.experiment", str(folder)]
-    done = subprocess.run(command, cwd=store.ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    reason = folder / "error.txt"
+    reason.unlink(missing_ok=True)
+    done = subprocess.run(
+        [*command, str(os.getpid())], cwd=store.ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
     if done.returncode:
-        last = "\n".join(done.stdout.strip().splitlines()[-15:])
-        raise RuntimeError(f"the run of {p.processes} processes ended with exit code {done.returncode}:\n{last}")
+        sys.stderr.write(done.stdout)
+        first = reason.read_text(encoding="utf-8") if reason.is_file() else "killed, or crashed; its output has more"
+        raise RuntimeError(f"one of the run's {p.processes} processes ended with an error: {first}")
     ended = store.read_json(folder / "outcome.json")
     curve = pd.read_csv(folder / "curve.csv", float_precision="round_trip")
     return ppo.Outcome(curve, ended["status"], ended["reason"], {}, ended["finite"]), ended["results"]
 
 
-def main(folder: Path) -> None:
-    """One of the processes that share a run: its parameters are in ``folder``, where process 0 leaves how it ended."""
+def main(folder: Path, owner: int) -> None:
+    """One of the processes that share a run of the process ``owner``. Parameters are in ``folder``, where process 0 leaves how
+    it ended, and the first to fail its reason."""
+    processes.end_with(owner)
+    try:
+        _take_part(folder)
+    except Exception as error:
+        with contextlib.suppress(OSError), (folder / "error.txt").open("x", encoding="utf-8") as sink:
+            sink.write(f"{type(error).__name__}: {error}")
+        raise
+
+
+def _take_part(folder: Path) -> None:
     p = config.check(config.PPO, store.read_json(folder / "parameters.json"))
     processes.join(cpu=device_of(p.device).type == "cpu")
     if processes.count() != p.processes:
@@ -168,4 +184,4 @@ def evaluator_of(p: config.PPO) -> Judge:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), int(sys.argv[2]))

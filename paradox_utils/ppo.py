@@ -30,6 +30,7 @@ from paradox_utils.rollout import Prompts, Responses, passes, rows_of, take
 # of the update that follows, so the last row has none (NaN).
 CURVE = ("update", "reward_mean", "reward_variance", "kl", "entropy", "length", "policy_loss", "value_loss")
 CURVE += ("clip_share", "gradient_norm", "steps", "learning_rate", "truncated_prompts", "truncated_rm_inputs", "seconds")
+CURVE += ("lm_performance",)  # the first of what the evaluation says, where there is one
 
 
 @dataclass
@@ -88,11 +89,13 @@ def train(
     optimizer, networks = optimizer_of(p, actors), {"policy": actors.policy, "value": actors.value}
     # all processes go on from the state that process 0 finds
     state = processes.agreed(lambda: resume.newest(folder)) if folder else None
-    progress = checkpoint.load(state, networks, optimizer) if state else checkpoint.Progress()
+    progress = checkpoint.Progress(best=checkpoint.weights(actors.policy))
+    if state:
+        progress = checkpoint.load(state, networks, optimizer)
     started, reason, finite = time.perf_counter() - progress.seconds, "", True
     for update in range(progress.update, p.updates + 1):
         row: dict[str, float] = dict.fromkeys(CURVE, math.nan) | {"update": update}
-        torch.manual_seed(p.seed * 1_000_003 + update)  # of dropout; sampling has its own streams
+        torch.manual_seed(p.seed * 1_000_003 + update + 500_009 * processes.rank())  # of dropout; sampling has its own streams
         asked, cut_before = prompts(update), cut()
         rollout, reason = _rolled_out(p, actors, asked, reward, update)
         lost = processes.gathered(torch.tensor([[asked.truncated, cut() - cut_before]])).sum(0).tolist()
@@ -104,7 +107,7 @@ def train(
                 reason = f"the summed KL exceeded {p.kl_stop:g} in {progress.high_kl} rollouts, the last at update {update}"
             if update % p.evaluate_every == 0 or update == p.updates or reason:
                 row |= processes.agreed(evaluate)
-                if not progress.best or row["lm_performance"] > progress.best_performance:
+                if row["lm_performance"] > progress.best_performance:
                     progress.best, progress.best_performance = checkpoint.weights(actors.policy), row["lm_performance"]
             if update < p.updates and not reason:
                 row["learning_rate"] = learning_rate(p, update + 1)

@@ -6,9 +6,15 @@ identity, and nothing is initialised.
 
 from __future__ import annotations
 
+import contextlib
+import os
+import threading
+import time
 from collections.abc import Callable, Iterable
+from datetime import timedelta
 from typing import TypeVar
 
+import psutil
 import torch
 from torch import Tensor, distributed
 
@@ -19,7 +25,25 @@ def join(cpu: bool) -> None:
     """Meet the other processes that ``accelerate launch`` started."""
     from accelerate import PartialState  # a second of imports that a run of one process need not pay
 
-    PartialState(cpu=cpu)
+    PartialState(cpu=cpu, timeout=timedelta(days=1))  # all wait while process 0 evaluates
+
+
+def end_with(owner: int, every: float = 0.5) -> None:
+    """End this process within moments of the end of the process ``owner``, however that ends.
+
+    The launcher gives each process a session of its own, so that nothing else would tell it that the run was killed; and a
+    process that goes on would write into the folder of the run that follows. Raises :class:`psutil.NoSuchProcess` where it has
+    ended already.
+    """
+    process = psutil.Process(owner)
+
+    def watch() -> None:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            while process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
+                time.sleep(every)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def count() -> int:

@@ -32,11 +32,13 @@ def is_complete(folder: Path) -> bool:
 
 
 def newest(parent: Path, prefix: str = "state-") -> Path | None:
-    """The whole state of the highest number, None without one; warns of each broken one it passes by."""
+    """The whole state of the highest number, None without one; warns of each broken one it passes by, and deletes it: it would
+    count among the last ones."""
     for folder in reversed(_numbered(parent, prefix)):
         if is_complete(folder):
             return folder
         warnings.warn(f"{folder}: is not whole, so the run goes on from an earlier state, or from its start", stacklevel=2)
+        shutil.rmtree(folder, ignore_errors=True)
     return None
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import shutil
+import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -25,7 +26,7 @@ from paradox_utils.measures import pair_metrics, segment_metrics
 from paradox_utils.models import device_of, load_encoder
 from paradox_utils.reward_model import IGNORED, RewardScorer, collate, encode_segments, encode_wholes, features
 from paradox_utils.store import read_json
-from paradox_utils.supervised import fit, shuffled, training_arguments
+from paradox_utils.supervised import STATE, fit, shuffled, training_arguments
 
 
 class Checkpoints(TrainerCallback):
@@ -71,6 +72,7 @@ def train(p: config.RewardModel, feedback: dict[str, list[Feedback]], folder: Pa
     heldout = sources.training_examples(p, feedback["heldout"], p.task)
     if not examples or not heldout:
         raise DataError(f"{p.task}: {len(examples)} examples to train on, {len(heldout)} held out; give more feedback")
+    _forget_broken(p, folder)
     model, tokenizer = load_encoder(p.backbone, pairwise, p.seed)
     batch = 4 * p.micro_batch or 64  # without gradients, four times as many fit
     scorer = RewardScorer(model, tokenizer, p.max_length, p.global_attention, batch)
@@ -109,8 +111,17 @@ def train(p: config.RewardModel, feedback: dict[str, list[Feedback]], folder: Pa
             args=settings, data_collator=lambda batch: _collate(batch, scorer), compute_loss_func=_token_loss, **common
         )
     losses = fit(trainer, p, folder)
-    shutil.rmtree(folder / "resume", ignore_errors=True)
     return callback.metrics, losses, truncated
+
+
+def _forget_broken(p: config.RewardModel, folder: Path) -> None:
+    """A training whose earlier checkpoints are lost or damaged cannot go on: it starts again."""
+    state = resume.newest(folder / "resume", STATE)
+    done = [step for step in p.checkpoint_steps if state and step <= int(state.name.removeprefix(STATE))]
+    broken = [step for step in done if not resume.is_complete(folder / f"checkpoint-{step}")]
+    if broken:
+        warnings.warn(f"{folder / f'checkpoint-{broken[0]}'}: is not whole, so the training starts again", stacklevel=2)
+        shutil.rmtree(folder / "resume")
 
 
 def _token_loss(outputs: TokenClassifierOutput, labels: Tensor, num_items_in_batch: Tensor | int) -> Tensor:
@@ -217,6 +228,7 @@ def save_checkpoint(scorer: RewardScorer, metrics: dict, folder: Path) -> None:
         settings = {"max_length": scorer.max_length, "global_attention": scorer.global_attention}
         (part / "settings.json").write_text(json.dumps(settings))
         (part / "metrics.json").write_text(json.dumps(metrics))
+        resume.complete(part)
 
 
 def read_metrics(checkpoint: Path) -> dict:

@@ -25,7 +25,7 @@ from paradox_utils.data import oracle
 from paradox_utils.data.records import ERROR_LABEL, FACTUAL_ERRORS, LABELS, RELEVANCE_ERRORS, DataError, Feedback, Question
 from paradox_utils.data.segments import segment
 from paradox_utils.measures import pair_metrics, segment_metrics
-from paradox_utils.reward_model import RewardScorer
+from paradox_utils.reward_model import NonFiniteScoresError, RewardScorer
 from paradox_utils.rollout import Responses, decode
 
 Offsets = list[tuple[int, int]]
@@ -174,7 +174,8 @@ def _offsets(texts: Sequence[str], p: config.PPO) -> list[Offsets]:
 def reward_function(tokenizer: PreTrainedTokenizerFast, judge: Judge, centre: Centre, p: config.PPO) -> RewardFunction:
     """Responses to rewards [B, T]: each segment's reward on its last text token, completeness on the last token.
 
-    ``reward_pooling = "mean"`` divides by the number of segments; a scale-matched dial divides by 2 accuracy − 1.
+    ``reward_pooling = "mean"`` divides by the number of segments; a scale-matched dial divides by 2 accuracy − 1. All rewards
+    are NaN where the judge's scores are not finite: PPO ends at that.
     """
     size = p.reward_size or REWARD_SIZE[p.task]
     places_of = functools.lru_cache(maxsize=4096)(functools.partial(last_tokens, tokenizer))  # responses come back
@@ -182,7 +183,10 @@ def reward_function(tokenizer: PreTrainedTokenizerFast, judge: Judge, centre: Ce
 
     def rewards(responses: Responses) -> Tensor:
         offsets = _offsets(responses.texts, p)
-        values = judge(responses.questions, responses.texts, offsets)
+        try:
+            values = judge(responses.questions, responses.texts, offsets)
+        except NonFiniteScoresError:
+            return torch.full(responses.ids.shape, torch.nan, device=responses.ids.device)
         grid = torch.zeros(responses.ids.shape)
         for row, (ids, text) in enumerate(zip(responses.tokens(), responses.texts, strict=True)):
             if p.task == "completeness":

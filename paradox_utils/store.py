@@ -126,6 +126,19 @@ def _module_file(package: Path, parts: list[str]) -> Path | None:
     return next((file for file in candidates if file.is_file()), None)
 
 
+def made_by(parameters: config.Stage, module: str) -> dict[str, Any]:
+    """What fixes the numbers of a stage that ``module`` runs, in JSON's types: parameters, data, code and versions."""
+    digest = hashlib.sha256()
+    for name, path in sorted(_closure([f"import {module}"], PACKAGE, PACKAGE, PRESENTATION).items()):
+        digest.update(f"module\0{name}\0".encode() + path.read_bytes())
+    return {
+        "parameters": parameters.model_dump(exclude={"out", "resume_every"}),
+        "data": data_hash(parameters),
+        "code": digest.hexdigest(),
+        "versions": environment()["versions"],
+    }
+
+
 def data_hash(parameters: config.Stage, known: dict[Path, bytes] | None = None) -> str:
     """SHA-256 (hex) of what a stage reads besides its parameters and the runs it depends on.
 
@@ -200,6 +213,8 @@ class StageRun:
             **peak_memory(getattr(self.parameters, "processes", 1)),
         }
         write_json(self.folder / "result.json", record)
+        if not (self.folder / "lock").exists():  # a study's run keeps its states until its result is published
+            shutil.rmtree(self.folder / "resume", ignore_errors=True)
 
 
 def start(parameters: config.Stage) -> StageRun:

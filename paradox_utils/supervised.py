@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import random
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -88,13 +87,13 @@ def fit(trainer: Trainer, p: config.Supervised | config.RewardModel, folder: Pat
 
     Every ``p.resume_every`` steps (at the next report of the loss) the state goes to ``folder/resume``: weights, optimizer,
     schedule, random numbers and losses so far. Killed at any moment and called again with the same folder, parameters and data,
-    it goes on from the last whole state and ends, on a CPU, with the same bits. The caller deletes ``folder/resume`` once the
-    result is safe. Nothing is unpickled beyond what ``torch.load(weights_only=True)`` admits: tensors and plain containers.
+    it goes on from the last whole state and ends, on a CPU, with the same bits. Whoever stores the result deletes
+    ``folder/resume`` after it. Nothing is unpickled beyond what ``torch.load(weights_only=True)`` admits: tensors and plain
+    containers.
     """
     states, start = folder / "resume", None
     if p.resume_every:
-        made_by = {"parameters": p.model_dump(exclude={"out", "resume_every"}), "data": store.data_hash(p)}
-        resume.claim(states, made_by)
+        resume.claim(states, store.made_by(p, "paradox_utils.reward_training"))
         start = resume.newest(states, STATE)
     trainer.remove_callback(PrinterCallback)  # a page shows the losses as a figure
     for callback in (StopOnNonFinite(), KeepStates()):
@@ -162,5 +161,4 @@ def train(p: config.Supervised, folder: Path) -> pd.DataFrame:
     with resume.whole_folder(folder / "model") as part:
         model.save_pretrained(part)
         tokenizer.save_pretrained(part)
-    shutil.rmtree(folder / "resume", ignore_errors=True)
     return losses

@@ -164,10 +164,10 @@ def test_rows_say_whether_targets_are_met():
 
 def test_a_part_replaces_its_own_rows_alone(tmp_path):
     path = tmp_path / "benchmarks.csv"
-    first = table.tabulate([Row("t5", "a", 1.0), Row("atlas", "b", 2.0)], "cpu", 2, "full", "float32")
+    first = table.tabulate([Row("t5", "a", 1.0), Row("atlas", "b", 2.0)], "cpu", 2, "float32", "full")
     table.record(first, path)
-    table.record(table.tabulate([Row("t5", "c", 3.0)], "cpu", 2, "full", "float32"), path)
-    table.record(table.tabulate([Row("t5", "c", 4.0)], "cpu", 2, "full", "float32").assign(device="cuda"), path)
+    table.record(table.tabulate([Row("t5", "c", 3.0)], "cpu", 2, "float32", "full"), path)
+    table.record(table.tabulate([Row("t5", "c", 4.0)], "cpu", 2, "float32", "full").assign(device="cuda"), path)
     kept = pd.read_csv(path)
     assert kept[["part", "device", "measure"]].values.tolist() == [
         ["atlas", "cpu", "b"],
@@ -200,6 +200,19 @@ def test_welch_by_hand():
     assert (high - low) / 2 == pytest.approx(3.2188 * (5 / 3) ** 0.5, rel=1e-3)  # the t distribution's 97.5 % point
     assert chance == pytest.approx(0.2205, abs=2e-3)
     assert np.isnan(versus_trl.welch(np.array([1.0]), np.array([1.0])))[0]
+
+
+@pytest.mark.parametrize(("spread", "state"), [(0.01, "met"), (3.0, "missed")])
+def test_agreement_needs_a_narrow_interval(spread, state):
+    """Equal means are not enough: what the interval allows must be less than a quarter of TRL's value."""
+
+    def run(offset):
+        return [{"reward": 2.0 + offset, "kl": 4.0 + offset, "seconds": 1.0} for _ in range(6)]
+
+    runs = [run(spread * sign) for sign in (-1, 0, 1)]
+    rows = versus_trl.rows(runs, runs, (1.0, 1.0), 8)
+    assert [row.met() for row in rows if "at most" in row.measure] == [state] * 4
+    assert {row.measure: row.value for row in rows}["kl, last third of the updates"] == pytest.approx(4.0)
 
 
 def test_responses_are_scored_by_their_words():

@@ -10,11 +10,13 @@ import warnings
 from pathlib import Path
 
 import pandas as pd
+import psutil
 import pytest
 import torch
 from safetensors.torch import load_file
+from test_study import wait_for
 
-from paradox_utils import checkpoint, config, experiment, processes, resume
+from paradox_utils import checkpoint, config, experiment, ppo, processes, resume, store
 
 PACKAGE = Path(experiment.__file__).parent
 SMALL = {
@@ -29,8 +31,9 @@ SMALL = {
 }
 
 
-def run(folder, kill=None, during_save=0, **changes):
-    """Run in a child that shares our imports; it kills itself after row ``kill``, or before its ``during_save``-th file."""
+def run(folder, kill=None, during_save=0, at=None, **changes):
+    """Run in a child that shares our imports; it kills itself after row ``kill``, before its ``during_save``-th file, or at a
+    moment: ``at`` = (owner, name, count), a call of a function."""
     folder.mkdir(exist_ok=True)
     child = os.fork()
     if child == 0:
@@ -38,6 +41,8 @@ def run(folder, kill=None, during_save=0, **changes):
             torch.set_num_threads(1)
             if during_save:
                 kill_in_a_save(during_save)
+            if at:
+                kill_at(*at)
 
             def report(row):
                 if row["update"] == kill:
@@ -48,6 +53,17 @@ def run(folder, kill=None, during_save=0, **changes):
         finally:
             os._exit(0)
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def kill_at(owner, name, count):
+    real, calls = getattr(owner, name), iter(range(1, 1000))
+
+    def act(*args, **kwargs):
+        if next(calls) == count:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return real(*args, **kwargs)
+
+    setattr(owner, name, act)
 
 
 def kill_in_a_save(count):
@@ -85,7 +101,21 @@ def test_a_run_killed_at_random_points_ends_as_one_that_was_not(whole, tmp_path)
         assert states == [f"state-{n}" for n in range(2, point + 1, 2)][-2:]
     assert run(tmp_path) == 0
     assert outcome(tmp_path) == whole
-    assert not (tmp_path / "resume").exists()
+
+
+MOMENTS = {
+    "in the middle of an epoch": (ppo, "_losses", 23),
+    "between a state and its successor's clearing": (resume, "keep_last", 2),
+    "before the curve is written": (store, "write_table", 1),
+}
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_a_run_killed_anywhere_ends_as_one_that_was_not(whole, tmp_path, moment):
+    assert run(tmp_path, at=MOMENTS[moment]) == -signal.SIGKILL
+    assert any(tmp_path.glob("resume/state-*"))
+    assert run(tmp_path) == 0
+    assert outcome(tmp_path) == whole
 
 
 @pytest.mark.parametrize("file", [1, 6])  # of four a state: in the first one, and in the second
@@ -170,6 +200,40 @@ def test_two_processes_make_the_updates_of_one(tmp_path):
     pd.testing.assert_frame_equal(curve, other_curve, rtol=1e-5, atol=1e-5, check_dtype=False)
     assert results["lm_performance_final"] == other_results["lm_performance_final"]
     assert max(float((weights[name] - other_weights[name]).abs().max()) for name in weights) < 1e-5
+
+
+SHARED = {"updates": 4, "processes": 2, "resume_every": 1}
+
+
+def of_folder(folder):
+    """Processes that work on a folder, this one apart."""
+    return [p for p in psutil.process_iter(["cmdline", "pid"]) if str(folder) in (p.info["cmdline"] or [])]
+
+
+def test_processes_end_with_the_run_that_started_them(tmp_path):
+    assert run(tmp_path / "whole", **SHARED) == 0
+    folder = tmp_path / "killed"
+    folder.mkdir()
+    child = os.fork()
+    if child == 0:
+        try:
+            experiment.run_ppo(config.PPO(**SMALL | SHARED), folder)
+        finally:
+            os._exit(0)
+    wait_for(lambda: any(folder.glob("resume/state-*/complete.json")), seconds=120)
+    assert len(of_folder(folder)) == 3  # the launcher and its two
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    wait_for(lambda: not of_folder(folder), seconds=20)
+    assert run(folder, **SHARED) == 0
+    assert outcome(folder) == outcome(tmp_path / "whole")
+
+
+def test_why_one_of_several_processes_failed_is_said(tmp_path, capsys):
+    (tmp_path / "model").write_text("a file where a folder must be")
+    with pytest.raises(RuntimeError, match=r"one of the run's 2 processes ended with an error: \w*(File|Dir)\w*Error"):
+        experiment.run_ppo(config.PPO(**SMALL | SHARED | {"updates": 1}), tmp_path)
+    assert "Traceback" in capsys.readouterr().err
 
 
 def test_more_processes_than_prompts_are_refused():

@@ -51,6 +51,15 @@ def test_log_probabilities_stay_exact_for_huge_and_for_half_precision_logits():
     close(halves, [[-math.log(3)]], 1e-7)  # a bfloat16 result could not hold it
 
 
+def test_the_gradient_takes_the_place_of_the_logits():
+    """No second tensor as wide as the vocabulary."""
+    logits = rows([1.0, 2.0, 4.0])[None].requires_grad_() * 1.0
+    places, given = [], logits.data_ptr()
+    logits.register_hook(lambda gradient: places.append(gradient.data_ptr()))
+    objective.log_probabilities(logits, torch.tensor([[1]]), 0.7).sum().backward()
+    assert places == [given]
+
+
 @pytest.mark.parametrize(("temperature", "odds"), [(1.0, (1, 2)), (0.5, (1, 4))])
 def test_entropy_by_hand(temperature, odds):
     expected = -sum(odd / sum(odds) * math.log(odd / sum(odds)) for odd in odds)

@@ -8,8 +8,10 @@ import pytest
 import torch
 from test_rollout import KINDS, TEXTS, A, ask, plain_logits, tiny_model, tiny_tokenizer, unpadded
 
-from paradox_utils import config, experiment, objective, ppo
+from paradox_utils import config, experiment, objective, ppo, store
 from paradox_utils.forward import forward, grid
+from paradox_utils.reward_model import load_scorer
+from paradox_utils.rewards import Centre, model_judge, reward_function
 from paradox_utils.rollout import Responses
 
 T5, LLAMA = KINDS
@@ -454,6 +456,30 @@ def test_a_reward_that_is_not_finite_ends_the_run_and_spares_the_weights(setting
     assert outcome.curve["update"].tolist() == [0, 1]
     assert np.isfinite(outcome.curve["policy_loss"]).tolist() == [True, False]
     assert unchanged(actors.policy, calls[1])  # as they were when the reward broke
+    assert set(outcome.best) == set(dict(actors.policy.named_parameters()))
+
+
+def test_a_reward_model_whose_scores_are_not_finite_ends_the_run(settings):
+    p = settings(updates=4)
+    actors = experiment.load_actors(p)
+    scorer = load_scorer(store.resolve(config.FIXTURE_REWARD_MODEL.format(task=p.task)), p.task, p)
+    with torch.no_grad():
+        scorer.model.classifier.bias[0] = math.nan
+    before = weights(actors.policy)
+    outcome = run(p, actors, reward_function(actors.tokenizer, model_judge(scorer, p), Centre(), p))
+    assert (outcome.status, outcome.reason) == ("diverged", "the reward is not finite at update 0; check the reward model")
+    assert unchanged(actors.policy, before)
+
+
+def test_a_policy_that_is_broken_from_the_start_ends_the_run(settings):
+    p = settings(updates=4)
+    actors = experiment.load_actors(p)
+    with torch.no_grad():
+        next(actors.policy.parameters()).fill_(math.nan)
+    outcome = run(p, actors, count)
+    assert (outcome.status, outcome.finite) == ("diverged", False)
+    assert outcome.reason.startswith("the policy's logits are not finite at update 0")
+    assert outcome.curve["lm_performance"].isna().all()
     assert set(outcome.best) == set(dict(actors.policy.named_parameters()))
 
 

@@ -148,6 +148,26 @@ def test_an_earlier_result_does_not_outlive_a_new_start(tmp_path):
         store.read_result(run.folder)
 
 
+@pytest.mark.parametrize("in_a_study", [False, True])
+def test_states_go_once_the_result_is_safe(tmp_path, in_a_study):
+    """In a study the result is safe when it is published, which its executor sees to."""
+    run = store.start(config.PPO(out=str(tmp_path)))
+    (run.folder / "resume").mkdir()
+    if in_a_study:
+        (run.folder / "lock").touch()
+    run.finish({})
+    assert (run.folder / "resume").exists() is in_a_study
+
+
+def test_what_made_a_state_names_the_code(package, monkeypatch):
+    monkeypatch.setattr(store, "PACKAGE", package)
+    first = store.made_by(config.PPO(out="a", resume_every=1), "paradox_utils.ppo")
+    assert store.made_by(config.PPO(out="b"), "paradox_utils.ppo") == first
+    assert store.made_by(config.PPO(seed=1), "paradox_utils.ppo") != first
+    (package / "losses.py").write_text("edited = 1")
+    assert store.made_by(config.PPO(), "paradox_utils.ppo") != first
+
+
 def test_without_out_nothing_stays(tmp_path, monkeypatch):
     monkeypatch.setattr(store, "ROOT", tmp_path)
     run = store.start(config.PPO())
