@@ -153,6 +153,8 @@ def measure_judge(judge: Judge, p: config.PPO, records: Sequence[Feedback]) -> d
                     margins.append(scores[first][index][0] - scores[second][index][0])
                     gap = record.clean_scores[first] - record.clean_scores[second]
                     clean.append(None if gap == 0 else gap > 0)
+        if not margins:
+            raise DataError("completeness: no two held-out responses differ; give more feedback, or of a better policy")
         return pair_metrics(np.array(margins), clean)
     # a response without a segment to measure on gives no example
     measured = [(record, example) for record in records for example in sources.training_examples(p, [record], p.task)]

@@ -47,7 +47,7 @@ def test_a_run_leaves_its_results_and_its_curve(task, reward, tmp_path):
     assert all(0 <= results[f"lm_performance_{when}"] <= 1 for when in ("start", "final", "best", "best_logged"))
     assert results["lm_performance_best_logged"] == outcome.curve["lm_performance"].max()
     curve = pd.read_csv(tmp_path / "curve.csv")
-    assert {path.name for path in tmp_path.iterdir()} == {"curve.csv", "model"}
+    assert {path.name for path in tmp_path.iterdir()} == {"curve.csv", "model", "resume"}
     trained, _ = load_policy(str(tmp_path / "model"))  # the policy as it was after the last update
     before, _ = load_policy(p.policy)
     assert any(not torch.equal(a, b) for a, b in zip(trained.parameters(), before.parameters(), strict=True))

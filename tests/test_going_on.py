@@ -230,7 +230,7 @@ def test_processes_end_with_the_run_that_started_them(tmp_path):
 
 
 def test_why_one_of_several_processes_failed_is_said(tmp_path, capsys):
-    (tmp_path / "model").write_text("a file where a folder must be")
+    (tmp_path / "curve.csv").mkdir()  # where a file must be
     with pytest.raises(RuntimeError, match=r"one of the run's 2 processes ended with an error: \w*(File|Dir)\w*Error"):
         experiment.run_ppo(config.PPO(**SMALL | SHARED | {"updates": 1}), tmp_path)
     assert "Traceback" in capsys.readouterr().err

@@ -19,7 +19,7 @@ reward_model: {checkpoint_steps: [5, 15], resume_every: 2}
 ppo: {updates: 12, prompts_per_update: 4, evaluate_every: 3, resume_every: 1}
 arms:
   - {route: steps, tasks: [relevance], checkpoints: last}
-  - {route: dial, tasks: [completeness]}
+  - {route: dial, tasks: [relevance]}
 """
 TABLES = ("summary", "curves", "reward_models")
 

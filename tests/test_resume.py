@@ -7,6 +7,7 @@ import itertools
 import os
 import pickle
 import random
+import shutil
 import signal
 import warnings
 from hashlib import sha256
@@ -165,8 +166,9 @@ def train(kind, folder, few):
 
 
 def finished(kind, folder, few):
-    """Everything a training leaves: what it returns, and the hash of each file."""
+    """Everything a training leaves beside its states: what it returns, and the hash of each file."""
     metrics, losses = train(kind, folder, few)
+    shutil.rmtree(folder / "resume")
     files = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
     return metrics, losses.to_dict("list"), {name: sha256(path.read_bytes()).hexdigest() for name, path in files.items()}
 

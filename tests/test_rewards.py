@@ -595,3 +595,10 @@ def test_the_stage_measures_a_dial_and_rewards_with_it(many):
     spans = segment(record.responses[0], "relevance", "punctuation")
     expected = sum(rewards.dial_judge(p, 0.0)([record.question], [record.responses[0]], [spans])[0])
     assert reward(responses).sum() == pytest.approx(0.3 * expected)
+
+
+def test_feedback_without_a_difference_cannot_measure_completeness(question):
+    p = config.FeedbackParameters(annotator_noise=0.0)
+    records = [annotate(question, (RIGHT,) * 4, p, random.Random(0))]
+    with pytest.raises(DataError, match="no two held-out responses differ"):
+        rewards.measure_judge(ORACLE["completeness"], ppo("completeness"), records)

