@@ -192,8 +192,8 @@ def inputs(r: Rates, p: config.Cost) -> pd.DataFrame:
 
 
 def targets(table: pd.DataFrame) -> pd.DataFrame:
-    """The rows of the benchmarks that have a target."""
-    return measures(table[table["target"].notna() & (table["target"] != "")], "target", "met")
+    """The rows of the benchmarks that have a target, without what the whole table says of them."""
+    return measures(table[table["target"].notna() & (table["target"] != "")], "target", "met").drop(columns=["threads", "date"])
 
 
 def measures(table: pd.DataFrame, *more: str) -> pd.DataFrame:
