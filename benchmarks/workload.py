@@ -31,7 +31,7 @@ from paradox_utils.data.records import LABELS, DataError, Feedback, read_feedbac
 
 SOURCE = "PARADOX_QA_FEEDBACK"  # environment variable: a directory of the original files, or a hub id
 PIECES = 8000  # byte-pair pieces: 1.5 tokens a word on these texts
-PASS_TOKENS = {"cpu": 1200, "cuda": 200000}  # padded tokens of a pass of the engine: what memory allows and caches like
+PASS_TOKENS = {"cpu": 1200, "cuda": 200000}  # padded tokens of a pass of the engine; on a CPU, one prompt
 
 
 @dataclass(frozen=True)
