@@ -162,7 +162,9 @@ class PPO(Source):
     policy: str = Field(FIXTURE_POLICY, description="directory of the supervised policy, or a hub id")
     preset: Literal["default", "as-published"] = Field("default", description="as-published: the released code's estimators")
     # the reward
-    reward: Literal["model", "dial"] = Field("model", description="a trained reward model, or a control of set accuracy")
+    reward: Literal["model", "dial", "constant", "length"] = Field(
+        "model", description="a trained reward model, a control of set accuracy, the same for every response, or its length"
+    )
     reward_model: str = Field(FIXTURE_REWARD_MODEL, description="directory of a checkpoint; {task} stands for the task")
     feedback: str = Field(FIXTURE_FEEDBACK, description="atlas: feedback that measures a dial and centres exact scores")
     dial_accuracy: Share = Field(1.0, description="dial: probability that a segment's exact label is kept")
@@ -174,6 +176,9 @@ class PPO(Source):
     reward_size: Positive | None = Field(None, description="reward of a good segment; unset: 0.3, 0.5, 0.3 by task")
     reward_form: Literal["arg-max", "probability"] = "arg-max"
     reward_pooling: Literal["sum", "mean"] = Field("sum", description="segment rewards as they are, or divided by their number")
+    normalise_reward: bool | None = Field(
+        None, description="divide by the deviation of the judge's scores on feedback; unset: completeness only, as published"
+    )
     # the rollout
     updates: CountOrZero = Field(40, description="rollouts, each followed by `epochs` optimizer steps")
     prompts_per_update: Count = 16
@@ -210,6 +215,10 @@ class PPO(Source):
     # evaluation and stopping
     evaluator: str = Field("oracle", description="oracle (atlas), or the directory of a reward model of another family")
     evaluate_every: Count = Field(10, description="updates between evaluations on validation questions")
+    probe_prompts: CountOrZero = Field(
+        0, description="validation questions on whose sampled responses the reward is measured before any update; 0: none"
+    )
+    probe_samples: Count = Field(16, description="responses to each of them: the most that best-of-n chooses from")
     kl_stop: Positive | None = Field(None, description="a rollout whose summed KL exceeds this counts towards stopping")
     kl_stop_count: Count = Field(5, description="such rollouts, in all, that stop the run")
     rm_micro_batch: Count = Field(64, description="responses a reward-model pass")
@@ -227,8 +236,12 @@ class PPO(Source):
 
     @model_validator(mode="after")
     def _consistent(self) -> PPO:
-        if self.reward == "dial" and self.source != "atlas":
-            raise ValueError("reward = 'dial': a dial needs the exact labels of source = 'atlas'")
+        if self.reward != "model" and self.source != "atlas":
+            raise ValueError(f"reward = {self.reward!r}: a control needs the labels and the feedback of source = 'atlas'")
+        if self.normalise_reward and self.task != "completeness" and (self.source != "atlas" or self.reward != "model"):
+            raise ValueError(
+                "normalise_reward = True: on segments it needs reward = 'model' and the feedback of source = 'atlas'"
+            )
         if self.evaluator == "oracle" and self.source != "atlas":
             raise ValueError("evaluator = 'oracle': only source = 'atlas' has one; name a reward model's directory")
         if self.reward == "dial" and self.task == "completeness" and self.dial_accuracy <= 0.5:
@@ -261,6 +274,14 @@ class Analysis(Stage):
     seed: CountOrZero = 0
 
 
+class Published(Stage):
+    """Stage ``published``: what the paper's own figures show, and what chance would show."""
+
+    tables: str = Field("book/published", description="folder of the tables read from the paper's figures")
+    permutations: Count = Field(10_000, description="draws from each world without, or with a measured, effect of accuracy")
+    seed: CountOrZero = 0
+
+
 class Cost(Stage):
     """Stage ``cost``: time and price of the paper's whole grid, from measured rates."""
 
@@ -282,6 +303,7 @@ STAGES: dict[str, type[Stage]] = {
     "reward_model": RewardModel,
     "ppo": PPO,
     "analysis": Analysis,
+    "published": Published,
     "cost": Cost,
 }
 
@@ -289,17 +311,21 @@ STAGES: dict[str, type[Stage]] = {
 class Arm(Parameters):
     """A family of PPO runs of a study: a route, and what varies along it.
 
-    ``reward_model``, ``ppo``: parameters fixed in this arm. ``vary``: one parameter name and its values. ``checkpoints``: which
-    reward-model checkpoints get PPO runs (all, the last, or a list of steps).
+    ``name``: what the analysis calls the family (arms of one name are analysed together). ``reward_model``, ``ppo``: parameters
+    fixed in this arm. ``vary``: parameter names and their values, several of them changing together. ``checkpoints``: which
+    reward-model checkpoints get PPO runs (all, the last, or a list of steps). ``seeds``: every reward model meets every PPO
+    seed, or the seeds of the same place in both lists go together.
     """
 
-    route: Literal["steps", "label-noise", "data-size", "model-size", "dial"]
+    name: Annotated[str, Field(pattern=r"^[a-z0-9-]*$")] = Field("", description="unset: the route")
+    route: Literal["steps", "label-noise", "data-size", "model-size", "dial", "constant", "length"]
     tasks: list[TaskName] = ["relevance", "factuality", "completeness"]
     policies: list[str] | None = Field(None, description="names from `policies`; unset: all")
     vary: dict[str, list[Any]] = {}
     checkpoints: Literal["all", "last"] | list[CountOrZero] = "all"
     rm_seeds: list[CountOrZero] = [0]
     ppo_seeds: list[CountOrZero] = [0]
+    seeds: Literal["crossed", "nested"] = "crossed"
     reward_model: dict[str, Any] = {}
     ppo: dict[str, Any] = {}
 

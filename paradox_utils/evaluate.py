@@ -1,8 +1,9 @@
-"""LM performance: what a judge that PPO never saw says of greedy responses to held-out questions."""
+"""LM performance: what a judge that PPO never saw says of responses to held-out questions."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
@@ -10,11 +11,23 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from paradox_utils import config
 from paradox_utils.data.segments import segment
 from paradox_utils.generation import generate
+from paradox_utils.measures import distinct, rouge_l
 from paradox_utils.rewards import Judge, RewardFunction
 from paradox_utils.rollout import Prompts, choose
 from paradox_utils.sources import splitter_of
 
-Evaluation = Callable[[Prompts], dict[str, float]]
+
+@dataclass(frozen=True)
+class Scores:
+    """What the evaluator says: measures of all responses together, and of each question its ``good`` part of ``segments`` (for
+    completeness the score of one segment), so that Σ good / Σ segments is the LM performance."""
+
+    measures: dict[str, float]
+    good: list[float]
+    segments: list[int]
+
+
+Evaluation = Callable[..., Scores]
 
 
 def evaluation(
@@ -24,34 +37,48 @@ def evaluation(
     true_reward: RewardFunction | None,
     p: config.PPO,
 ) -> Evaluation:
-    """A function from prompts to ``lm_performance``, ``true_return`` (NaN without an oracle), and the shape of responses."""
+    """A function from prompts to the :class:`Scores` of greedy responses, or of one ``sampled`` a prompt at the training
+    temperature (the same random numbers each time). Measures: ``lm_performance``, ``true_return`` (NaN without an oracle), and
+    the shape of responses."""
 
-    def evaluate(prompts: Prompts) -> dict[str, float]:
-        values, returns, lengths, ended = [], [], [], []
+    def evaluate(prompts: Prompts, sampled: bool = False) -> Scores:
+        values, returns, lengths, ended, texts = [], [], [], [], []
         order = range(len(prompts.questions))
+        heat = p.temperature if sampled else None
         for start in order[:: p.evaluation_batch]:
             part = choose(prompts, list(order[start : start + p.evaluation_batch]))
-            responses = generate(model, tokenizer, part, p.response_limit)
+            responses = generate(model, tokenizer, part, p.response_limit, 1, heat, seed="evaluation")
             offsets = [segment(text, p.task, splitter_of(p)) for text in responses.texts]
             values += judge(responses.questions, responses.texts, offsets)
             lengths += responses.mask.sum(1).tolist()
             ended += (responses.ids == tokenizer.eos_token_id).any(1).tolist()
+            texts += responses.texts
             if true_reward is not None:
                 returns += true_reward(responses).sum(1).tolist()
-        return {
-            "lm_performance": lm_performance(values, p.task),
+        good, segments = counts(values, p.task)
+        references = [question.references for question in prompts.questions]
+        measures = {
+            "lm_performance": sum(good) / sum(segments),
             "true_return": float(np.mean(returns)) if returns else float("nan"),
-            "greedy_length": float(np.mean(lengths)),
-            "greedy_segments": float(np.mean([len(v) for v in values])),
+            "length": float(np.mean(lengths)),
+            "segments": float(np.mean([len(v) for v in values])),
             "unfinished": 1 - float(np.mean(ended)),
+            "distinct_2": distinct(texts, 2),
+            "rouge_l": float(np.mean([rouge_l(text, known) for text, known in zip(texts, references, strict=True)])),
         }
+        return Scores(measures, good, segments)
 
     return evaluate
 
 
 def lm_performance(values: list[list[float]], task: config.TaskName) -> float:
     """The pooled share of good segments (a response without any counts as one bad one); for completeness the mean score."""
+    good, segments = counts(values, task)
+    return sum(good) / sum(segments)
+
+
+def counts(values: list[list[float]], task: config.TaskName) -> tuple[list[float], list[int]]:
+    """Good segments and all segments of each response; for completeness its score, and 1."""
     if task == "completeness":
-        return float(np.mean([v[0] for v in values]))
-    good = sum(value > 0 for row in values for value in row)
-    return good / sum(max(1, len(row)) for row in values)
+        return [float(v[0]) for v in values], [1] * len(values)
+    return [float(sum(value > 0 for value in row)) for row in values], [max(1, len(row)) for row in values]

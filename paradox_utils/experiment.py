@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
+import math
 import os
 import random
 import subprocess
@@ -12,24 +14,30 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
+import torch
 from transformers import PreTrainedTokenizerFast
 from transformers.utils import logging as transformers_logging
 
 from paradox_utils import checkpoint, config, ppo, processes, resume, reward_model, sources, store
 from paradox_utils.data.records import DataError, Feedback, Question
-from paradox_utils.evaluate import evaluation
+from paradox_utils.evaluate import Scores, evaluation
+from paradox_utils.measures import agreement
 from paradox_utils.models import ModelError, device_of, load_policy, load_value_model
+from paradox_utils.probe import Rewards, probe
 from paradox_utils.rewards import (
     Centre,
     Judge,
+    RewardFunction,
+    control_of,
     dial_of,
     exact_centre,
     measure_judge,
     model_judge,
     oracle_judge,
     reward_function,
+    spread_of,
 )
-from paradox_utils.rollout import Prompts, encode_prompts
+from paradox_utils.rollout import Prompts, Responses, choose, encode_prompts
 from paradox_utils.store import resolve
 
 transformers_logging.disable_progress_bar()
@@ -40,8 +48,10 @@ def run_ppo(p: config.PPO, folder: Path, report: Callable[[dict], None] = lambda
     folder, it goes on from its last state in ``folder/resume`` and ends with the same numbers.
 
     ``lm_performance_start``, ``_final`` and ``_best`` (the policy that validation chose) are on test questions; a policy whose
-    own numbers broke has no final ones, and its best is what is left in ``folder/model``.
-    ``lm_performance_best_logged`` is the published reading: the maximum over logged validation evaluations.
+    own numbers broke has no final ones, and its best is what is left in ``folder/model``. ``sampled_*``: the same of responses
+    sampled at the training temperature. ``lm_performance_best_logged`` is the published reading: the maximum over logged
+    validation evaluations. ``folder/questions.csv`` has the scores of each test question, ``folder/best_of_n.csv`` what
+    choosing among the starting policy's responses reaches.
     """
     if p.processes > 1 and processes.count() == 1:
         return _shared(p, folder)
@@ -51,14 +61,20 @@ def run_ppo(p: config.PPO, folder: Path, report: Callable[[dict], None] = lambda
     actors = load_actors(p)
     judged = sources.load_feedback(p, resolve(p.feedback)) if p.source == "atlas" else {}
     reward, metrics, cut = reward_of(p, actors.tokenizer, judged)
-    truth = None
-    if p.source == "atlas":
-        exact = p.model_copy(update={"reward": "model"})  # a scale-matched dial is divided by its shrinkage, the truth is not
-        truth = reward_function(actors.tokenizer, oracle_judge(p.task), exact_centre(p.task, judged), exact)
-    score = evaluation(actors.policy, actors.tokenizer, evaluator_of(p), truth, p)
+    truth = true_reward(p, actors.tokenizer, judged)
+    evaluator = evaluator_of(p)
+    score = evaluation(actors.policy, actors.tokenizer, evaluator, truth, p)
     validation = encode_prompts(actors.policy, actors.tokenizer, splits.validation, p.prompt_limit)
     test = encode_prompts(actors.policy, actors.tokenizer, splits.test, p.prompt_limit)
-    start = processes.agreed(lambda: score(test))
+    start = processes.agreed(lambda: [score(test), score(test, sampled=True)])
+    probed, best_of = {}, []
+    if p.probe_prompts and truth is not None:
+        soft = None
+        if p.reward == "model" and p.task != "completeness":
+            soft = reward_of(p.model_copy(update={"reward_form": "probability"}), actors.tokenizer, judged)[0]
+        asked = choose(validation, list(range(min(p.probe_prompts, len(splits.validation)))))
+        rewards = Rewards(reward, soft, truth, evaluator)
+        probed, best_of = processes.agreed(lambda: probe(actors.policy, actors.tokenizer, asked, rewards, p))
 
     def prompts(update: int) -> Prompts:
         rng = random.Random(f"prompts {p.seed} {update}")  # no state to keep for a run that goes on after it was killed
@@ -68,8 +84,14 @@ def run_ppo(p: config.PPO, folder: Path, report: Callable[[dict], None] = lambda
 
     if processes.rank() == 0:
         resume.claim(folder / "resume", store.made_by(p, "paradox_utils.experiment"))
-    outcome = ppo.train(p, actors, prompts, reward, lambda: score(validation), report, folder / "resume", cut)
-    final = processes.agreed(lambda: score(test)) if outcome.finite else dict.fromkeys(start)
+
+    def evaluate() -> dict[str, float]:
+        reported = score(test).measures
+        return named(score(validation)) | {f"test_{name}": reported[name] for name in ("lm_performance", "true_return")}
+
+    observe = functools.partial(compared, p, truth) if truth is not None else None
+    outcome = ppo.train(p, actors, prompts, reward, evaluate, report, folder / "resume", cut, observe)
+    final = processes.agreed(lambda: [score(test), score(test, sampled=True)]) if outcome.finite else [None, None]
     if not outcome.finite:
         checkpoint.restore(actors.policy, outcome.best)
     if processes.rank() == 0:
@@ -78,11 +100,16 @@ def run_ppo(p: config.PPO, folder: Path, report: Callable[[dict], None] = lambda
     checkpoint.restore(actors.policy, outcome.best)
     best = processes.agreed(lambda: score(test))
     logged = outcome.curve["lm_performance"].dropna()
+    known = dict.fromkeys(named(start[0]))  # names of what a broken policy has not
     results = {
-        f"rm_{name}": metrics.get(name) for name in ("accuracy", "accuracy_noisy", "balanced_accuracy", "majority", "f1")
+        f"rm_{name}": metrics.get(name)
+        for name in (*("accuracy", "accuracy_noisy", "balanced_accuracy", "majority", "f1"), "calibration_error")
     }
-    for name in ("lm_performance", "true_return", "greedy_length", "greedy_segments", "unfinished"):
-        results |= {f"{name}_start": start[name], f"{name}_final": final[name], f"{name}_best": best[name]}
+    for when, greedy in (("start", start[0]), ("final", final[0]), ("best", best)):
+        results |= {f"{name}_{when}": value for name, value in (named(greedy) if greedy else known).items()}
+    for when, sampled in (("start", start[1]), ("final", final[1])):
+        results |= {f"sampled_{name}_{when}": sampled.measures[name] if sampled else None for name in SAMPLED}
+    results |= {name: None if math.isnan(value) else value for name, value in probed.items()}
     results |= {
         "lm_performance_best_logged": float(logged.max()),
         "kl_final": float(outcome.curve["kl"].iloc[-1]),
@@ -93,7 +120,47 @@ def run_ppo(p: config.PPO, folder: Path, report: Callable[[dict], None] = lambda
     }
     if processes.rank() == 0:
         store.write_table(folder / "curve.csv", outcome.curve)
+        store.write_table(folder / "questions.csv", questions_table({"start": start[0], "final": final[0], "best": best}))
+        if best_of:
+            store.write_table(folder / "best_of_n.csv", pd.DataFrame(best_of))
     return outcome, results
+
+
+SAMPLED = ("lm_performance", "true_return", "length", "segments", "distinct_2", "rouge_l")
+
+
+def named(scores: Scores) -> dict[str, float]:
+    """Measures of greedy responses under the names of results and curves, where ``length`` is that of a rollout."""
+    return {f"greedy_{name}" if name in ("length", "segments") else name: value for name, value in scores.measures.items()}
+
+
+def questions_table(scores: dict[str, Scores | None]) -> pd.DataFrame:
+    """One row an evaluation of the test questions: ``good`` and ``segments`` of each, in order, parted by spaces."""
+    rows = [
+        {"when": when, "good": " ".join(f"{v:g}" for v in s.good), "segments": " ".join(map(str, s.segments))}
+        for when, s in scores.items()
+        if s is not None
+    ]
+    return pd.DataFrame(rows)
+
+
+def true_reward(p: config.PPO, tokenizer: PreTrainedTokenizerFast, judged: dict[str, list[Feedback]]) -> RewardFunction | None:
+    """The oracle's labels put through the reward function that PPO maximises; None without an oracle."""
+    if p.source != "atlas":
+        return None
+    # what belongs to one reward model only: a scale-matched dial's shrinkage, and its normalisation
+    exact = p.model_copy(update={"reward": "model", "normalise_reward": None})
+    return reward_function(tokenizer, oracle_judge(p.task), exact_centre(p.task, judged), exact)
+
+
+def compared(p: config.PPO, truth: RewardFunction, responses: Responses, rewards: torch.Tensor) -> torch.Tensor:
+    """The truth about rewards [B, T]: the true return of each response, and its agreeing and compared items, [B, 3]."""
+    true = truth(responses)
+    pairwise = p.task == "completeness"
+    agreeing, counted = agreement(rewards.cpu().numpy(), true.cpu().numpy(), p.samples_per_prompt, pairwise)
+    if p.reward in ("constant", "length"):
+        counted = counted * 0  # nothing in them to agree with
+    return torch.stack([true.sum(1).double().cpu(), torch.tensor(agreeing).double(), torch.tensor(counted).double()], 1)
 
 
 def _shared(p: config.PPO, folder: Path) -> tuple[ppo.Outcome, dict]:
@@ -159,6 +226,8 @@ def load_actors(p: config.PPO) -> ppo.Actors:
 
 def reward_of(p: config.PPO, tokenizer: PreTrainedTokenizerFast, judged: dict[str, list[Feedback]]):  # noqa: ANN201
     """The reward function that ``p`` asks for, the metrics of who gives it, and a count of its truncated inputs."""
+    if p.reward in ("constant", "length"):
+        return *control_of(p, judged), lambda: 0
     if p.reward == "dial":
         judge, centre = dial_of(p, judged)
         return reward_function(tokenizer, judge, centre, p), measure_judge(judge, p, judged["heldout"]), lambda: 0
@@ -171,8 +240,12 @@ def reward_of(p: config.PPO, tokenizer: PreTrainedTokenizerFast, judged: dict[st
             f"{stored}: needs score_mean and score_std, mean and deviation of the model's scores on its training responses, "
             "to scale a completeness reward; write them there"
         )
-    centre = Centre(metrics.get("score_mean", 0.0), metrics.get("score_std", 1.0))
-    return reward_function(tokenizer, model_judge(scorer, p), centre, p), metrics, lambda: scorer.truncated
+    judge, centre = model_judge(scorer, p), Centre()
+    if p.task == "completeness" and p.normalise_reward is not False:
+        centre = Centre(metrics["score_mean"], metrics["score_std"])
+    elif p.normalise_reward:
+        centre = Centre(0.0, spread_of(judge, p, judged["train"]))
+    return reward_function(tokenizer, judge, centre, p), metrics, lambda: scorer.truncated
 
 
 def evaluator_of(p: config.PPO) -> Judge:

@@ -71,3 +71,68 @@ def calibration_error(certainty: np.ndarray, right: np.ndarray) -> float:
     bins = np.clip((certainty * BINS).astype(int), 0, BINS - 1)
     gaps = [abs(certainty[bins == b].mean() - right[bins == b].mean()) * (bins == b).mean() for b in np.unique(bins)]
     return float(sum(gaps))
+
+
+# --- texts --------------------------------------------------------------------------------------------------------------------
+
+
+def distinct(texts: Sequence[str], n: int) -> float:
+    """Different word n-grams of all texts together, divided by the number of n-grams (Li et al. 2016); 0 without any."""
+    grams = [gram for text in texts for gram in zip(*(text.split()[i:] for i in range(n)), strict=False)]
+    return len(set(grams)) / len(grams) if grams else 0.0
+
+
+def rouge_l(text: str, references: Sequence[str]) -> float:
+    """ROUGE-L (Lin 2004): F1 of the longest common subsequence of words with a reference; the best over the references."""
+    return max((_rouge_l(text.lower().split(), reference.lower().split()) for reference in references), default=0.0)
+
+
+def _rouge_l(a: list[str], b: list[str]) -> float:
+    longest = [0] * (len(b) + 1)  # of the words of a read so far with each beginning of b
+    for word in a:
+        before = longest[:]
+        for j, other in enumerate(b):
+            longest[j + 1] = before[j] + 1 if word == other else max(before[j + 1], longest[j])
+    return 2 * longest[-1] / (len(a) + len(b)) if a and b else 0.0
+
+
+# --- rewards ------------------------------------------------------------------------------------------------------------------
+
+
+def agreement(proxy: np.ndarray, truth: np.ndarray, samples: int, pairwise: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Where rewards and true rewards [B, T] agree: numbers of agreeing and of compared items for each response, [B] each.
+
+    Items are the rewarded segments, which agree with equal signs; ``pairwise``, they are the non-tied pairs among a prompt's
+    ``samples`` responses, whose sums are ordered alike (an equal sum counts half), counted at the first of the responses.
+    """
+    if not pairwise:
+        places = truth != 0
+        return ((np.sign(proxy) == np.sign(truth)) & places).sum(1), places.sum(1)
+    first, second = np.triu_indices(samples, 1)
+    given, true = (grid.sum(1).reshape(-1, samples) for grid in (proxy, truth))
+    gaps, opinions = given[:, first] - given[:, second], true[:, first] - true[:, second]
+    right = np.where(opinions != 0, (np.sign(gaps * opinions) + 1) / 2, 0.0).sum(1)
+    agreeing, compared = np.zeros(len(proxy)), np.zeros(len(proxy))
+    agreeing[::samples], compared[::samples] = right, (opinions != 0).sum(1)
+    return agreeing, compared
+
+
+def best_of_n(proxy: np.ndarray, outcome: np.ndarray, n: int) -> float:
+    """Expected ``outcome`` [prompts, N] of the best of n responses by ``proxy`` [prompts, N], over all subsets of n ≤ N (the
+    unbiased estimator of Nakano et al. 2021, eq. 1, that Gao et al. 2023 use); equal proxies share their weight."""
+    order = np.argsort(proxy, axis=1, kind="stable")
+    total = proxy.shape[1]
+    # of C(N, n) subsets, C(i, n−1) have the (i+1)-th smallest as their best; w_i = w_{i−1} · i / (i − n + 1)
+    weights = np.zeros(total)
+    weights[n - 1] = 1.0
+    for i in range(n, total):
+        weights[i] = weights[i - 1] * i / (i - n + 1)
+    weights /= weights.sum()
+    ranked = np.take_along_axis(proxy, order, axis=1)
+    results = np.take_along_axis(outcome, order, axis=1)
+    means = []
+    for given, own in zip(ranked, results, strict=True):
+        _, group = np.unique(given, return_inverse=True)
+        shared = np.bincount(group, own) / np.bincount(group)
+        means.append(float(weights @ shared[group]))
+    return float(np.mean(means))

@@ -47,7 +47,10 @@ POLICY_PRESETS: dict[str, dict[str, int]] = {
 }
 ENCODER_PRESETS: dict[str, tuple[type[PretrainedConfig], dict[str, Any]]] = {
     "atlas-bert": (BertConfig, {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2}),
-    "atlas-bert-small": (BertConfig, {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2}),
+    **{
+        f"atlas-bert-{width}": (BertConfig, {"hidden_size": width, "intermediate_size": 2 * width, "num_hidden_layers": 2})
+        for width in (8, 16, 24, 32, 48)
+    },
     "atlas-longformer": (
         LongformerConfig,
         {

@@ -79,11 +79,13 @@ def train(
     report: Callable[[dict], None] = lambda row: None,
     folder: Path | None = None,
     cut: Callable[[], int] = lambda: 0,
+    observe: Callable[[Responses, Tensor], Tensor] | None = None,
 ) -> Outcome:
     """Run PPO. ``prompts(update)`` gives (this process's part of) the prompts of a rollout; ``evaluate()`` scores the policy on
     validation questions, first before any update. The run stops as ``diverged`` at a reward, loss or gradient that is not
     finite, or when the KL stop rule fires. With a ``folder`` it leaves states there and goes on from the newest one. ``cut()``
-    counts the reward-model inputs that were too long so far."""
+    counts the reward-model inputs that were too long so far; ``observe`` compares responses and
+    their rewards [B, T] with the truth: true return, agreeing and compared items of each response, [B, 3]."""
     set_dropout(actors.policy, p.dropout_in_updates)
     set_dropout(actors.value, p.dropout_in_updates)
     optimizer, networks = optimizer_of(p, actors), {"policy": actors.policy, "value": actors.value}
@@ -102,6 +104,9 @@ def train(
         row |= dict(zip(("truncated_prompts", "truncated_rm_inputs"), lost, strict=True))
         if rollout is not None:
             row |= measure(rollout)
+            if observe is not None:
+                true, agreeing, compared = processes.gathered(observe(rollout.responses, rollout.rewards)).unbind(1)
+                row |= {"true_reward_mean": float(true.mean()), "rm_agreement": float(agreeing.sum() / compared.sum())}
             progress.high_kl += p.kl_stop is not None and row["kl"] > p.kl_stop
             if not reason and p.kl_stop is not None and progress.high_kl >= p.kl_stop_count:
                 reason = f"the summed KL exceeded {p.kl_stop:g} in {progress.high_kl} rollouts, the last at update {update}"

@@ -130,6 +130,40 @@ def dial_of(p: config.PPO, feedback: dict[str, list[Feedback]]) -> tuple[Judge, 
     return dial_judge(p, noise), Centre(float(scores.mean()), spread)
 
 
+def control_of(p: config.PPO, feedback: dict[str, list[Feedback]]) -> tuple[RewardFunction, dict]:
+    """A reward that knows nothing of the truth, on the last token, and its metrics: the same for every response, or its number
+    of words, centred and scaled on training responses. A control that neither labels segments nor orders pairs has no metrics.
+    """
+    words = [len(text.split()) for record in feedback["train"] for text in record.responses]
+    centre, size = Centre(float(np.mean(words)), float(np.std(words))), p.reward_size or REWARD_SIZE[p.task]
+
+    def rewards(responses: Responses) -> Tensor:
+        values = [1.0 if p.reward == "constant" else (len(t.split()) - centre.mean) / centre.std for t in responses.texts]
+        grid = torch.zeros(responses.ids.shape)
+        grid[torch.arange(len(values)), responses.mask.sum(1).cpu() - 1] = size * torch.tensor(values)
+        return grid.to(responses.ids.device)
+
+    def judge(questions: Sequence[Question], texts: Sequence[str], offsets: Sequence[Offsets]) -> list[list[float]]:
+        if p.task == "completeness":
+            return [[1.0 if p.reward == "constant" else float(len(text.split()))] for text in texts]
+        return [[1.0] * len(spans) for spans in offsets]
+
+    labels = p.reward == "constant" or p.task == "completeness"
+    return rewards, measure_judge(judge, p, feedback["heldout"]) if labels else {}
+
+
+def spread_of(judge: Judge, p: config.PPO, records: Sequence[Feedback], most: int = 100) -> float:
+    """Standard deviation of the summed (or mean) segment values of whole responses, over the feedback of some questions."""
+    texts = [text for record in records[:most] for text in record.responses]
+    questions = [record.question for record in records[:most] for _ in record.responses]
+    totals = [
+        sum(v) / (max(1, len(v)) if p.reward_pooling == "mean" else 1) for v in judge(questions, texts, _offsets(texts, p))
+    ]
+    if not (spread := float(np.std(totals))):
+        raise DataError("normalise_reward: the reward model values all responses alike; leave it unset, or name another model")
+    return spread
+
+
 def exact_centre(task: config.TaskName, feedback: dict[str, list[Feedback]]) -> Centre:
     """How the oracle's completeness scores are centred."""
     if task != "completeness":
@@ -176,8 +210,8 @@ def _offsets(texts: Sequence[str], p: config.PPO) -> list[Offsets]:
 def reward_function(tokenizer: PreTrainedTokenizerFast, judge: Judge, centre: Centre, p: config.PPO) -> RewardFunction:
     """Responses to rewards [B, T]: each segment's reward on its last text token, completeness on the last token.
 
-    ``reward_pooling = "mean"`` divides by the number of segments; a scale-matched dial divides by 2 accuracy − 1. All rewards
-    are NaN where the judge's scores are not finite: PPO ends at that.
+    All are divided by the deviation of ``centre``. ``reward_pooling = "mean"`` divides by the number of segments; a
+    scale-matched dial divides by 2 accuracy − 1. All rewards are NaN where the judge's scores are not finite: PPO ends at that.
     """
     size = p.reward_size or REWARD_SIZE[p.task]
     places_of = functools.lru_cache(maxsize=4096)(functools.partial(last_tokens, tokenizer))  # responses come back
@@ -198,7 +232,7 @@ def reward_function(tokenizer: PreTrainedTokenizerFast, judge: Judge, centre: Ce
             places = places_of(tuple(ids), text, tuple(end for _, end in offsets[row]))
             share = len(places) if p.reward_pooling == "mean" else 1
             for place, value in zip(places, values[row], strict=True):
-                grid[row, place] += size * value / (share * shrinkage)
+                grid[row, place] += size * value / (share * shrinkage * centre.std)
         return grid.to(responses.ids.device)
 
     return rewards

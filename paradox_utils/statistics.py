@@ -28,6 +28,20 @@ class Interval:
 
 
 @dataclass(frozen=True)
+class Components:
+    """Variances of one run's performance, from :func:`variance_components`; unbiased, so one may come out below 0.
+
+    ``rm``: between RM seeds; ``ppo``: between PPO seeds, whatever the RM; ``residual``: all else, of which ``prompts`` is what
+    the finite number of prompts adds (NaN without scores a question).
+    """
+
+    rm: float
+    ppo: float
+    residual: float
+    prompts: float
+
+
+@dataclass(frozen=True)
 class Regret:
     """Regret of choosing the most accurate reward model, from :func:`cross_fitted_regret`.
 
@@ -98,6 +112,55 @@ def cluster_bootstrap(
     drawn = np.random.default_rng(seed).integers(n, size=(resamples, n))
     rows = (np.concatenate([members[i] for i in draw]) for draw in drawn)
     replicates = np.array([statistic(*(column[index] for column in data)) for index in rows])
+    return _student_bootstrap(estimate, replicates, n, confidence, bounds)
+
+
+def two_way_bootstrap(
+    scores: ArrayLike,
+    clusters: ArrayLike,
+    statistic: Callable[..., float] = np.mean,
+    columns: Sequence[ArrayLike] = (),
+    *,
+    weights: ArrayLike | None = None,
+    resamples: int = 2000,
+    seed: int = 0,
+    confidence: float = 0.95,
+    bounds: tuple[float, float] = (-np.inf, np.inf),
+) -> Interval:
+    """Interval of ``statistic(means, *columns)`` for new trajectories *and* new questions, both resampled.
+
+    ``scores`` (N runs, Q questions): one score a question, the same questions for every run, finite; ``means`` (N,) are the
+    runs' means over questions. With ``weights`` (N, Q), not negative, they are weighted: sub-sentences a question, for a pooled
+    share. ``columns`` (each (N,)), such as accuracies, and ``clusters`` (N,), the trajectories, belong to runs.
+
+    Clusters and questions are drawn independently, with replacement, and crossed: the "pigeonhole" bootstrap (Owen 2007,
+    *Annals of Applied Statistics* 1:386–411; Owen & Eckles 2012, ibid. 6:895–927). No bootstrap of a crossed layout is exact;
+    this one errs on the safe side, as noise particular to a run and question counts up to three times. The interval ends as in
+    :func:`cluster_bootstrap`, with t(clusters − 1), which is too wide where questions, not trajectories, make the noise.
+
+    COVERAGE
+    """
+    s, labels, data = np.asarray(scores, dtype=float), np.asarray(clusters), [np.asarray(column) for column in columns]
+    w = np.ones_like(s) if weights is None else np.asarray(weights, dtype=float)
+    if s.ndim != 2 or s.size == 0 or w.shape != s.shape or any(column.shape != s.shape[:1] for column in (labels, *data)):
+        raise ValueError(f"scores of shape {s.shape}: need runs × questions, weights alike, clusters and columns one a run")
+    if not (np.isfinite(s).all() and np.isfinite(w).all() and (w >= 0).all() and w.any(axis=1).all()):
+        raise ValueError("scores and weights must be finite, and weights not negative, with one above 0 in each run")
+    members = [np.flatnonzero(labels == label) for label in np.unique(labels)]
+    n, estimate = len(members), float(statistic((w * s).sum(axis=1) / w.sum(axis=1), *data))
+    if n < 2 or not np.isfinite(estimate):
+        return Interval(estimate, float("nan"), float("nan"), n)
+    random, questions = np.random.default_rng(seed), s.shape[1]
+    times = random.multinomial(questions, np.full(questions, 1 / questions), size=resamples)  # how often each is drawn
+    with np.errstate(invalid="ignore"):  # a run all of whose drawn questions weigh nothing has no mean
+        means = (times @ (w * s).T) / (times @ w.T)  # (resamples, N)
+    rows = [np.concatenate([members[i] for i in draw]) for draw in random.integers(n, size=(resamples, n))]
+    replicates = [statistic(mean[index], *(column[index] for column in data)) for mean, index in zip(means, rows, strict=True)]
+    return _student_bootstrap(estimate, np.array(replicates, dtype=float), n, confidence, bounds)
+
+
+def _student_bootstrap(estimate: float, replicates: Array, n: int, confidence: float, bounds: tuple[float, float]) -> Interval:
+    """estimate ± t(n−1) · √(n/(n−1)) · SD of the defined ``replicates``, cut at ``bounds``; NaN with fewer than 2 of them."""
     replicates = replicates[np.isfinite(replicates)]
     if replicates.size < 2:
         return Interval(estimate, float("nan"), float("nan"), n)
@@ -111,6 +174,25 @@ def rank_correlation(x: ArrayLike, y: ArrayLike) -> float:
     if a.size < 3 or np.ptp(a) == 0 or np.ptp(b) == 0:
         return float("nan")
     return float(np.corrcoef(a, b)[0, 1])
+
+
+def multiple_correlation(predictors: ArrayLike, y: ArrayLike) -> float:
+    """Multiple correlation R of y (N,) with ``predictors`` (N, P): the correlation of y with its least-squares fit.
+
+    Predictors are standardised, which changes no R but keeps differently scaled ones apart from rounding. R grows with P
+    alone: on pure noise, R² is P / (N − 1) on average. NaN for fewer than P + 2 rows and where y is constant; a constant
+    predictor explains nothing. ValueError for values that are not finite or do not match.
+    """
+    X, b = np.asarray(predictors, dtype=float), np.asarray(y, dtype=float)
+    if X.ndim != 2 or b.shape != X.shape[:1] or not (np.isfinite(X).all() and np.isfinite(b).all()):
+        raise ValueError(f"predictors of shape {X.shape} and y of shape {b.shape}: need finite (N, P) and (N,)")
+    if len(b) < X.shape[1] + 2 or np.ptp(b) == 0:
+        return float("nan")
+    spread = X.std(axis=0)
+    z = (X - X.mean(axis=0)) / np.where(spread > 0, spread, 1.0)
+    centred = b - b.mean()
+    fitted = z @ np.linalg.lstsq(z, centred, rcond=None)[0]
+    return float(np.sqrt(min(fitted @ fitted / (centred @ centred), 1.0)))
 
 
 def spearman(
@@ -163,3 +245,52 @@ def holm(p_values: Sequence[float]) -> list[float]:
     if not p_values:
         return []
     return [float(p) for p in multipletests(list(p_values), method="holm")[1]]
+
+
+def variance_components(performance: ArrayLike, scores: ArrayLike | None = None) -> Components:
+    """Variance components of a crossed pilot: ``performance`` (S RM seeds, P PPO seeds), each seed at least twice, finite.
+
+    Mean squares of the two-way random-effects layout with one run a cell (Searle, Casella & McCulloch 1992, *Variance
+    Components*, chapter 4): E[MS_rm] = residual + P · rm, E[MS_ppo] = residual + S · ppo, E[MS_rest] = residual. One run a cell
+    cannot tell an interaction of the seeds from the noise of a run. ``rm`` and ``ppo`` hold their own share of prompt noise.
+
+    ``scores`` (S, P, Q), the same Q prompts in every run, tell what more prompts would save: the prompts' share of the residual
+    is the mean square of what is left of the scores after all two-way means, divided by Q.
+    """
+    y = np.asarray(performance, dtype=float)
+    if y.ndim != 2 or min(y.shape) < 2 or not np.isfinite(y).all():
+        raise ValueError(f"performance of shape {y.shape}: need at least 2 RM seeds × 2 PPO seeds, every value finite")
+    S, P = y.shape
+    residual = float((_doubly_centred(y) ** 2).sum() / ((S - 1) * (P - 1)))
+    rm = float(y.mean(axis=1).var(ddof=1) - residual / P)
+    ppo = float(y.mean(axis=0).var(ddof=1) - residual / S)
+    if scores is None:
+        return Components(rm, ppo, residual, float("nan"))
+    s = np.asarray(scores, dtype=float)
+    if s.ndim != 3 or s.shape[:2] != y.shape or s.shape[2] < 2 or not np.isfinite(s).all():
+        raise ValueError(
+            f"scores of shape {s.shape}: need {S} RM seeds × {P} PPO seeds × at least 2 prompts, every value finite"
+        )
+    left = _doubly_centred(s - s.mean(axis=2, keepdims=True))
+    Q = s.shape[2]
+    return Components(rm, ppo, residual, float((left**2).sum() / ((S - 1) * (P - 1) * (Q - 1)) / Q))
+
+
+def _doubly_centred(values: Array) -> Array:
+    """Values (S, P, …) minus row and column means over the first two axes, plus the grand mean."""
+    return values - values.mean(axis=0) - values.mean(axis=1, keepdims=True) + values.mean(axis=(0, 1))
+
+
+def design_variance(components: Components, rm_seeds: int, ppo_seeds: int, nested: bool) -> float:
+    """Variance of the mean over ``rm_seeds`` · ``ppo_seeds`` runs; components below 0 count as 0.
+
+    Crossed (every RM seed with the same PPO seeds): rm / S + ppo / P + residual / (S P). Nested (every RM seed with
+    ``ppo_seeds`` PPO seeds of its own): rm / S + (ppo + residual) / (S P), never more. Noise that all runs share, such as that
+    of the prompts themselves, adds the same to both and is not counted. For the mean of a difference between two reward
+    models, take the components of that difference.
+    """
+    if rm_seeds < 1 or ppo_seeds < 1:
+        raise ValueError(f"{rm_seeds} RM seeds and {ppo_seeds} PPO seeds: a design needs at least one of each")
+    rm, ppo, residual = (max(value, 0.0) for value in (components.rm, components.ppo, components.residual))
+    runs = rm_seeds * ppo_seeds
+    return rm / rm_seeds + ppo / (runs if nested else ppo_seeds) + residual / runs

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +42,7 @@ FILLED: dict[str, dict[str, str]] = {
         "dial_seed": "list it in the arm's `rm_seeds`",
     },
 }
+CONTROLS = ("dial", "constant", "length")  # routes that train no reward model
 EVERYWHERE = {"out": "the plan fills it in", "source": "one study has one source: set it in `source`"}
 
 
@@ -50,8 +51,8 @@ class Run:
     """One notebook execution of a study.
 
     ``parameters``: every parameter of the stage, with folders relative to the project root. ``needs``: ids of the runs whose
-    folders it reads. ``labels``: task, policy, route, setting, rm_step, rm_seed, ppo_seed (None where it has none). ``code``,
-    ``data``: the hashes that are part of the id.
+    folders it reads. ``labels``: task, policy, route, arm (its name), setting, rm_step, rm_seed, ppo_seed (None where it has
+    none); ``also``: those of further arms that ask for the same run. ``code``, ``data``: the hashes that are part of the id.
     """
 
     id: str
@@ -62,6 +63,12 @@ class Run:
     labels: dict[str, Any]
     code: str
     data: str
+    also: tuple[dict[str, Any], ...] = ()
+
+    @property
+    def all_labels(self) -> tuple[dict[str, Any], ...]:
+        """The labels of every arm that asks for the run."""
+        return (self.labels, *self.also)
 
 
 def results_folder(study: str) -> str:
@@ -139,22 +146,27 @@ def _check_arm(study: Study, arm: Arm, where: str) -> None:
         values = getattr(arm, name)
         if not values or len(set(values)) < len(values):
             raise ParameterError(f"{where}: {name} = {values!r}: must hold at least one value, each once")
-    if len(arm.vary) > 1:
-        raise ParameterError(f"{where}: vary = {list(arm.vary)}: one parameter an arm; make a second arm of the other")
+    if len(sizes := {name: len(values) for name, values in arm.vary.items()}) > 1 and len(set(sizes.values())) > 1:
+        raise ParameterError(f"{where}, vary: {sizes} values: parameters that change together need equally many")
+    if arm.seeds == "nested" and len(arm.rm_seeds) != len(arm.ppo_seeds):
+        raise ParameterError(
+            f"{where}: seeds = 'nested' pairs {len(arm.rm_seeds)} rm_seeds with {len(arm.ppo_seeds)} ppo_seeds; list as many"
+        )
     for name, values in arm.vary.items():
         stage = _varied_stage(arm, name, f"{where}, vary")
         if not values:
             raise ParameterError(f"{where}, vary: {name} = []: give it at least one value")
         for value in values:
             _check_layer(stage, {name: value}, f"{where}, vary")
-    useless = sorted({"checkpoints", "reward_model", *([] if arm.route == "dial" else ["rm_seeds"])} & arm.model_fields_set)
+    keyed = ["rm_seeds"] if arm.route != "dial" and arm.seeds == "crossed" else []
+    useless = sorted({"checkpoints", "reward_model", *keyed} & arm.model_fields_set)
     if useless and not any(_trains_reward_model(study, arm, task) for task in arm.tasks):
         raise ParameterError(f"{where}: {useless[0]}: has no effect, as this arm trains no reward model; leave it out")
 
 
 def _varied_stage(arm: Arm, name: str, where: str) -> str:
-    """The stage whose parameter an arm varies: ``ppo`` for dials and the user's own reward models, else ``reward_model``."""
-    stage = "ppo" if arm.route == "dial" or name == "reward_model" else "reward_model"
+    """The stage whose parameter an arm varies: ``ppo`` for controls and the user's own reward models, else ``reward_model``."""
+    stage = "ppo" if arm.route in CONTROLS or name == "reward_model" else "reward_model"
     schema = config.STAGES[stage]
     if name in config.Source.model_fields:
         raise ParameterError(f"{where}: {name!r} concerns every stage, so it cannot vary in an arm; set it in `source`")
@@ -167,9 +179,9 @@ def _varied_stage(arm: Arm, name: str, where: str) -> str:
 
 
 def _trains_reward_model(study: Study, arm: Arm, task: str) -> bool:
-    """False for dials, and where the config names the user's own reward model."""
+    """False for controls, and where the config names the user's own reward model."""
     layers = (study.ppo, study.tasks.get(task, {}).get("ppo", {}), arm.ppo, arm.vary)
-    return arm.route != "dial" and not any("reward_model" in layer for layer in layers)
+    return arm.route not in CONTROLS and not any("reward_model" in layer for layer in layers)
 
 
 def _check_policy(study: Study, name: str, where: str) -> None:
@@ -182,7 +194,7 @@ def _check_policy(study: Study, name: str, where: str) -> None:
 
 @dataclass
 class _Planner:
-    """The runs planned so far, by id; the same parameters asked for twice are one run, with the labels of the first."""
+    """The runs planned so far, by id; the same parameters asked for twice are one run with both labels."""
 
     study: Study
     where: str
@@ -192,29 +204,35 @@ class _Planner:
 
     def add_arm(self, arm: Arm, where: str, task: str, policy: str) -> None:
         """The PPO runs of one arm for one task and policy, and everything they need."""
-        for name, value in [(n, v) for n, values in arm.vary.items() for v in values] or [("", None)]:
-            varied = {name: value} if name else {}
+        for values in zip(*arm.vary.values(), strict=True) if arm.vary else [()]:
+            varied = dict(zip(arm.vary, values, strict=True))
             setting = ", ".join(f"{key}={value}" for key, value in (varied | arm.reward_model | arm.ppo).items())
-            labels = _labels(task=task, policy=policy, route=arm.route, setting=setting)
-            stage = _varied_stage(arm, name, where) if name else ""
+            labels = _labels(task=task, policy=policy, route=arm.route, arm=arm.name or arm.route, setting=setting)
+            stages = {name: _varied_stage(arm, name, where) for name in varied}
             if _trains_reward_model(self.study, arm, task):
                 rewards = self.trained_rewards(arm, where, labels, varied)
             else:
                 rewards = self.fixed_reward(arm, labels)
             supervised = self.supervised(policy)
             for reward, marks in rewards:
-                for ppo_seed in arm.ppo_seeds:
-                    values = self.layers("ppo", task) | arm.ppo | (varied if stage == "ppo" else {}) | reward
-                    values |= {"task": task, "policy": Link(supervised, "model"), "seed": ppo_seed}
+                for ppo_seed in _ppo_seeds(arm, marks):
+                    values = self.layers("ppo", task) | arm.ppo | {n: v for n, v in varied.items() if stages[n] == "ppo"}
+                    values |= (
+                        reward
+                        | (EXACT if _never_errs(values | reward) else {})
+                        | {"task": task, "policy": Link(supervised, "model"), "seed": ppo_seed}
+                    )
                     if self.study.evaluator is not None:
                         values["evaluator"] = self.evaluator(task)
                     self.add("ppo", values, labels | marks | {"ppo_seed": ppo_seed}, f"{where}, ppo")
 
     def fixed_reward(self, arm: Arm, labels: dict[str, Any]) -> list[tuple[dict[str, Any], dict[str, Any]]]:
-        """Dials (one a key), or the user's own reward model: nothing to train."""
+        """Controls (a dial for each key), or the user's own reward model: nothing to train."""
         values = self.exact_feedback(labels["policy"])
-        if arm.route != "dial":
+        if arm.route not in CONTROLS:
             return [({"reward": "model"} | values, {})]
+        if arm.route != "dial":
+            return [({"reward": arm.route} | values, {})]
         return [({"reward": "dial", "dial_seed": seed} | values, {"rm_seed": seed}) for seed in arm.rm_seeds]
 
     def exact_feedback(self, policy: str) -> dict[str, Any]:
@@ -285,7 +303,10 @@ class _Planner:
         parameters = checked.model_dump() | paths | {"out": work_folder(self.study.study, name)}
         needs = tuple(dict.fromkeys(link.run.id for link in links.values()))
         run = Run(name, stage, notebook, parameters, needs, labels, code, data)
-        return self.runs.setdefault(name, run)
+        known = self.runs.setdefault(name, run)
+        if stage == "ppo" and labels not in known.all_labels:
+            self.runs[name] = replace(known, also=(*known.also, labels))
+        return known
 
 
 @dataclass(frozen=True)
@@ -297,7 +318,22 @@ class Link:
 
 
 def _labels(**known: Any) -> dict[str, Any]:
-    return dict.fromkeys(("task", "policy", "route", "setting", "rm_step", "rm_seed", "ppo_seed")) | known
+    return dict.fromkeys(("task", "policy", "route", "arm", "setting", "rm_step", "rm_seed", "ppo_seed")) | known
+
+
+# What a dial that never errs does not depend on, so that arms of any kind and key share its runs.
+EXACT = {"dial_kind": "prejudice", "dial_seed": 0, "scale_matched": False}
+
+
+def _never_errs(values: Mapping[str, Any]) -> bool:
+    return values["reward"] == "dial" and values.get("dial_accuracy", 1.0) == 1.0
+
+
+def _ppo_seeds(arm: Arm, marks: Mapping[str, Any]) -> list[int]:
+    """The PPO seeds that meet the reward of these marks: all, or the one of the same place."""
+    if arm.seeds == "crossed" or marks.get("rm_seed") is None:
+        return arm.ppo_seeds
+    return [arm.ppo_seeds[arm.rm_seeds.index(marks["rm_seed"])]]
 
 
 def describe(run: Run) -> str:

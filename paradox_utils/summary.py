@@ -13,15 +13,26 @@ if TYPE_CHECKING:
     import pandas as pd
 
 RECORDED = "results/recorded"
+WHEN = ("start", "final")
 KILLED = (
     "killed: its job ended without a word (killed, out of memory, or its disk too full to say why); "
     "the next call goes on from its last state"
 )
+TABLES = ("summary", "curves", "reward_models", "questions", "best_of_n")
+OF_RUNS = {"curve": "curves", "questions": "questions", "best_of_n": "best_of_n"}  # a PPO run's tables, and a study's
 MEASURES = (
-    *("rm_accuracy", "rm_accuracy_noisy", "rm_balanced_accuracy", "rm_majority", "rm_f1"),
+    *("rm_accuracy", "rm_accuracy_noisy", "rm_balanced_accuracy", "rm_majority", "rm_f1", "rm_calibration_error"),
+    *(f"probe_{name}" for name in ("accuracy", "variance", "variance_raw", "margin", "length_correlation", "padding")),
     *("lm_performance_start", "lm_performance_final", "lm_performance_best", "lm_performance_best_logged"),
-    *("true_return_start", "true_return_final", "kl_final", "updates"),
-    *("truncated_prompts", "truncated_evaluation_prompts", "truncated_rm_inputs"),
+    *("true_return_start", "true_return_final", "true_return_best"),
+    *(
+        f"{name}_{when}"
+        for name in ("greedy_length", "greedy_segments", "unfinished", "distinct_2", "rouge_l")
+        for when in WHEN
+    ),
+    *(f"sampled_{name}_{when}" for name in ("lm_performance", "true_return", "length", "segments") for when in WHEN),
+    *(f"sampled_{name}_{when}" for name in ("distinct_2", "rouge_l") for when in WHEN),
+    *("kl_final", "updates", "truncated_prompts", "truncated_evaluation_prompts", "truncated_rm_inputs"),
 )
 
 
@@ -91,7 +102,7 @@ def record(name: str, runs: list[Run]) -> Path:
     """Copy the tables of a study, and what made them, to ``results/recorded``: what the book and the history keep."""
     source, target = store.resolve(study.results_folder(name)), store.resolve(RECORDED) / name
     target.mkdir(parents=True, exist_ok=True)
-    for table in ("summary", "curves", "reward_models"):
+    for table in TABLES:
         store.write_text(target / f"{table}.csv", (source / f"{table}.csv").read_text(encoding="utf-8"))
     made = [state for state in states(name, runs).values() if state["status"] in store.STATUSES]
     keys = ("id", "stage", "labels", "seconds", "device", "threads", "versions", "platform", "code_hash", "data_hash")
@@ -105,14 +116,16 @@ def _names(rows: list[dict[str, Any]]) -> list[str]:
 
 
 def write(name: str, runs: list[Run]) -> tuple[pd.DataFrame, list[str]]:
-    """Write ``summary.csv`` (a row a PPO run, in the order of the plan), ``curves.csv`` (a row an update) and
-    ``reward_models.csv`` (a row a checkpoint); returns the first, and a line a problem."""
+    """Write ``summary.csv`` (a row a PPO run and arm that asks for it, in the order of the plan), ``curves.csv`` (a row an
+    update), ``reward_models.csv`` (a row a checkpoint), ``questions.csv`` (the scores of every test question, a row an
+    evaluation) and ``best_of_n.csv`` (a row a number of responses); returns the first, and a line a problem."""
     import pandas as pd  # half a second, which `run` need not pay
 
     folder = store.resolve(study.results_folder(name))
     folder.mkdir(parents=True, exist_ok=True)
     known = states(name, runs)
-    rows, curves, checkpoints = [], [], []
+    rows, checkpoints = [], []
+    parts: dict[str, list[pd.DataFrame]] = {file: [] for file in OF_RUNS}
     for run in runs:
         record = known[run.id]
         if run.stage == "reward_model":
@@ -121,18 +134,19 @@ def write(name: str, runs: list[Run]) -> tuple[pd.DataFrame, list[str]]:
         if run.stage != "ppo":
             continue
         results = record.get("results", {})
-        row = {"study": name, "id": run.id, **run.labels} | {measure: results.get(measure) for measure in MEASURES}
-        rows.append(row | {key: record.get(key) for key in ("seconds", "status", "reason")})
-        curve = folders(name, run)[1] / "curve.csv"
-        if record["status"] in store.STATUSES and curve.is_file():
-            values = pd.read_csv(curve)
-            values.insert(0, "id", run.id)
-            curves.append(values)
-    curves = curves or [pd.DataFrame(columns=["id"])]
+        measured = {measure: results.get(measure) for measure in MEASURES}
+        measured |= {key: record.get(key) for key in ("seconds", "status", "reason")}
+        rows += [{"study": name, "id": run.id, **labels} | measured for labels in run.all_labels]
+        for file, tables in parts.items():
+            path = folders(name, run)[1] / f"{file}.csv"
+            if record["status"] in store.STATUSES and path.is_file():
+                values = pd.read_csv(path)
+                values.insert(0, "id", run.id)
+                tables.append(values)
     table = pd.DataFrame(rows, dtype=object)  # object: a step stays 80, not 80.0, beside a dial's missing one
     tables = {
         "summary": table,
-        "curves": pd.concat(curves),
+        **{OF_RUNS[file]: pd.concat(tables or [pd.DataFrame(columns=["id"])]) for file, tables in parts.items()},
         "reward_models": pd.DataFrame(checkpoints, columns=_names(checkpoints)),
     }
     for file, content in tables.items():

@@ -28,7 +28,7 @@ def test_defaults_are_valid_and_survive_a_round_trip(schema):
         ({"decay": "yes"}, r"decay = 'yes': "),
         ({"kl_stop": 0.0}, r"kl_stop = 0.0: .*unset"),
         ({"source": "qa-feedback"}, r"evaluator = 'oracle': only source = 'atlas' has one"),
-        ({"source": "qa-feedback", "evaluator": "rm", "reward": "dial"}, r"reward = 'dial': a dial needs the exact labels"),
+        ({"source": "qa-feedback", "evaluator": "rm", "reward": "dial"}, r"reward = 'dial': a control needs the labels"),
         ({"scale_matched": True, "dial_accuracy": 0.5}, r"dial_accuracy = 0.5: a scale-matched dial needs more than 0.5"),
         ({"whitening": "none", "whiten_padding": True}, r"whiten_padding = True: needs a whitening"),
     ],

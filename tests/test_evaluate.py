@@ -63,20 +63,28 @@ def test_an_evaluation_by_hand(policy, monkeypatch, task, performance, true_retu
     p = config.PPO(task=task)
     prompts = encode_prompts(model, tokenizer, [QUESTION] * 4, p.prompt_limit)
     answers = as_responses(tokenizer, prompts, ANSWERS)
-    monkeypatch.setattr(evaluate, "generate", lambda *_: answers)
-    truth = reward_function(tokenizer, oracle_judge(task), Centre(0.5, 0.25), p)
+    monkeypatch.setattr(evaluate, "generate", lambda *_, **options: answers)
+    centre = Centre(0.5, 0.25) if task == "completeness" else Centre()
+    truth = reward_function(tokenizer, oracle_judge(task), centre, p)
     found = evaluation(model, tokenizer, oracle_judge(task), truth, p)(prompts)
     lengths = answers.mask.sum(1).tolist()
-    assert found == pytest.approx(
+    texts = [text for text in ANSWERS if text]
+    pairs = [pair for text in texts for pair in zip(text.split()[:-1], text.split()[1:], strict=True)]
+    overlap = [1.0, 2 * 7 / (7 + len(ANSWERS[0].split())), 0.0, 2 * 5 / (8 + len(ANSWERS[0].split()))]
+    assert found.measures == pytest.approx(
         {
             "lm_performance": performance,
             "true_return": true_return,
-            "greedy_length": sum(lengths) / 4,
-            "greedy_segments": segments,
+            "length": sum(lengths) / 4,
+            "segments": segments,
             "unfinished": 1 / 4,
+            "distinct_2": len(set(pairs)) / len(pairs),
+            "rouge_l": pytest.approx(sum(overlap) / 4, abs=0.05),
         }
     )
-    without = evaluation(model, tokenizer, oracle_judge(task), None, p)(prompts)
+    assert sum(found.good) / sum(found.segments) == pytest.approx(performance)
+    assert (len(found.good), len(found.segments)) == (4, 4)
+    without = evaluation(model, tokenizer, oracle_judge(task), None, p)(prompts).measures
     assert without["true_return"] != without["true_return"]  # NaN: nothing to say it by
 
 
@@ -96,7 +104,8 @@ def test_an_evaluation_does_not_depend_on_its_batches_and_judges_greedy_answers(
     for size in (100, 5, 17):
         batched = p.model_copy(update={"evaluation_batch": size})
         results.append(evaluation(model, tokenizer, judge, truth, batched)(prompts))
-    assert results[1:] == [pytest.approx(results[0])] * 2
+    assert [r.measures for r in results[1:]] == [pytest.approx(results[0].measures)] * 2
+    assert [(r.good, r.segments) for r in results[1:]] == [(results[0].good, results[0].segments)] * 2
     assert [len(texts) for _, texts in asked[1:5]] == [5, 5, 5, 2]
     assert [question for chunk, _ in asked[1:5] for question in chunk] == questions
     greedy = generate(model, tokenizer, prompts, p.response_limit).texts

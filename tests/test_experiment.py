@@ -3,6 +3,7 @@
 import json
 import math
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -47,7 +48,12 @@ def test_a_run_leaves_its_results_and_its_curve(task, reward, tmp_path):
     assert all(0 <= results[f"lm_performance_{when}"] <= 1 for when in ("start", "final", "best", "best_logged"))
     assert results["lm_performance_best_logged"] == outcome.curve["lm_performance"].max()
     curve = pd.read_csv(tmp_path / "curve.csv")
-    assert {path.name for path in tmp_path.iterdir()} == {"curve.csv", "model", "resume"}
+    assert {path.name for path in tmp_path.iterdir()} == {"curve.csv", "questions.csv", "model", "resume"}
+    asked = pd.read_csv(tmp_path / "questions.csv").set_index("when")
+    for when in ("start", "final", "best"):  # a row an evaluation, whose questions add up to what is reported
+        good, segments = (np.array(asked.loc[when, name].split(), dtype=float) for name in ("good", "segments"))
+        assert len(good) == len(segments) == p.test_questions
+        assert good.sum() / segments.sum() == pytest.approx(results[f"lm_performance_{when}"], abs=1e-5)
     trained, _ = load_policy(str(tmp_path / "model"))  # the policy as it was after the last update
     before, _ = load_policy(p.policy)
     assert any(not torch.equal(a, b) for a, b in zip(trained.parameters(), before.parameters(), strict=True))

@@ -39,7 +39,7 @@ def scorer_of(backbone, pairwise=False, max_length=2048, **options):
     return RewardScorer(model, tokenizer, max_length, **options)
 
 
-BACKBONES = ["atlas-bert-small", "atlas-longformer", "llama"]
+BACKBONES = ["atlas-bert-32", "atlas-longformer", "llama"]
 
 
 @pytest.fixture
@@ -66,7 +66,7 @@ def ids(text):
 
 
 def test_marks_stand_before_the_segments_of_an_encoder():
-    scorer = scorer_of("atlas-bert-small")
+    scorer = scorer_of("atlas-bert-32")
     context, first, second = ids(CONTEXT), *map(ids, CLAUSES)
     one, empty = encode_segments(scorer.model, scorer.tokenizer, [CONTEXT, CONTEXT], [CLAUSES, ()], 512)
     assert one.ids == [HEAD, *context, MARK, *first, MARK, *second, MARK]
@@ -86,7 +86,7 @@ def test_marks_stand_after_the_segments_of_a_causal_backbone(llama):
 
 
 def test_over_long_inputs_lose_the_end_of_the_context_first():
-    scorer = scorer_of("atlas-bert-small")
+    scorer = scorer_of("atlas-bert-32")
     context, first, second = ids(CONTEXT), *map(ids, CLAUSES)
     whole = 2 + len(context) + 2 + len(first) + len(second)
 
@@ -153,7 +153,7 @@ def test_labels_sit_on_the_marks_and_padding_is_ignored():
         assert globally == [mark for mark in one.marks if mark >= 0]
     assert not reward_model.collate(rows, scorer.model, scorer.tokenizer, False)["global_attention_mask"].any()
     assert "token_type_ids" not in tensors  # this Longformer has one type
-    bert = scorer_of("atlas-bert-small")
+    bert = scorer_of("atlas-bert-32")
     tensors = reward_model.collate(rows, bert.model, bert.tokenizer, True)
     assert tensors["token_type_ids"][0].tolist() == inputs[0].types + [0] * (longest - len(inputs[0].ids))
     assert "global_attention_mask" not in tensors
@@ -203,7 +203,7 @@ def test_pairwise_scores_do_not_shift(backbone, batch):
         torch.testing.assert_close(shuffled, alone[order], atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize("backbone", ["atlas-bert-small", "atlas-longformer"], indirect=True)
+@pytest.mark.parametrize("backbone", ["atlas-bert-32", "atlas-longformer"], indirect=True)
 def test_scores_in_half_precision_stay_near(backbone, batch):
     contexts, segments = batch
     scorer = scorer_of(backbone)
@@ -240,7 +240,7 @@ def test_a_causal_label_depends_on_its_segment_and_nothing_after_it(llama):
 
 
 def test_an_encoder_reads_both_ways():
-    scorer = scorer_of("atlas-bert-small")
+    scorer = scorer_of("atlas-bert-32")
     first, second = scorer.segment_logits([CONTEXT], [CLAUSES])[0]
     other = scorer.segment_logits([CONTEXT], [(CLAUSES[0], "and its founder is surely bane.")])[0]
     assert (other[0] - first).abs().max() > 1e-4
@@ -262,7 +262,7 @@ def test_inputs_over_the_position_table_are_cut_and_counted(backbone, words):
 
 
 def test_segments_that_cannot_be_read_are_nan_and_earn_nothing(question):
-    scorer = scorer_of("atlas-bert-small", max_length=12)
+    scorer = scorer_of("atlas-bert-32", max_length=12)
     logits = scorer.segment_logits([CONTEXT], [CLAUSES])[0]
     assert logits.isnan().tolist() == [[False] * 3, [True] * 3]
     assert scorer.truncated == 1
@@ -274,7 +274,7 @@ def test_segments_that_cannot_be_read_are_nan_and_earn_nothing(question):
 
 def test_broken_weights_are_no_silent_zero():
     """Without this a model that blew up in its last steps would look like one that is always wrong, or pay nothing."""
-    scorer = scorer_of("atlas-bert-small")
+    scorer = scorer_of("atlas-bert-32")
     with torch.no_grad():
         scorer.model.classifier.bias[1] = float("nan")
     with pytest.raises(NonFiniteScoresError, match="scores are not finite"):
@@ -301,7 +301,7 @@ class Counting:
 @pytest.mark.parametrize("pairwise", [False, True])
 def test_a_context_is_tokenised_once(pairwise, batch, monkeypatch):
     contexts, segments = batch
-    scorer = scorer_of("atlas-bert-small", pairwise)
+    scorer = scorer_of("atlas-bert-32", pairwise)
 
     def scored(contexts):
         if pairwise:

@@ -338,7 +338,7 @@ def test_every_segment_is_paid_once_whatever_the_tokenizer(question, task, name)
         assert responses.texts == [text]
         spans = segment(text, task, "punctuation")
         truth = ORACLE[task]([record.question], [text], [spans])[0]
-        size, share = rewards.REWARD_SIZE[task], Centre(0.25, 0.5)
+        size, share = rewards.REWARD_SIZE[task], Centre(0.25, 0.5) if task == "completeness" else Centre()
         grid = reward_function(tokenizer, ORACLE[task], share, ppo(task))(responses)[0]
         if task == "completeness":
             assert placed(grid) in ({len(grid) - 1: size * (truth[0] - 0.25) / 0.5}, {})

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+import statsmodels.api as sm
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
@@ -147,3 +148,146 @@ def test_the_maximum_of_noisy_means_is_not_evidence():
 def test_holm_by_hand():
     assert statistics.holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
     assert statistics.holm([]) == []
+
+
+def crossed(random, questions=60, trajectories=5, models=3, sd=(0.05, 0.03, 0.3, 0.3)):
+    """Scores (runs, questions) of R · K runs with noise of trajectories, reward models, questions, and each score."""
+    shape = (trajectories, models, questions)
+    parts = [(trajectories, 1, 1), (trajectories, models, 1), (1, 1, questions), shape]
+    scores = 0.6 + sum(random.normal(0, s, part) for s, part in zip(sd, parts, strict=True))
+    return scores.reshape(-1, questions), np.repeat(np.arange(trajectories), models), np.tile(np.arange(models), trajectories)
+
+
+def top_minus_middle(means, rank):
+    return means[rank == 0].mean() - means[rank == 1].mean()
+
+
+def test_two_way_bootstrap_covers_new_trajectories_and_new_questions():
+    random, covered = np.random.default_rng(5), []
+    for seed in range(120):
+        scores, trajectory, rank = crossed(random)
+        both = statistics.two_way_bootstrap(scores, trajectory, resamples=150, seed=seed)
+        contrast = statistics.two_way_bootstrap(scores, trajectory, top_minus_middle, [rank], resamples=150, seed=seed)
+        runs = statistics.mean_interval(scores.reshape(5, -1).mean(axis=1))  # the same questions every time: too short
+        covered.append((both.low <= 0.6 <= both.high, contrast.low <= 0 <= contrast.high, runs.low <= 0.6 <= runs.high))
+    both, contrast, runs = np.mean(covered, axis=0)
+    assert both >= 0.94
+    assert contrast >= 0.94
+    assert runs < both - 0.03
+
+
+def test_two_way_bootstrap_is_the_cluster_bootstrap_where_questions_are_alike():
+    values, clusters = np.array([1.0, 3.0, 2.0, 6.0, 5.0, 7.0]), [0, 0, 1, 1, 2, 2]
+    two = statistics.two_way_bootstrap(np.repeat(values[:, None], 4, axis=1), clusters, resamples=20_000)
+    one = statistics.cluster_bootstrap([values], clusters, np.mean, resamples=20_000)
+    assert two.estimate == pytest.approx(one.estimate)
+    assert two.high - two.low == pytest.approx(one.high - one.low, rel=0.03)
+    assert two.units == 3
+
+
+def test_two_way_bootstrap_of_noise_in_questions_alone():
+    scores = np.tile([0.0, 1.0, 0.0, 1.0, 1.0], (4, 1))  # every run the same: all variance is the questions'
+    found = statistics.two_way_bootstrap(scores, range(4), resamples=20_000)
+    error = np.sqrt(0.6 * 0.4 / 5)
+    assert found.high - found.estimate == pytest.approx(stats.t.ppf(0.975, 3) * np.sqrt(4 / 3) * error, rel=0.03)
+
+
+def test_two_way_bootstrap_pools_weighted_scores_and_stays_in_bounds():
+    scores, weights = np.array([[1.0, 0.0], [0.5, 1.0]]), np.array([[3, 1], [2, 2]])
+    found = statistics.two_way_bootstrap(scores, [0, 1], weights=weights, bounds=(0, 1))
+    assert found.estimate == pytest.approx((0.75 + 0.75) / 2)
+    assert 0 <= found.low <= found.high <= 1
+    again = statistics.two_way_bootstrap(scores, [0, 1], weights=weights, bounds=(0, 1))
+    assert found == again
+    assert np.isnan(statistics.two_way_bootstrap(scores, [0, 0]).low)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"scores": np.zeros(4)}, "runs × questions"),
+        ({"scores": np.zeros((4, 0))}, "runs × questions"),
+        ({"clusters": [0, 1]}, "one a run"),
+        ({"columns": [[1, 2]]}, "one a run"),
+        ({"weights": np.ones((4, 2))}, "weights alike"),
+        ({"scores": np.full((4, 3), np.nan)}, "finite"),
+        ({"weights": np.full((4, 3), -1)}, "not negative"),
+        ({"weights": np.zeros((4, 3))}, "one above 0"),
+    ],
+)
+def test_two_way_bootstrap_refuses_unusable_data(changes, message):
+    with pytest.raises(ValueError, match=message):
+        statistics.two_way_bootstrap(**({"scores": np.zeros((4, 3)), "clusters": [0, 0, 1, 1]} | changes))
+
+
+def test_variance_components_by_hand():
+    # row means 1, 3; column means 1, 2, 3; no interaction: var of row means 2 = rm, of column means 1 = ppo
+    found = statistics.variance_components([[0.0, 1.0, 2.0], [2.0, 3.0, 4.0]])
+    assert (found.rm, found.ppo, found.residual) == (pytest.approx(2), pytest.approx(1), pytest.approx(0))
+    assert np.isnan(found.prompts)
+    # only an interaction ±1: MS_rest = 4 / 1, and the unbiased main components are −4 / 2
+    found = statistics.variance_components([[1.0, -1.0], [-1.0, 1.0]])
+    assert (found.rm, found.ppo, found.residual) == (-2, -2, 4)
+
+
+def test_variance_components_are_recovered():
+    random, found = np.random.default_rng(8), []
+    S, P, Q, truth = 4, 5, 50, (0.0025, 0.0009, 0.0016)
+    for _ in range(1500):
+        rm, ppo, run = (random.normal(0, np.sqrt(v), n) for v, n in zip(truth, [(S, 1, 1), (1, P, 1), (S, P, 1)], strict=True))
+        scores = rm + ppo + run + random.normal(0, 0.2, Q) + random.normal(0, 0.3, (S, P, Q))
+        c = statistics.variance_components(scores.mean(axis=2), scores)
+        found.append((c.rm, c.ppo, c.residual, c.prompts))
+    expected = (0.0025, 0.0009, 0.0016 + 0.09 / Q, 0.09 / Q)
+    assert np.mean(found, axis=0) == pytest.approx(expected, rel=0.08)
+
+
+def test_nested_designs_average_more_ppo_noise_away():
+    parts = statistics.Components(rm=0.04, ppo=0.02, residual=0.012, prompts=0.002)
+    assert statistics.design_variance(parts, 4, 3, nested=False) == pytest.approx(0.01 + 0.02 / 3 + 0.001)
+    assert statistics.design_variance(parts, 4, 3, nested=True) == pytest.approx(0.01 + 0.02 / 12 + 0.001)
+    below = statistics.Components(rm=-1.0, ppo=0.02, residual=0.012, prompts=0.002)
+    assert statistics.design_variance(below, 12, 1, nested=True) == pytest.approx(0.032 / 12)
+
+
+def test_design_variance_is_that_of_simulated_designs():
+    random, parts = np.random.default_rng(9), statistics.Components(0.04, 0.02, 0.01, np.nan)
+    rm, run = random.normal(0, 0.2, (20_000, 3, 1)), random.normal(0, 0.1, (20_000, 3, 2))
+    for nested, shape in ((False, (20_000, 1, 2)), (True, (20_000, 3, 2))):
+        means = (rm + run + random.normal(0, np.sqrt(0.02), shape)).mean(axis=(1, 2))
+        assert means.var() == pytest.approx(statistics.design_variance(parts, 3, 2, nested), rel=0.05)
+
+
+def test_unusable_pilots_and_designs_are_refused():
+    for pilot in ([[1.0, 2.0]], [1.0, 2.0], [[1.0, np.nan], [1.0, 2.0]], []):
+        with pytest.raises(ValueError, match="at least 2 RM seeds"):
+            statistics.variance_components(pilot)
+    for scores in (np.zeros((2, 3, 4)), np.zeros((2, 2, 1)), np.full((2, 2, 4), np.inf)):
+        with pytest.raises(ValueError, match="scores of shape"):
+            statistics.variance_components(np.zeros((2, 2)), scores)
+    with pytest.raises(ValueError, match="at least one of each"):
+        statistics.design_variance(statistics.Components(1, 1, 1, 1), 0, 3, nested=True)
+
+
+def test_multiple_correlation():
+    random = np.random.default_rng(10)
+    X = random.normal(size=(30, 3)) * [1, 1e6, 1e-6] + [0, 1e7, 0]
+    y = X[:, 0] + X[:, 2] * 1e6 + random.normal(size=30)
+    assert statistics.multiple_correlation(X, y) == pytest.approx(
+        np.sqrt(sm.OLS(y, sm.add_constant((X - X.mean(0)) / X.std(0))).fit().rsquared)
+    )
+    one = statistics.multiple_correlation(X[:, :1], y)
+    assert one == pytest.approx(abs(np.corrcoef(X[:, 0], y)[0, 1]))
+    assert statistics.multiple_correlation(np.column_stack([X[:, :1], np.ones(30), X[:, :1]]), y) == pytest.approx(one)
+    by_hand = statistics.multiple_correlation(np.eye(4)[:, :2], [1.0, 2, 3, 5])  # fitted: 1, 2, 4, 4; sums of squares 6.75 + 2
+    assert by_hand == pytest.approx(np.sqrt(6.75 / 8.75))
+    noise = [statistics.multiple_correlation(random.normal(size=(21, 4)), random.normal(size=21)) ** 2 for _ in range(500)]
+    assert np.mean(noise) == pytest.approx(4 / 20, abs=0.02)
+
+
+def test_multiple_correlation_of_too_little_is_nan_and_of_nonsense_refused():
+    assert np.isnan(statistics.multiple_correlation([[1.0], [2.0]], [1.0, 2.0]))
+    assert np.isnan(statistics.multiple_correlation(np.arange(6.0)[:, None], np.ones(6)))
+    for X, y in (([1.0, 2.0], [1.0, 2.0]), ([[1.0], [np.nan]], [1.0, 2.0]), ([[1.0], [2.0]], [1.0])):
+        with pytest.raises(ValueError, match="predictors of shape"):
+            statistics.multiple_correlation(X, y)

@@ -149,6 +149,7 @@ def test_plan_lists_each_run_after_those_it_needs(project):
         "task": "relevance",
         "policy": "atlas-t5",
         "route": "dial",
+        "arm": "dial",
         "setting": "dial_accuracy=0.8",
         "rm_step": None,
         "rm_seed": 0,
@@ -308,7 +309,8 @@ def test_the_projects_configs_are_valid(project, name, ppo):
         ("arms: [{route: steps, vary: {label_noise: [1.5]}}]", r"vary: label_noise = 1.5"),
         ("arms: [{route: steps, vary: {kl_coefficient: [0.1]}}]", r"route 'steps' varies a parameter of `reward_model`"),
         ("arms: [{route: steps, vary: {prompt_limit: [8]}}]", r"concerns every stage"),
-        ("arms: [{route: steps, vary: {label_noise: [0.1], batch_size: [8]}}]", r"one parameter an arm"),
+        ("arms: [{route: steps, vary: {label_noise: [0.1, 0.2], batch_size: [8]}}]", r"change together need equally many"),
+        ("arms: [{route: dial, seeds: nested, rm_seeds: [1, 2], ppo_seeds: [1]}]", r"pairs 2 rm_seeds with 1 ppo_seeds"),
         ("arms: [{route: dial, checkpoints: last}]", r"arm 1: checkpoints: has no effect"),
     ],
 )

@@ -1,0 +1,155 @@
+"""How far optimisation against a reward model goes before the true score falls: the fits of Gao, Schulman & Hilton 2023.
+
+"Scaling laws for reward model overoptimization" (arXiv 2210.10760): with d = √KL(policy ‖ initial policy), KL in nats, the gain
+of the true score over the initial policy is R(d) = d (α − β log d) for reinforcement learning and d (α − β d) for best-of-n.
+Both are linear in (α, β), and R(0) = 0, so there is no intercept.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy import special, stats
+
+from paradox_utils.shapes import fieller
+from paradox_utils.statistics import Interval
+
+Array = NDArray[np.float64]
+Form = Literal["rl", "best-of-n"]
+
+SINGULAR = 1e-12  # a resample whose normal equations have a smaller determinant, scaled to 1, does not tell α from β
+
+
+@dataclass(frozen=True)
+class Fit:
+    """R(d) of one ``form``; ``alpha``, ``beta`` and ``height`` in units of the gain (α and β per √nat).
+
+    ``peak`` is the d of the maximum and ``height`` the fitted gain there: NaN where the curve has no maximum at d > 0 (β ≤ 0;
+    for best-of-n also α ≤ 0). ``inside``: the peak lies within the fitted distances, else it is extrapolated.
+    """
+
+    form: Form
+    alpha: float
+    beta: float
+    peak: float
+    height: float
+    inside: bool
+
+
+@dataclass(frozen=True)
+class FitIntervals:
+    """A fit with its intervals over clusters, from :func:`fit_intervals`; ``p_beta`` tests β ≤ 0 (small: there is a peak)."""
+
+    fit: Fit
+    beta: Interval
+    peak: Interval
+    p_beta: float
+
+
+def gain(distance: ArrayLike, alpha: float, beta: float, form: Form = "rl") -> Array:
+    """R(d), the shape of ``distance`` (√KL, not negative); R(0) = 0."""
+    d = np.asarray(distance, dtype=float)
+    return alpha * d - beta * _bend(d, form)
+
+
+def fit(distance: ArrayLike, gains: ArrayLike, form: Form = "rl") -> Fit:
+    """Least squares for (α, β), without intercept, from arrays of shape (N,): d = √KL and the gain over the initial policy.
+
+    The peak is where R′(d) = 0: d* = exp(α/β − 1) with R(d*) = β d* for RL; d* = α / 2β with R(d*) = α² / 4β for best-of-n.
+    Raises ValueError for values that are not finite, a negative d, or fewer than two distinct d > 0.
+    """
+    d, y = _data(distance, gains)
+    design = np.column_stack([d, -_bend(d, form)])
+    alpha, beta = (float(value) for value in np.linalg.lstsq(design, y, rcond=None)[0])
+    peak, height = peak_of(alpha, beta, form)
+    return Fit(form, alpha, beta, peak, height, bool(d.min() <= peak <= d.max()))
+
+
+def peak_of(alpha: float, beta: float, form: Form = "rl") -> tuple[float, float]:
+    """(d*, R(d*)) of the maximum; NaN where there is none at d > 0. d* overflows to inf where β is next to nothing."""
+    if beta <= 0 or (form == "best-of-n" and alpha <= 0):
+        return float("nan"), float("nan")
+    if form == "best-of-n":
+        return alpha / (2 * beta), alpha**2 / (4 * beta)
+    peak = _exp(alpha / beta - 1)
+    return peak, beta * peak
+
+
+def fit_intervals(
+    distance: ArrayLike,
+    gains: ArrayLike,
+    clusters: ArrayLike,
+    form: Form = "rl",
+    *,
+    resamples: int = 2000,
+    seed: int = 0,
+    confidence: float = 0.95,
+) -> FitIntervals:
+    """:func:`fit` with intervals of β and d* from resampling whole ``clusters`` (labels (N,), at least 2), the trajectories.
+
+    Points of one trajectory share a reward model, and often a run, so only trajectories are independent. The bootstrap gives
+    the covariance of (α, β), enlarged by n/(n−1) for n clusters; β has the interval β ± t(n−1) SE. d* is a function of α/β
+    alone, and increasing: its interval is Fieller's for that ratio, carried over. It is (0, inf) where β is not significantly
+    different from 0, as a straight line peaks nowhere; percentiles of the resampled peaks would hide that, since those
+    without a peak drop out. NaN where the fit has no peak.
+
+    COVERAGE
+    """
+    d, y = _data(distance, gains)
+    labels = np.asarray(clusters)
+    if labels.shape != d.shape or np.unique(labels).size < 2:
+        raise ValueError(f"clusters of shape {labels.shape}: need one label a point ({d.shape}) and at least 2 different ones")
+    found = fit(d, y, form)
+    covariance, n = _covariance(np.column_stack([d, -_bend(d, form)]), y, labels, resamples, seed)
+    quantile, error = float(stats.t.ppf((1 + confidence) / 2, n - 1)), float(np.sqrt(covariance[1, 1]))
+    beta = Interval(found.beta, found.beta - quantile * error, found.beta + quantile * error, n)
+    p_beta = float(stats.t.sf(found.beta / error, n - 1)) if error > 0 else float(found.beta <= 0)
+    if not np.isfinite(found.peak):
+        return FitIntervals(found, beta, Interval(found.peak, float("nan"), float("nan"), n), p_beta)
+    ratios = fieller(found.alpha, found.beta, covariance, quantile)
+    low, high = (_exp(r - 1) if form == "rl" else max(r / 2, 0.0) for r in ratios)
+    return FitIntervals(found, beta, Interval(found.peak, low, high, n), p_beta)
+
+
+def _bend(d: Array, form: Form) -> Array:
+    """What β multiplies: d log d (0 at 0) or d²."""
+    if form not in ("rl", "best-of-n"):
+        raise ValueError(f"form {form!r}: there are 'rl' and 'best-of-n'")
+    return special.xlogy(d, d) if form == "rl" else d**2
+
+
+def _exp(value: float) -> float:
+    """exp without a warning where it overflows to inf."""
+    with np.errstate(over="ignore"):
+        return float(np.exp(value))
+
+
+def _data(distance: ArrayLike, gains: ArrayLike) -> tuple[Array, Array]:
+    d, y = np.asarray(distance, dtype=float), np.asarray(gains, dtype=float)
+    if d.ndim != 1 or d.shape != y.shape or not (np.isfinite(d).all() and np.isfinite(y).all()):
+        raise ValueError(f"distance of shape {d.shape} and gains of shape {y.shape}: need one finite value of each a point")
+    if (d < 0).any() or np.unique(d[d > 0]).size < 2:
+        raise ValueError("distance is √KL: no value may be negative, and at least two different ones must be above 0")
+    return d, y
+
+
+def _covariance(design: Array, y: Array, labels: Array, resamples: int, seed: int) -> tuple[Array, int]:
+    """Cluster-bootstrap covariance (2, 2) of the coefficients, times n/(n−1), and the number n of clusters.
+
+    A resample is a weighted sum of the clusters' normal equations, so all of them are solved at once.
+    """
+    names = np.unique(labels)
+    inside, n = (labels == names[:, None]).astype(float), names.size
+    scale = np.sqrt((design**2).sum(axis=0))  # columns of one size, so that the determinant says something
+    x = design / scale
+    squares, products = np.einsum("gi,ij,ik->gjk", inside, x, x), inside @ (x * y[:, None])
+    times = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=resamples)
+    systems = np.einsum("bg,gjk->bjk", times, squares)
+    solvable = np.linalg.det(systems) > SINGULAR
+    drawn = np.linalg.solve(systems[solvable], (times @ products)[solvable][..., None])[..., 0] / scale
+    if len(drawn) < 2:
+        raise ValueError("resampling needs clusters that tell α from β: at least two different distances above 0 in each")
+    return np.cov(drawn.T) * n / (n - 1), n

@@ -1,0 +1,199 @@
+import numpy as np
+import pytest
+import statsmodels.api as sm
+from scipy import stats
+
+from paradox_utils import shapes
+
+R, K = 5, 6
+TRAJECTORY = np.repeat(np.arange(R), K)
+
+
+def rise_and_plateau(u):
+    return 0.3 * np.minimum(2 * u, 1)
+
+
+def saturating(u):
+    return 0.3 * (1 - np.exp(-5 * u))
+
+
+def inverted_u(u):
+    return 0.2 * (1 - 4 * (u - 0.5) ** 2)
+
+
+def study(random, truth, sd=0.05):
+    """x, y, clusters of R trajectories with K reward models, accuracies about evenly spaced in 0.5 … 0.9."""
+    u = np.clip(np.linspace(0, 1, K) + random.uniform(-0.06, 0.06, (R, K)), 0, 1)
+    y = truth(u) + random.normal(0, 0.05, (R, 1)) + 0.1 * random.normal(0, 1, (R, 1)) * (u - 0.5) + random.normal(0, sd, (R, K))
+    return (0.5 + 0.4 * u).ravel(), y.ravel(), TRAJECTORY
+
+
+def share_supported(test, truth, studies, seed=11, **options):
+    random = np.random.default_rng(seed)
+    return np.mean([test(*study(random, truth), **options).p_supported <= 0.025 for _ in range(studies)])
+
+
+def tent(noise=0.0):
+    """Three trajectories that rise by 2 a unit up to x = 0.5 and fall by 1 after it, each from its own level."""
+    x = np.tile([0.0, 0.2, 0.4, 0.6, 0.8, 1.0], 3)
+    level = np.repeat([0.0, 5.0, -3.0], 6)
+    y = level + np.where(x < 0.5, 2 * x, 1.5 - x) + noise * np.random.default_rng(0).normal(size=18)
+    return x, y, np.repeat([7, 8, 9], 6)
+
+
+def test_two_lines_by_hand():
+    found = shapes.two_lines(*tent(), breakpoint=0.5)
+    assert (found.first.estimate, found.second.estimate) == (pytest.approx(2), pytest.approx(-1))
+    assert (found.breakpoint, found.first.units) == (0.5, 3)
+    assert found.p_supported == max(found.p_first, found.p_second) < 1e-6
+
+
+@pytest.mark.parametrize("cross_fitted", [True, False])
+def test_the_breakpoint_is_found_between_rise_and_fall(cross_fitted):
+    found = shapes.two_lines(*tent(noise=0.02), cross_fitted=cross_fitted)
+    assert 0.4 <= found.breakpoint <= 0.6
+    assert found.first.low > 0 > found.second.high
+    assert found.p_supported < 0.001
+
+
+def test_a_point_on_the_breakpoint_belongs_to_both_lines():
+    x, y, clusters = tent()
+    found = shapes.two_lines(x, np.where(x == 0.4, y + 1, y), clusters, breakpoint=0.4)
+    # left: 0, 0.4, 1.8 at 0, 0.2, 0.4; right: 1.8, 0.9, 0.7, 0.5 at 0.4 … 1.0
+    assert found.first.estimate == pytest.approx(np.polyfit([0, 0.2, 0.4], [0, 0.4, 1.8], 1)[0])
+    assert found.second.estimate == pytest.approx(np.polyfit([0.4, 0.6, 0.8, 1], [1.8, 0.9, 0.7, 0.5], 1)[0])
+
+
+def test_a_jump_between_the_lines_is_no_slope():
+    x, _, clusters = tent()
+    found = shapes.two_lines(x, np.where(x > 0.5, 0.4, 0.8) + x, clusters, breakpoint=0.5)
+    assert (found.first.estimate, found.second.estimate) == (pytest.approx(1), pytest.approx(1))
+
+
+def test_u_shape_and_descent_are_no_inverted_u():
+    x, y, clusters = tent(noise=0.02)
+    assert shapes.two_lines(x, -y, clusters).p_supported > 0.9
+    assert shapes.quadratic(x, -y, clusters).p_supported > 0.9
+    assert not shapes.quadratic(x, -y, clusters).turns_inside
+    assert shapes.two_lines(x, -x, clusters).p_supported > 0.5
+
+
+def test_levels_of_trajectories_and_strata_do_not_matter():
+    x, y, clusters = study(np.random.default_rng(1), inverted_u)
+    strata = np.where(x < np.median(x), "small", "large")
+    for test in (shapes.two_lines, shapes.quadratic):
+        assert test(x, y, clusters).p_supported == pytest.approx(test(x, y + 9.0 * clusters, clusters).p_supported)
+        there = test(x, y, clusters, strata=strata).p_supported
+        assert there == pytest.approx(test(x, y + 3.0 * (strata == "large"), clusters, strata=strata).p_supported)
+        assert there != pytest.approx(test(x, y, clusters).p_supported)
+
+
+def test_one_reward_model_under_two_policies_is_one_unit():
+    x, y, clusters = study(np.random.default_rng(2), inverted_u)
+    twice = (np.tile(x, 2), np.tile(y, 2))
+    policy = np.repeat(["small", "large"], x.size)
+    alone = shapes.quadratic(x, y, clusters)
+    shared = shapes.quadratic(*twice, np.tile(clusters, 2), strata=policy)
+    apart = shapes.quadratic(*twice, np.concatenate([clusters, clusters + R]), strata=policy)
+    assert shared.curvature == alone.curvature or shared.curvature.low == pytest.approx(alone.curvature.low)
+    assert (shared.curvature.units, apart.curvature.units) == (R, 2 * R)
+    assert apart.curvature.high - apart.curvature.low < shared.curvature.high - shared.curvature.low
+
+
+def test_quadratic_coefficients_are_statsmodels_with_an_intercept_a_trajectory():
+    x, y, clusters = study(np.random.default_rng(3), inverted_u)
+    dummies = (clusters[:, None] == np.arange(R)).astype(float)
+    reference = sm.OLS(y, np.column_stack([x, x**2, dummies])).fit()
+    found = shapes.quadratic(x, y, clusters)
+    assert [found.linear, found.curvature.estimate] == pytest.approx(list(reference.params[:2]))
+    assert found.turning_point == pytest.approx(-reference.params[0] / (2 * reference.params[1]))
+    jackknife = []
+    for left_out in range(R):
+        kept = clusters != left_out
+        design = np.column_stack([x, x**2, dummies[:, np.arange(R) != left_out]])[kept]
+        jackknife.append(sm.OLS(y[kept], design).fit().params[1])
+    error = np.sqrt((R - 1) / R * np.sum((np.array(jackknife) - reference.params[1]) ** 2))
+    assert found.curvature.high - found.curvature.estimate == pytest.approx(stats.t.ppf(0.975, R - 1) * error)
+
+
+def test_quadratic_by_hand():
+    x = np.tile([0.0, 1.0, 2.0, 3.0], 3)
+    found = shapes.quadratic(x, 4 * x - x**2 + np.repeat([0.0, 1.0, 7.0], 4), np.repeat([0, 1, 2], 4))
+    assert (found.linear, found.curvature.estimate) == (pytest.approx(4), pytest.approx(-1))
+    assert (found.slope_low.estimate, found.slope_high.estimate) == (pytest.approx(4), pytest.approx(-2))
+    assert (found.turning_point, found.ends) == (pytest.approx(2), (0, 3))
+    assert found.turns_inside
+    assert found.p_supported < 1e-6
+
+
+def test_the_turning_point_is_inside_exactly_where_lind_and_mehlum_reject():
+    random, inside = np.random.default_rng(4), 0
+    for _ in range(200):
+        found = shapes.quadratic(*study(random, saturating))
+        assert found.turns_inside == (found.p_supported <= 0.025)
+        inside += found.turns_inside
+    assert 20 < inside < 180  # both happen
+
+
+def test_fieller_by_hand():
+    # (2 − θ)² ≤ 4 · (0.01 + 0.01 θ²): 0.96 θ² − 4 θ + 3.96 = 0
+    assert shapes.fieller(2, 1, [[0.01, 0], [0, 0.01]], 2) == pytest.approx(sorted(np.roots([0.96, -4, 3.96])))
+    assert shapes.fieller(2, 0.1, [[0.01, 0], [0, 0.01]], 2) == (-np.inf, np.inf)
+
+
+@pytest.mark.parametrize("truth", [np.zeros_like, lambda u: 0.2 * u, saturating, rise_and_plateau])
+def test_two_lines_rarely_errs_on_monotone_truths(truth):
+    assert share_supported(shapes.two_lines, truth, 100) <= 0.06  # nominal 0.025; see the docstring for the measured rates
+
+
+def test_without_cross_fitting_the_breakpoint_favours_a_fall():
+    ours, his = (share_supported(shapes.two_lines, rise_and_plateau, 200, cross_fitted=fitted) for fitted in (True, False))
+    assert ours < his
+
+
+def test_quadratic_keeps_its_level_where_its_shape_is_true():
+    assert share_supported(shapes.quadratic, np.zeros_like, 300) <= 0.025
+    assert share_supported(shapes.quadratic, lambda u: 0.2 * u, 300) <= 0.025
+
+
+def test_quadratic_takes_a_concave_rise_for_an_inverted_u():
+    """The known fault of the test (Simonsohn 2018): documented here, and the reason why two lines decide."""
+    assert share_supported(shapes.quadratic, saturating, 300) > 0.2
+    assert share_supported(shapes.quadratic, rise_and_plateau, 300) > 0.1
+
+
+def test_power_on_a_true_inverted_u():
+    assert share_supported(shapes.two_lines, inverted_u, 60) > 0.5
+    assert share_supported(shapes.quadratic, inverted_u, 150) > 0.9
+
+
+def bad(**changes):
+    x, y, clusters = tent()
+    return {"x": x, "y": y, "clusters": clusters} | changes
+
+
+@pytest.mark.parametrize("test", [shapes.two_lines, shapes.quadratic])
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (bad(y=np.r_[np.nan, tent()[1][1:]]), "not finite"),
+        (bad(x=np.r_[np.inf, tent()[0][1:]]), "not finite"),
+        (bad(y=np.zeros(5)), "one value a row"),
+        (bad(strata=np.zeros(5)), "one value a row"),
+        (bad(x=[], y=[], clusters=[]), "at least 3 clusters"),
+        (bad(clusters=np.repeat([1, 2], 9)), "at least 3 clusters"),
+        (bad(x=np.tile([0.5, 0.6], 9)), "distinct values of x"),
+    ],
+)
+def test_unusable_data_is_refused(test, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        test(**arguments)
+
+
+def test_x_that_differs_only_between_trajectories_identifies_nothing():
+    x, y, clusters = np.repeat([0.1, 0.2, 0.3, 0.4], 3), np.arange(12.0), np.repeat(range(4), 3)
+    with pytest.raises(ValueError, match="within trajectories"):
+        shapes.quadratic(x, y, clusters)
+    found = shapes.two_lines(x, y, clusters)
+    assert np.isnan(found.first.estimate)
+    assert found.p_supported == 1
