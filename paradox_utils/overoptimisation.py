@@ -96,7 +96,9 @@ def fit_intervals(
     different from 0, as a straight line peaks nowhere; percentiles of the resampled peaks would hide that, since those
     without a peak drop out. NaN where the fit has no peak.
 
-    COVERAGE
+    Measured in 400 simulated studies each (3, 5 and 10 trajectories of 12 points, α and β varying between them, peaks at 2.5
+    and 2.7 within the data and 55 far beyond): nominal 95 % intervals covered β in 92 to 99 % and d*, where there was one, in
+    92 to 99 %. On a straight line (β = 0) half of the fits have a peak by chance; at most 2 % of the intervals were finite.
     """
     d, y = _data(distance, gains)
     labels = np.asarray(clusters)

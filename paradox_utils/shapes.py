@@ -86,7 +86,13 @@ def two_lines(
     *Cross-fitted* (not in his paper): a breakpoint near the highest of noisy points makes what lies right of it fall. So each
     cluster's rows are cut at the breakpoint of all **other** clusters, as ``statistics.cross_fitted_regret`` selects.
 
-    MEASURED
+    *Error rates*, p_supported ≤ 0.025, in 3,000 simulated studies of 5 trajectories × 6 reward models (noise sd 0.05, y rising
+    by 0.2 to 0.5), without and with slopes that differ between trajectories (sd a half of the straight line's): cross-fitted
+    0.0 % on a flat truth, 0.5 to 1.0 % on straight lines, 0.9 to 1.6 % on saturating curves, and, the worst case, 2.7 % on a
+    rise with a plateau over half of the range; not cross-fitted 0.1 to 0.3, 0.7 to 1.2, 1.6 to 3.7 and 4.1 %. The plateau with
+    3 trajectories: 1.9 %, with 10: 3.1 % (1,500 studies each); four strata pooled: 3.6 % (800), not cross-fitted 5.0 %.
+    *Power* on a symmetric inverted U of height 0.2: 24 % with 3 trajectories, 71 to 86 % with 5, 100 % with 10; not
+    cross-fitted 36, 86 to 95, and 100 %.
     """
     x, y, labels, cells = _data(x, y, clusters, strata, distinct=4)
     names = np.unique(labels)
@@ -118,8 +124,11 @@ def quadratic(
     Mehlum 2010, *Oxford Bulletin of Economics and Statistics* 72:109–118). The turning point −b / 2c has Fieller's interval;
     at confidence 1 − 2α it lies within the data exactly where their test rejects at α.
 
-    It tests the parabola, not the data: a rising curve that flattens is best fitted by a parabola that falls at its end.
-    MEASURED
+    It tests the parabola, not the data: a rising curve that flattens is best fitted by a parabola that falls at its end. In the
+    simulations of :func:`two_lines` (5 trajectories, nominal 2.5 %) it finds an inverted U in 0.5 to 1.0 % of flat and 0 % of
+    straight truths, but in 22 to 47 % of saturating ones and 28 to 32 % of plateaus, and more with more data (saturating: 22 %
+    with 3 trajectories, 88 % with 10). Its power on a true parabola is 100 % (two lines: 71 to 86 %). There its interval covers
+    the turning point in 95 to 96 %; where the truth is no parabola, it covers nothing in particular.
     """
     x, y, labels, cells = _data(x, y, clusters, strata, distinct=3)
     n, middle = np.unique(labels).size, float(x.mean())
