@@ -1,59 +1,43 @@
-"""What the runs of a study say together: read a summary, state the verdict by a rule written down beforehand.
+"""What the runs of a study say together: tables from its folder, and the measures its verdict rests on.
 
-Reads ``summary.csv`` (one row a PPO run, failed ones included); imports no torch. The rule is :data:`RULE`, the text the book
-prints.
+Reads ``summary.csv`` (one row a PPO run and arm, failed ones included) and ``curves.csv``; imports no torch. The rule that
+turns measures into a verdict stands in :mod:`paradox_utils.verdict`.
 """
 
 from __future__ import annotations
 
-import re
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import pandas as pd
 
-from paradox_utils import statistics
+from paradox_utils import shapes, statistics
 from paradox_utils.data.records import TASKS
 
-Reading = Literal["as measured", "as published"]
-Status = Literal["supported", "not supported", "undecided"]
+Reading = Literal["as measured", "as published", "best on validation", "sampled", "at matched KL", "true return"]
 
-# What counts as LM performance: on test questions after the last update, or the maximum over logged validation evaluations.
-READINGS: dict[Reading, str] = {"as measured": "lm_performance_final", "as published": "lm_performance_best_logged"}
-READING_WORDS: dict[Reading, str] = {
-    "as measured": "the score after the last update, on test questions",
-    "as published": "the maximum over logged evaluations, on validation questions",
+# What counts as the outcome of a run. The first two are decided, the others shown beside them.
+READINGS: dict[Reading, str] = {
+    "as measured": "lm_performance_final",
+    "as published": "lm_performance_best_logged",
+    "best on validation": "lm_performance_best",
+    "sampled": "sampled_lm_performance_final",
+    "at matched KL": "lm_performance_matched",
+    "true return": "true_return_final",
 }
-
-SMALLEST_EFFECT = 0.02  # regret that matters, in LM performance (a share between 0 and 1)
-EQUIVALENCE_MARGIN = 0.02  # regret that does not matter
-ALPHA = 0.025  # on each side, over all findings: with 95 % intervals
-MIN_ACCURACIES = 5  # reward-model checkpoints of distinct accuracy in each trajectory
-MIN_RM_SEEDS = 3
-MIN_PPO_SEEDS = 3
-ACCURACY_RESOLUTION = 0.01  # accuracies are distinct if they differ after rounding to this
-
-RULE = f"""\
-For each task and policy, over the reward-model checkpoints of the route `steps` (controls apart):
-
-- *Regret* is the LM performance with the best reward model minus that with the most accurate one. Reward models are ranked
-  by accuracy within their trajectory (`rm_seed`). A rank's performance is compared with the most accurate reward model's at
-  the same PPO seed and averaged over PPO seeds; trajectories are the independent units.
-- The largest of several noisy means is too large, so the best rank is selected on all other trajectories and paid on the
-  one left out. The interval is a 95 % Student interval over trajectories: its lower end belongs to these payments, its
-  upper end is the largest upper end of any rank's difference from the most accurate one.
-- A finding needs at least {MIN_ACCURACIES} checkpoints of distinct accuracy (to {ACCURACY_RESOLUTION}), {MIN_RM_SEEDS}
-  trajectories and {MIN_PPO_SEEDS} PPO seeds for each reward model. With less it is *undecided*. Trajectories with a reward
-  model that was not measured, or has no finished PPO run, are left out. A diverged run counts with the performance it ended
-  with, if it has one.
-- It is *supported* if the regret is larger than {SMALLEST_EFFECT} (one-sided p ≤ {ALPHA} after Holm's correction for the
-  number of findings), *not supported* if the regret is smaller than {EQUIVALENCE_MARGIN} (the same way), else *undecided*.
-- The verdict is what more than half of all findings agree on, else *undecided*.
-"""
+READING_WORDS: dict[Reading, str] = {
+    "as measured": "the score of greedy answers after the last update, on test questions",
+    "as published": "the maximum over logged evaluations, on validation questions",
+    "best on validation": "the score on test questions of the update that validation questions chose",
+    "sampled": "the score of sampled answers after the last update, on test questions",
+    "at matched KL": "the score on test questions where every run of the comparison is equally far from its reference",
+    "true return": "the oracle's labels put through the reward function that PPO maximised",
+}
+VALIDATION = "lm_performance_validation"  # after the last update, to select by
 
 LABELS = ("study", "id", "task", "policy", "route", "setting", "status", "reason")
 NUMBERS = (
@@ -61,6 +45,10 @@ NUMBERS = (
     *("lm_performance_start", "lm_performance_final", "lm_performance_best", "lm_performance_best_logged"),
     *("true_return_start", "true_return_final", "kl_final", "updates", "seconds"),
 )
+LATER = ("sampled_lm_performance_final", "true_return_best", VALIDATION, "lm_performance_matched", "kl_matched")
+ACCURACY_RESOLUTION = 0.01  # accuracies are distinct if they differ after rounding to this
+MATCHED_SHARE = 0.1  # runs of a comparison that need not reach the KL at which it is matched
+ALL = "all tasks"
 
 
 class AnalysisError(ValueError):
@@ -68,26 +56,27 @@ class AnalysisError(ValueError):
 
 
 @dataclass(frozen=True)
-class Finding:
-    """One task and policy (and setting).
+class Comparison:
+    """One family of reward models: of a task, policy and arm, or (``task`` :data:`ALL`) of an arm over tasks and policies.
 
     ``*_top``: the most accurate reward model; ``*_best``: the one with the best policy, after the fact; both averaged over
-    trajectories. ``regret``, ``low``, ``high``, ``p_*``: cross-fitted over complete trajectories, NaN below two of them.
+    trajectories. ``regret``, ``low``, ``high``: cross-fitted over complete trajectories (rank selected on the validation
+    questions of the others), ``chosen*``: selected on the trajectory's own validation questions; both paid on test questions.
+    Shapes (:mod:`paradox_utils.shapes`) need 3 trajectories; NaN where too little is known.
     """
 
     task: str
     policy: str
-    setting: str
-    status: Status
-    missing: tuple[str, ...]  # what the rule needs and the study lacks
+    arm: str
     planned: int  # reward models of the study
     reward_models: int  # with an accuracy and a finished PPO run
     accuracies: int  # distinct ones, in the trajectory with the fewest
     rm_seeds: int  # complete trajectories
-    ppo_seeds: int  # finished, at the reward model with the fewest
+    lost: int  # incomplete ones
+    ppo_seeds: int  # different ones, in all
     accuracy_kind: str  # rm_accuracy, or rm_accuracy_noisy where no clean labels exist
     majority: float
-    start: float  # LM performance of the initial policy
+    start: float  # outcome of the initial policy
     spearman: float
     spearman_low: float
     spearman_high: float
@@ -103,26 +92,28 @@ class Finding:
     high: float
     p_above: float
     p_below: float
+    chosen: float
+    chosen_low: float
+    chosen_high: float
+    breakpoint: float
+    first_slope: float
+    second_slope: float
+    p_two_lines: float
+    turning_point: float
+    turning_low: float
+    turning_high: float
+    turns_inside: bool
+    p_quadratic: float
 
 
-@dataclass(frozen=True)
-class Verdict:
-    """The study's verdict in one reading: a sentence (``headline``, plain text), and all of it with the findings (Markdown)."""
-
-    status: Status
-    reading: Reading
-    findings: tuple[Finding, ...]
-    headline: str
-    text: str
-
-    @property
-    def plain(self) -> str:
-        """``text`` without Markdown's marks, for a terminal."""
-        return re.sub(r"\*\*|(?<=^- )\*|\*(?= \()", "", self.text, flags=re.MULTILINE)
+# --- tables -------------------------------------------------------------------------------------------------------------------
 
 
 def load(folder: Path | str) -> pd.DataFrame:
-    """The study's ``summary.csv``, one row a PPO run; raises :class:`AnalysisError` where there is nothing to analyse."""
+    """The study's ``summary.csv``, one row a PPO run and arm, with what its ``curves.csv`` adds (see :func:`with_curves`).
+
+    Raises :class:`AnalysisError` where there is nothing to analyse.
+    """
     path = Path(folder) / "summary.csv"
     again = "run the study: make study CONFIG=configs/NAME.yaml"
     try:
@@ -140,12 +131,22 @@ def load(folder: Path | str) -> pd.DataFrame:
             value = table.loc[bad[0], column]
             raise AnalysisError(f"{path}: line {bad[0] + 2}: {column} = {value!r} is no number; {again}")
         table[column] = values
+    for column in ("setting", "reason"):
+        table[column] = table[column].fillna("")
+    if "arm" not in table:  # before arms had names
+        table["arm"] = table["route"]
+    table = with_curves(table, load_curves(folder))
     if not usable(table).any():
         counts = ", ".join(f"{n} {status}" for status, n in Counter(table["status"]).items()) or "no rows"
         raise AnalysisError(f"{path}: no finished run ({counts}); see its column `reason`, then {again}")
-    for column in ("setting", "reason"):
-        table[column] = table[column].fillna("")
     return table
+
+
+def load_curves(folder: Path | str) -> pd.DataFrame:
+    """The study's ``curves.csv``, one row an update; empty where it has none."""
+    path = Path(folder) / "curves.csv"
+    empty = pd.DataFrame(columns=["id", "update", "kl", "lm_performance"])
+    return pd.read_csv(path, dtype={"id": str}) if path.is_file() else empty
 
 
 def load_checkpoints(folder: Path | str) -> pd.DataFrame:
@@ -179,15 +180,58 @@ def checkpoint_findings(checkpoints: pd.DataFrame) -> list[str]:
     return sentences
 
 
+def with_curves(summary: pd.DataFrame, curves: pd.DataFrame) -> pd.DataFrame:
+    """The summary with :data:`VALIDATION`, and with the LM performance at matched KL.
+
+    Matched: for each task and policy, at the KL that all but :data:`MATCHED_SHARE` of its runs reach (``kl_matched``), by
+    linear interpolation along √KL between a run's evaluations on test questions; a run that stayed nearer counts as it ended.
+    KL estimates of single rollouts are noisy, so an evaluation takes the mean over its own and the neighbouring updates.
+    """
+    table = summary.copy()
+    for column in LATER:
+        if column not in table:
+            table[column] = np.nan
+    logged = {run: _evaluated(curve) for run, curve in curves.groupby("id") if run in set(table["id"])}
+    table[VALIDATION] = [
+        float(logged[run]["lm_performance"].iloc[-1]) if run in logged and len(logged[run]) else np.nan for run in table["id"]
+    ]
+    for _, rows in table[usable(table)].groupby(["task", "policy"]):
+        paths = {run: logged[run] for run in rows["id"] if run in logged and "test_lm_performance" in logged[run]}
+        if paths:
+            target = float(np.quantile([path["distance"].max() for path in paths.values()], MATCHED_SHARE))
+            known = table["id"].isin(paths) & table.index.isin(rows.index)
+            table.loc[known, "kl_matched"] = target**2
+            table.loc[known, "lm_performance_matched"] = [_at(paths[run], target) for run in table.loc[known, "id"]]
+    return table
+
+
+def _evaluated(curve: pd.DataFrame) -> pd.DataFrame:
+    """The evaluations of a run, with its ``distance`` √KL there."""
+    smooth = curve["kl"].rolling(3, center=True, min_periods=1).mean().where(curve["update"] > 0, 0.0)
+    return curve.assign(distance=np.sqrt(smooth.clip(lower=0.0))).dropna(subset=["lm_performance"])
+
+
+def _at(path: pd.DataFrame, target: float) -> float:
+    """LM performance where the path first gets ``target`` far."""
+    distance, score = path["distance"].to_numpy(), path["test_lm_performance"].to_numpy(dtype=float)
+    beyond = np.flatnonzero(distance >= target)
+    if not len(beyond) or beyond[0] == 0:
+        return float(score[0] if len(beyond) else score[-1])
+    after = beyond[0]
+    share = (target - distance[after - 1]) / (distance[after] - distance[after - 1])
+    return float(score[after - 1] + share * (score[after] - score[after - 1]))
+
+
 def usable(summary: pd.DataFrame, reading: Reading = "as measured") -> pd.Series:
-    """Which runs have a performance to count (boolean, one a row)."""
-    return summary["status"].isin(("ok", "diverged")) & np.isfinite(summary[READINGS[reading]])
+    """Which runs have an outcome to count (boolean, one a row)."""
+    return summary["status"].isin(("ok", "diverged")) & np.isfinite(summary[READINGS[reading]].astype(float))
 
 
 def run_counts(summary: pd.DataFrame) -> str:
     """How the study's runs ended, in words."""
-    counts = Counter(summary["status"])
-    kept = int((usable(summary) & (summary["status"] == "diverged")).sum())
+    runs = summary.drop_duplicates("id")
+    counts = Counter(runs["status"])
+    kept = int((usable(runs) & (runs["status"] == "diverged")).sum())
     words = {
         "diverged": f"{counts['diverged']} diverged ({kept} with a performance at its end, which counts)",
         "failed": f"{counts['failed']} failed",
@@ -195,136 +239,122 @@ def run_counts(summary: pd.DataFrame) -> str:
         "running": f"{counts['running']} still running",
     }
     lost = [text for status, text in words.items() if counts[status]]
-    return f"{counts['ok']} of {_count(len(summary), 'PPO run')} finished" + (f"; {', '.join(lost)}" if lost else "") + "."
+    return f"{counts['ok']} of {count(len(runs), 'PPO run')} finished" + (f"; {', '.join(lost)}" if lost else "") + "."
 
 
-def verdict(summary: pd.DataFrame, reading: Reading = "as measured", *, resamples: int = 2000, seed: int = 0) -> Verdict:
-    """The verdict by :data:`RULE`; ``resamples`` and ``seed`` are for Spearman's interval, which decides nothing."""
-    found = findings(summary, reading, resamples=resamples, seed=seed)
-    status: Status = "undecided"
-    for candidate in ("supported", "not supported"):
-        if 2 * sum(finding.status == candidate for finding in found) > len(found):
-            status = candidate
-    headline = _headline(status, found)
-    basis = f"LM performance here is {READING_WORDS[reading]}. {run_counts(summary)}"
-    text = "\n".join([f"**{headline}** {basis}", "", *(f"- {_sentence(finding)}" for finding in found)]).strip()
-    return Verdict(status, reading, tuple(found), headline, text)
+def count(n: int, one: str, many: str = "") -> str:
+    """A number with its noun."""
+    return f"{n} {one if n == 1 else many or one + 's'}"
 
 
-def findings(summary: pd.DataFrame, reading: Reading = "as measured", *, resamples: int = 2000, seed: int = 0) -> list[Finding]:
-    """One finding a task, policy and setting of the route ``steps``, decided together (Holm); the order is :data:`TASKS`'."""
-    arm = summary[summary["route"] == "steps"]
-    groups = arm.groupby(["task", "policy", "setting"], sort=False, dropna=False)
-    found = [_measure(group, reading, resamples, seed) for _, group in groups]
-    found.sort(key=lambda f: TASKS.index(f.task) if f.task in TASKS else len(TASKS))
-    able = [finding for finding in found if not finding.missing]
-    above = statistics.holm([finding.p_above for finding in able])
-    below = statistics.holm([finding.p_below for finding in able])
-    decided: dict[int, Status] = {}
-    for finding, p_above, p_below in zip(able, above, below, strict=True):
-        decided[id(finding)] = "supported" if p_above <= ALPHA else "not supported" if p_below <= ALPHA else "undecided"
-    return [replace(finding, status=decided.get(id(finding), "undecided")) for finding in found]
+# --- reward models and trajectories ------------------------------------------------------------------------------------------
 
 
-def findings_table(
-    summary: pd.DataFrame, reading: Reading = "as measured", *, resamples: int = 2000, seed: int = 0
-) -> pd.DataFrame:
-    """:func:`findings` as a table: one row a finding, one column a field of :class:`Finding` (``missing`` as one text)."""
-    found = findings(summary, reading, resamples=resamples, seed=seed)
-    names = [field.name for field in fields(Finding)]
-    rows = [[getattr(finding, name) for name in names] for finding in found]
-    table = pd.DataFrame(rows, columns=names)
-    return table.assign(missing=[", ".join(finding.missing) for finding in found])
-
-
-def numbers(decision: Verdict, summary: pd.DataFrame) -> dict[str, float | int | str]:
-    """Values for the book's sentences, under names every study has; means over a task's findings; NaN where not measured."""
-    values: dict[str, float | int | str] = {
-        "verdict": decision.headline,
-        "status": decision.status,
-        "runs": f"{_count(len(summary), 'PPO run')} of the study {', '.join(sorted(set(summary['study'])))}",
-        "runs-finished": int((summary["status"] == "ok").sum()),
-    }
-    for task in TASKS:
-        own = [finding for finding in decision.findings if finding.task == task]
-        for name, field in (("regret", "regret_after_the_fact"), ("regret-cross-fitted", "regret"), ("spearman", "spearman")):
-            values[f"{name}-{task}"] = float(np.mean([getattr(f, field) for f in own])) if own else float("nan")
-    return values
-
-
-def reward_models(runs: pd.DataFrame, reading: Reading = "as measured") -> pd.DataFrame:
-    """One row a reward model: rm_seed, rm_step, accuracy, performance (mean over PPO seeds; NaN: no finished run), runs."""
-    kind = _accuracy_kind(runs)
-    outcome = runs[READINGS[reading]].where(usable(runs, reading))
-    table = runs.assign(accuracy=runs[kind], performance=outcome, runs=outcome.notna())
-    keep = {"accuracy": "mean", "performance": "mean", "runs": "sum"}
-    return table.groupby(["rm_seed", "rm_step"], as_index=False).agg(keep)
-
-
-def contrasts(runs: pd.DataFrame, reading: Reading = "as measured") -> pd.DataFrame:
-    """LM performance minus that with the trajectory's most accurate reward model at the same PPO seed, averaged over PPO seeds.
-
-    One row a complete trajectory (index ``rm_seed``), one column a rank by accuracy: 0 is the most accurate; of equals, the
-    later step comes first.
-    """
-    steps, rows = runs["rm_step"].nunique(), {}
-    outcome = runs.assign(outcome=runs[READINGS[reading]].where(usable(runs, reading)))
-    for rm_seed, models in reward_models(runs, reading).groupby("rm_seed"):
-        models = models.sort_values(["accuracy", "rm_step"], ascending=False)
-        own = outcome[outcome["rm_seed"] == rm_seed].pivot_table(
-            index="rm_step", columns="ppo_seed", values="outcome", aggfunc="mean"
-        )
-        paired = own.reindex(models["rm_step"])
-        difference = (paired - paired.iloc[0]).mean(axis=1).to_numpy()
-        if len(models) == steps and models["accuracy"].notna().all() and np.isfinite(difference).all():
-            rows[rm_seed] = difference
-    return pd.DataFrame.from_dict(rows, orient="index", columns=range(steps))
-
-
-def _accuracy_kind(runs: pd.DataFrame) -> str:
+def accuracy_kind(runs: pd.DataFrame) -> str:
+    """The column that says how accurate reward models are: against clean labels where there are any."""
     return "rm_accuracy" if runs["rm_accuracy"].notna().any() else "rm_accuracy_noisy"
 
 
-def _measure(runs: pd.DataFrame, reading: Reading, resamples: int, seed: int) -> Finding:
-    """The finding of one task, policy and setting, not decided yet."""
+def reward_models(runs: pd.DataFrame, reading: Reading = "as measured") -> pd.DataFrame:
+    """One row a reward model: rm_seed, setting, rm_step, accuracy, performance (mean of its finished runs; NaN: none), runs."""
+    outcome = runs[READINGS[reading]].where(usable(runs, reading))
+    table = runs.assign(accuracy=runs[accuracy_kind(runs)], performance=outcome, runs=outcome.notna())
+    keep = {"accuracy": "mean", "performance": "mean", "runs": "sum"}
+    return table.groupby(["rm_seed", "setting", "rm_step"], as_index=False, dropna=False).agg(keep)
+
+
+def contrasts(runs: pd.DataFrame, reading: Reading = "as measured", column: str = "") -> pd.DataFrame:
+    """Outcome minus that with the trajectory's most accurate reward model at the same PPO seed, averaged over PPO seeds.
+
+    One row a complete trajectory (index ``rm_seed``), one column a rank by accuracy: 0 is the most accurate; of equals, the
+    later step comes first. ``column``: another outcome than the reading's, of the same runs.
+    """
     models = reward_models(runs, reading)
-    known = models.dropna(subset=["accuracy", "performance"])
-    difference = contrasts(runs, reading)
-    counted = models[models["rm_seed"].isin(difference.index)] if len(difference) else known
-    accuracies = (counted["accuracy"] / ACCURACY_RESOLUTION).round().groupby(counted["rm_seed"]).nunique()
-    rm_seeds, ppo_seeds = len(difference), int(counted["runs"].min()) if len(counted) else 0
-    distinct = int(accuracies.min()) if len(accuracies) else 0
-    lost = runs["rm_seed"].nunique() - rm_seeds
-    wanted = (
-        (distinct, MIN_ACCURACIES, "distinct reward-model accuracy", "distinct reward-model accuracies"),
-        (rm_seeds, MIN_RM_SEEDS, "complete reward-model trajectory", "complete reward-model trajectories"),
-        (ppo_seeds, MIN_PPO_SEEDS, "PPO seed for each reward model", "PPO seeds for each reward model"),
-    )
-    missing = [f"{n or 'no'} {few if n == 1 else many} ({least} are needed)" for n, least, few, many in wanted if n < least]
-    if lost and missing:
-        missing.append(f"{_count(lost, 'trajectory', 'trajectories')} left out as incomplete")
-    correlation = statistics.spearman(known["accuracy"], known["performance"], known["rm_seed"], resamples=resamples, seed=seed)
-    ordered = [group.sort_values(["accuracy", "rm_step"], ascending=False) for _, group in known.groupby("rm_seed")]
-    top = pd.DataFrame([group.iloc[0] for group in ordered], columns=known.columns)
-    best = pd.DataFrame([group.iloc[int(group["performance"].argmax())] for group in ordered], columns=known.columns)
-    nothing = statistics.Regret(statistics.Interval(np.nan, np.nan, np.nan, rm_seeds), np.nan, np.nan)
-    fitted = statistics.cross_fitted_regret(difference, margin=SMALLEST_EFFECT) if rm_seeds > 1 else nothing
-    p_below = statistics.cross_fitted_regret(difference, margin=EQUIVALENCE_MARGIN).p_below if rm_seeds > 1 else np.nan
-    first = runs.iloc[0]
-    return Finding(
-        task=str(first["task"]),
-        policy=str(first["policy"]),
-        setting=str(first["setting"]),
-        status="undecided",
-        missing=tuple(missing),
-        planned=len(models),
+    planned, rows = int(models.groupby("rm_seed").size().max()) if len(models) else 0, {}
+    outcome = runs.assign(outcome=runs[column or READINGS[reading]].where(usable(runs, reading)))
+    outcome = outcome.assign(model=list(zip(outcome["setting"], outcome["rm_step"].fillna(-1), strict=True)))
+    for rm_seed, own in models.groupby("rm_seed"):
+        own = own.sort_values(["accuracy", "rm_step"], ascending=False)
+        table = outcome[outcome["rm_seed"] == rm_seed].pivot_table(
+            index="model", columns="ppo_seed", values="outcome", aggfunc="mean"
+        )
+        keys = list(zip(own["setting"], own["rm_step"].fillna(-1), strict=True))
+        paired = table.reindex(pd.Index(keys, tupleize_cols=False))
+        difference = (paired - paired.iloc[0]).mean(axis=1).to_numpy()
+        if len(own) == planned and own["accuracy"].notna().all() and np.isfinite(difference).all():
+            rows[rm_seed] = difference
+    return pd.DataFrame.from_dict(rows, orient="index", columns=range(planned))
+
+
+# --- comparisons -------------------------------------------------------------------------------------------------------------
+
+
+def families(summary: pd.DataFrame) -> list[tuple[tuple[str, str, str], pd.DataFrame]]:
+    """The runs of each task, policy and arm in which accuracies differ within a trajectory, in the order of :data:`TASKS`."""
+    groups = summary[summary["rm_seed"].notna()].groupby(["arm", "policy", "task"], sort=False)
+    found = [((task, policy, arm), runs) for (arm, policy, task), runs in groups if _levels(runs) > 1]
+    arms = list(dict.fromkeys(arm for (_, _, arm), _ in found))
+    return sorted(found, key=lambda family: (arms.index(family[0][2]), TASKS.index(family[0][0])))
+
+
+def main_arms(summary: pd.DataFrame) -> pd.DataFrame:
+    """The runs that the study's verdict is about: without known truths and ablations, which have their own pages."""
+    return summary[~summary["arm"].str.startswith(("known-", "ablation-"))]
+
+
+def _levels(runs: pd.DataFrame) -> int:
+    models = runs.assign(rm_step=runs["rm_step"].fillna(-1)).groupby("rm_seed")[["setting", "rm_step"]]
+    return int(models.apply(lambda own: len(own.drop_duplicates())).max())
+
+
+def compare(
+    families: Sequence[tuple[tuple[str, str, str], pd.DataFrame]],
+    reading: Reading = "as measured",
+    *,
+    smallest: float,
+    margin: float,
+    resamples: int = 2000,
+    seed: int = 0,
+) -> Comparison:
+    """The comparison of one family, or of several pooled: trajectories of all of them together, each a unit of inference.
+
+    Pooled, accuracies are put on the range of their family (0 the least, 1 the most accurate of it), and trajectories of
+    different tasks are different ones.
+    """
+    parts = [_part(key, runs, reading) for key, runs in families]
+    (task, policy, arm), one = families[0][0], len(families) == 1
+    widths = {part.difference.shape[1] for part in parts if len(part.difference)}
+    joined = selecting = pd.DataFrame()
+    if len(widths) == 1:  # policies that share a reward model are one unit
+        joined = pd.concat([part.difference for part in parts]).groupby(level=0).mean()
+        selecting = pd.concat([part.selecting for part in parts]).groupby(level=0).mean()
+    known = pd.concat([part.known for part in parts])
+    runs = pd.concat([runs for _, runs in families])
+    kind = accuracy_kind(runs)
+    if not one:
+        known = known.assign(accuracy=known.groupby("family")["accuracy"].transform(_on_range))
+    counted = known[known["cluster"].isin(joined.index)] if len(joined) else known
+    tick = ACCURACY_RESOLUTION if one else 1e-9
+    distinct = (counted["accuracy"] / tick).round().groupby([counted["family"], counted["cluster"]]).nunique()
+    correlation = statistics.spearman(known["accuracy"], known["performance"], known["cluster"], resamples=resamples, seed=seed)
+    groups = [group.sort_values(["accuracy", "rm_step"], ascending=False) for _, group in known.groupby(["family", "cluster"])]
+    top = pd.DataFrame([group.iloc[0] for group in groups], columns=known.columns)
+    best = pd.DataFrame([group.iloc[int(group["performance"].argmax())] for group in groups], columns=known.columns)
+    afterwards = [statistics.regret(group["accuracy"], group["performance"]) for group in groups]
+    start = {"true return": "true_return_start", "sampled": "sampled_lm_performance_start"}.get(reading, "lm_performance_start")
+    return Comparison(
+        task=task if one else ALL,
+        policy=policy if one else ", ".join(dict.fromkeys(key[1] for key, _ in families)),
+        arm=arm,
+        planned=sum(part.planned for part in parts),
         reward_models=len(known),
-        accuracies=distinct,
-        rm_seeds=rm_seeds,
-        ppo_seeds=ppo_seeds,
-        accuracy_kind=_accuracy_kind(runs),
-        majority=float(runs["rm_majority"].mean()),
-        start=float(runs["lm_performance_start"].mean()),
+        accuracies=int(distinct.min()) if len(distinct) else 0,
+        rm_seeds=len(joined),
+        lost=sum(part.lost for part in parts),
+        ppo_seeds=int(runs.loc[usable(runs, reading), "ppo_seed"].nunique()),
+        accuracy_kind=kind,
+        majority=float(runs["rm_majority"].mean()) if one else float("nan"),
+        start=float(runs[start].astype(float).mean()) if start in runs else float("nan"),
         spearman=correlation.estimate,
         spearman_low=correlation.low,
         spearman_high=correlation.high,
@@ -334,75 +364,62 @@ def _measure(runs: pd.DataFrame, reading: Reading, resamples: int, seed: int) ->
         accuracy_best=float(best["accuracy"].mean()),
         performance_best=float(best["performance"].mean()),
         step_best=_steps(best["rm_step"]),
-        regret_after_the_fact=float(np.mean([statistics.regret(g["accuracy"], g["performance"]) for g in ordered] or [np.nan])),
-        regret=fitted.interval.estimate,
-        low=fitted.interval.low,
-        high=fitted.interval.high,
-        p_above=fitted.p_above,
-        p_below=p_below,
+        regret_after_the_fact=float(np.mean(afterwards or [np.nan])),
+        **_regrets(joined, selecting, smallest, margin),
+        **_shapes(known, one),
     )
+
+
+@dataclass(frozen=True)
+class _Part:
+    difference: pd.DataFrame
+    selecting: pd.DataFrame
+    known: pd.DataFrame
+    planned: int
+    lost: int
+
+
+def _part(key: tuple[str, str, str], runs: pd.DataFrame, reading: Reading) -> _Part:
+    """Contrasts and reward models of one family, its trajectories labelled by task and seed."""
+    models = reward_models(runs, reading)
+    difference = contrasts(runs, reading)
+    validated = contrasts(runs, reading, VALIDATION)
+    selecting = validated if validated.index.equals(difference.index) and validated.shape == difference.shape else difference
+    label = {seed: f"{key[0]} {seed:g}" for seed in models["rm_seed"].unique()}
+    known = models.dropna(subset=["accuracy", "performance"]).assign(family=" ".join(key))
+    known = known.assign(cluster=known["rm_seed"].map(label))
+    lost = models["rm_seed"].nunique() - len(difference)
+    return _Part(difference.rename(index=label), selecting.rename(index=label), known, len(models), lost)
+
+
+def _on_range(values: pd.Series) -> pd.Series:
+    return (values - values.min()) / (values.max() - values.min()) if np.ptp(values) else values * 0.0
+
+
+def _regrets(joined: pd.DataFrame, selecting: pd.DataFrame, smallest: float, margin: float) -> dict[str, float]:
+    names = ("regret", "low", "high", "p_above", "p_below", "chosen", "chosen_low", "chosen_high")
+    if len(joined) < 2:
+        return dict.fromkeys(names, float("nan"))
+    fitted = statistics.cross_fitted_regret(joined, margin=smallest, selecting=selecting)
+    below = statistics.cross_fitted_regret(joined, margin=margin, selecting=selecting).p_below
+    own = joined.to_numpy()[np.arange(len(joined)), selecting.to_numpy().argmax(axis=1)]
+    chosen = statistics.mean_interval(own)
+    values = (fitted.interval.estimate, fitted.interval.low, fitted.interval.high, fitted.p_above, below)
+    return dict(zip(names, (*values, chosen.estimate, chosen.low, chosen.high), strict=True))
+
+
+def _shapes(known: pd.DataFrame, one: bool) -> dict[str, float | bool]:
+    names = ("breakpoint", "first_slope", "second_slope", "p_two_lines", "turning_point", "turning_low", "turning_high")
+    nothing = dict.fromkeys((*names, "p_quadratic"), float("nan")) | {"turns_inside": False}
+    if known["cluster"].nunique() < 3 or known["accuracy"].nunique() < 5:
+        return nothing
+    strata: Sequence[Hashable] | None = None if one else list(known["family"])
+    lines = shapes.two_lines(known["accuracy"], known["performance"], known["cluster"], strata=strata)
+    curve = shapes.quadratic(known["accuracy"], known["performance"], known["cluster"], strata=strata)
+    values = (lines.breakpoint, lines.first.estimate, lines.second.estimate, lines.p_supported)
+    values += (curve.turning_point, curve.turning_low, curve.turning_high)
+    return dict(zip(names, values, strict=True)) | {"p_quadratic": curve.p_supported, "turns_inside": bool(curve.turns_inside)}
 
 
 def _steps(steps: pd.Series) -> str:
-    return ", ".join(f"{step:.0f}" for step in sorted(set(steps)))
-
-
-def _count(n: int, one: str, many: str = "") -> str:
-    return f"{n} {one if n == 1 else many or one + 's'}"
-
-
-def _headline(status: Status, found: Sequence[Finding]) -> str:
-    if not found:
-        return "Undecided: the study has no PPO runs against the checkpoints of a reward model (route steps)."
-    counts = Counter(finding.status for finding in found)
-    share = f"in {counts[status]} of {_count(len(found), 'comparison')} (task and policy)"
-    if status == "supported":
-        return f"Supported: a less accurate reward model trained a policy better by more than {SMALLEST_EFFECT} {share}."
-    if status == "not supported":
-        return f"Not supported: choosing the most accurate reward model cost less than {EQUIVALENCE_MARGIN} {share}."
-    small = sum(bool(finding.missing) for finding in found)
-    tally = f"{counts['supported']} supported, {counts['not supported']} not supported, {counts['undecided']} undecided"
-    lacks = f"; {small} {'lacks' if small == 1 else 'lack'} the reward models or seeds that a decision needs" if small else ""
-    return (
-        "Undecided: these runs do not tell whether a less accurate reward model trains a better policy than the most accurate "
-        f"one ({_count(len(found), 'comparison')} of task and policy: {tally}{lacks})."
-    )
-
-
-def _sentence(f: Finding) -> str:
-    where = ", ".join(filter(None, (f.policy, f.setting)))
-    if not f.reward_models:
-        return f"*{f.task}* ({where}): **undecided**; no run against a measured reward model finished."
-    several = f.rm_seeds > 1
-    models = _count(f.reward_models, "reward model")
-    if f.reward_models < f.planned:
-        models += f" of {f.planned} (the others have no accuracy or no finished run, and are left out of what follows)"
-    kind = "accuracy" if f.accuracy_kind == "rm_accuracy" else "accuracy against the annotators' labels"
-    interval = f" (95 % interval {f.spearman_low:.2f} to {f.spearman_high:.2f})" if np.isfinite(f.spearman_low) else ""
-    rho = f"is {f.spearman:.2f}{interval}" if np.isfinite(f.spearman) else "is not defined"
-    mean = " on average" if several else ""
-    same = f.step_best == f.step_top and f.regret_after_the_fact == 0
-    top = f"{f.accuracy_top:.3f}{mean}, step {f.step_top}"
-    most = f"The most accurate one ({top}) led to an LM performance of {f.performance_top:.3f}"
-    best = (
-        ", the best of all"
-        if same
-        else f", the best one after the fact ({f.accuracy_best:.3f}{mean}, step {f.step_best}) to {f.performance_best:.3f}: "
-        f"a regret of {f.regret_after_the_fact:.3f}, which being a maximum of noisy values overstates"
-    )
-    low = f" {'Their' if several else 'Its'} accuracy is not above the majority class ({f.majority:.3f})."
-    weak = low if not same and f.accuracy_best <= f.majority else ""
-    fitted = (
-        f" Selected on other trajectories, the regret is {f.regret:.3f} (95 % interval {f.low:.3f} to {f.high:.3f})."
-        if several
-        else ""
-    )
-    lacks = f" Too little for a decision: {_join(f.missing)}." if f.missing else ""
-    return (
-        f"*{f.task}* ({where}): **{f.status}**. Spearman's correlation of {kind} and LM performance over "
-        f"{models} {rho}. {most}{best} (initial policy: {f.start:.3f}).{weak}{fitted}{lacks}"
-    )
-
-
-def _join(parts: Sequence[str]) -> str:
-    return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"
+    return ", ".join(f"{step:.0f}" for step in sorted(set(steps.dropna())))

@@ -216,14 +216,17 @@ def regret(accuracy: ArrayLike, performance: ArrayLike) -> float:
     return float(y.max() - y[int(np.argmax(accuracy))])
 
 
-def cross_fitted_regret(contrasts: ArrayLike, *, margin: float, confidence: float = 0.95) -> Regret:
+def cross_fitted_regret(
+    contrasts: ArrayLike, *, margin: float, selecting: ArrayLike | None = None, confidence: float = 0.95
+) -> Regret:
     """Regret ρ = max over k of δ_k from ``contrasts`` (n trajectories, K ranks), n ≥ 2.
 
     ``contrasts[r, k]`` is the LM performance with trajectory r's (k+1)-th most accurate reward model minus that with its most
     accurate one (so column 0 is zero); δ_k is its mean over all trajectories there could be. ρ ≥ 0 because δ_0 = 0.
 
     *Estimate and lower end*: for each trajectory, the best rank by the mean of all **other** trajectories is paid on this one
-    (selection and payment on different data); Student's interval of the n payments. Selecting costs, so what is paid falls
+    (selection and payment on different data); Student's interval of the n payments. ``selecting`` (the same shape): contrasts
+    on other questions, to select by; None: the same. Selecting costs, so what is paid falls
     short of ρ on average and its lower end is a lower bound of ρ. ``p_above`` belongs to it. The payments share
     selection data, so its one-sided error is not exactly the nominal 2.5 %: 20,000 simulated studies of 6 ranks gave 2.3 to
     2.7 % where one rank is best, and, where all are equally good, 3.8 % for n = 3, 4.4 % for 5 and 5.4 % for 10.
@@ -234,13 +237,49 @@ def cross_fitted_regret(contrasts: ArrayLike, *, margin: float, confidence: floa
     d = np.asarray(contrasts, dtype=float)
     if d.ndim != 2 or d.shape[0] < 2 or not np.isfinite(d).all() or d[:, 0].any():
         raise ValueError(f"contrasts of shape {d.shape}: need at least 2 rows, finite values, and zeros in column 0")
+    s = d if selecting is None else np.asarray(selecting, dtype=float)
+    if s.shape != d.shape or not np.isfinite(s).all():
+        raise ValueError(f"selecting of shape {s.shape}: need finite values in the shape of the contrasts, {d.shape}")
     n = len(d)
-    others = (d.sum(axis=0) - d) / (n - 1)
+    others = (s.sum(axis=0) - s) / (n - 1)
     payments = d[np.arange(n), others.argmax(axis=1)]
     paid = mean_interval(payments, confidence)
     ends = [mean_interval(column, confidence).high for column in d.T]
     p_below = max(p_greater(-column, -margin) for column in d.T)
     return Regret(Interval(paid.estimate, paid.low, max(*ends, paid.estimate), n), p_greater(payments, margin), p_below)
+
+
+def verdict_rates(
+    truth: ArrayLike,
+    deviation: float,
+    trajectories: int,
+    margin: float,
+    *,
+    alpha: float = 0.025,
+    studies: int = 4000,
+    seed: int = 0,
+) -> dict[str, float]:
+    """How often :func:`cross_fitted_regret` calls a regret larger or smaller than ``margin``, one-sided at ``alpha``: in
+    simulated studies, shares ``supported`` and ``not supported``.
+
+    ``truth`` (K,): LM performance by rank, the most accurate first. Every run adds independent normal noise of standard
+    ``deviation`` (of reward-model seed, PPO seed and the rest together; what ranks of a trajectory share would only help).
+    """
+    means = np.asarray(truth, dtype=float)
+    noise = np.random.default_rng(seed).normal(0, deviation, (studies, trajectories, means.size))
+    d = means + noise
+    d = d - d[..., :1]
+    others = d.sum(axis=1, keepdims=True) - d
+    payments = np.take_along_axis(d, others.argmax(axis=2)[..., None], axis=2)[..., 0]
+    quantile = float(stats.t.ppf(1 - alpha, trajectories - 1))
+
+    def bound(values: Array, sign: int) -> Array:
+        spread = values.std(axis=1, ddof=1) / np.sqrt(trajectories)
+        return values.mean(axis=1) + sign * quantile * spread
+
+    above = bound(payments, -1) > margin
+    below = (bound(d, +1) < margin).all(axis=1)
+    return {"supported": float(above.mean()), "not supported": float((below & ~above).mean())}
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

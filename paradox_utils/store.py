@@ -32,7 +32,7 @@ ROOT = Path(os.environ.get("PARADOX_ROOT") or PACKAGE.parent).resolve()
 
 # Modules that no result depends on: an edit to them retrains nothing. The first three look at finished runs; what `config` says
 # is in a run's resolved parameters, which its id holds already; `store` only writes results down.
-PRESENTATION = frozenset({"plots", "analysis", "statistics", "config", "store"})
+PRESENTATION = frozenset({"plots", "analysis", "verdict", "statistics", "shapes", "config", "store"})
 PACKAGES = ("torch", "transformers", "trl", "numpy")
 STATUSES = ("ok", "diverged")
 
