@@ -1,0 +1,75 @@
+"""What a study of a given size can find: the pilot's variance split, and the power of the verdict's rule. Imports no torch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+from paradox_utils import statistics, verdict
+from paradox_utils.analysis import READINGS
+from paradox_utils.data.records import TASKS
+from paradox_utils.questions import scores
+
+# Crossed or nested, reward-model seeds, PPO seeds for each of them.
+DESIGNS = {"3 × 3 crossed": (3, 3, False), "5 × 1 nested": (5, 1, True), "9 × 1 nested": (9, 1, True)}
+FALL = 0.03  # in the simulated truths: LM performance lost from one rank to the next
+
+
+def split(summary: pd.DataFrame, questions: pd.DataFrame) -> pd.DataFrame:
+    """One row a task of a crossed pilot: standard deviations by source (``prompts`` is part of ``rest``), and of one run.
+
+    A component estimated below 0 counts as 0.
+    """
+    rows = []
+    outcome = READINGS["as measured"]
+    for task in [task for task in TASKS if (summary["task"] == task).any()]:
+        own = summary[summary["task"] == task]
+        cells = own.pivot(index="rm_seed", columns="ppo_seed", values="id")
+        good, segments = scores(questions, [run for row in cells.to_numpy() for run in row])
+        shares = (good / segments.mean(axis=1, keepdims=True)).reshape(*cells.shape, -1)
+        found = statistics.variance_components(own.pivot(index="rm_seed", columns="ppo_seed", values=outcome), shares)
+        parts = {"rm seed": found.rm, "ppo seed": found.ppo, "rest": found.residual, "prompts": found.prompts}
+        rows.append({"task": task} | {name: math.sqrt(max(value, 0.0)) for name, value in parts.items()})
+        rows[-1]["one run"] = math.hypot(rows[-1]["rm seed"], rows[-1]["ppo seed"], rows[-1]["rest"])
+        for name, (rm_seeds, ppo_seeds, nested) in DESIGNS.items():
+            rows[-1][name] = math.sqrt(statistics.design_variance(found, rm_seeds, ppo_seeds, nested))
+    return pd.DataFrame(rows).set_index("task")
+
+
+def truths(regret: float, ranks: int = 6) -> dict[str, list[float]]:
+    """LM performance by rank (the most accurate first) in three worlds: a middle rank better by ``regret`` and a fall on both
+    sides of it; a steady fall with accuracy; no difference among the upper half."""
+    middle = ranks // 2
+    rise = [0.9 - regret * (1 - k / (middle - 1)) for k in range(middle)]
+    fall = [0.9 - FALL * (k + 1) for k in range(ranks - middle)]
+    return {
+        "inverted U": rise + fall,
+        "rising": [0.9 - FALL * k for k in range(ranks)],
+        "plateau": [0.9] * middle + fall,
+    }
+
+
+def power(deviation: float, units: Sequence[int], regrets: Sequence[float], studies: int = 4000) -> pd.DataFrame:
+    """How often the rule gives the right verdict: one row a number of ``units`` and a world.
+
+    ``right``: share *supported* in the worlds of an inverted U (one for each of ``regrets``), *not supported* in the others;
+    ``wrong``: share of the opposite verdict.
+    """
+    rows = []
+    worlds = [("inverted U", regret, truths(regret)["inverted U"]) for regret in regrets]
+    worlds += [(name, 0.0, truths(0.0)[name]) for name in ("rising", "plateau")]
+    for n in units:
+        for world, regret, truth in worlds:
+            rates = statistics.verdict_rates(truth, deviation, n, verdict.SMALLEST_EFFECT, alpha=verdict.ALPHA, studies=studies)
+            right, wrong = ("supported", "not supported") if world == "inverted U" else ("not supported", "supported")
+            rows.append({"units": n, "world": world, "regret": regret, "right": rates[right], "wrong": rates[wrong]})
+    return pd.DataFrame(rows)
+
+
+def unit_deviation(table: pd.DataFrame, policies: int) -> float:
+    """Noise of a unit of the pooled comparison (a trajectory averaged over ``policies``), over the tasks of :func:`split`."""
+    noise = table["rm seed"] ** 2 + (table["ppo seed"] ** 2 + table["rest"] ** 2) / policies
+    return float(np.sqrt(noise.mean()))
