@@ -7,18 +7,13 @@ turns measures into a verdict stands in :mod:`paradox_utils.verdict`.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import pandas as pd
 
-from paradox_utils import shapes, statistics
-from paradox_utils.data.records import TASKS
-
-Reading = Literal["as measured", "as published", "best on validation", "sampled", "at matched KL", "true return"]
+Reading = Literal["as measured", "as published", "best on validation", "sampled", "at matched KL", "true return", "best of n"]
 
 # What counts as the outcome of a run. The first two are decided, the others shown beside them.
 READINGS: dict[Reading, str] = {
@@ -28,6 +23,7 @@ READINGS: dict[Reading, str] = {
     "sampled": "sampled_lm_performance_final",
     "at matched KL": "lm_performance_matched",
     "true return": "true_return_final",
+    "best of n": "best_of_n",
 }
 READING_WORDS: dict[Reading, str] = {
     "as measured": "the score of greedy answers after the last update, on test questions",
@@ -36,6 +32,7 @@ READING_WORDS: dict[Reading, str] = {
     "sampled": "the score of sampled answers after the last update, on test questions",
     "at matched KL": "the score on test questions where every run of the comparison is equally far from its reference",
     "true return": "the oracle's labels put through the reward function that PPO maximised",
+    "best of n": "the score of the response with the highest reward among those that the policy gave before PPO",
 }
 VALIDATION = "lm_performance_validation"  # after the last update, to select by
 
@@ -45,65 +42,12 @@ NUMBERS = (
     *("lm_performance_start", "lm_performance_final", "lm_performance_best", "lm_performance_best_logged"),
     *("true_return_start", "true_return_final", "kl_final", "updates", "seconds"),
 )
-LATER = ("sampled_lm_performance_final", "true_return_best", VALIDATION, "lm_performance_matched", "kl_matched")
-ACCURACY_RESOLUTION = 0.01  # accuracies are distinct if they differ after rounding to this
+LATER = ("sampled_lm_performance_final", "true_return_best", VALIDATION, "lm_performance_matched", "kl_matched", "best_of_n")
 MATCHED_SHARE = 0.1  # runs of a comparison that need not reach the KL at which it is matched
-ALL = "all tasks"
 
 
 class AnalysisError(ValueError):
     """A results folder that cannot be analysed; the message says what is wrong and what to do."""
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """One family of reward models: of a task, policy and arm, or (``task`` :data:`ALL`) of an arm over tasks and policies.
-
-    ``*_top``: the most accurate reward model; ``*_best``: the one with the best policy, after the fact; both averaged over
-    trajectories. ``regret``, ``low``, ``high``: cross-fitted over complete trajectories (rank selected on the validation
-    questions of the others), ``chosen*``: selected on the trajectory's own validation questions; both paid on test questions.
-    Shapes (:mod:`paradox_utils.shapes`) need 3 trajectories; NaN where too little is known.
-    """
-
-    task: str
-    policy: str
-    arm: str
-    planned: int  # reward models of the study
-    reward_models: int  # with an accuracy and a finished PPO run
-    accuracies: int  # distinct ones, in the trajectory with the fewest
-    rm_seeds: int  # complete trajectories
-    lost: int  # incomplete ones
-    ppo_seeds: int  # different ones, in all
-    accuracy_kind: str  # rm_accuracy, or rm_accuracy_noisy where no clean labels exist
-    majority: float
-    start: float  # outcome of the initial policy
-    spearman: float
-    spearman_low: float
-    spearman_high: float
-    accuracy_top: float
-    performance_top: float
-    step_top: str
-    accuracy_best: float
-    performance_best: float
-    step_best: str
-    regret_after_the_fact: float
-    regret: float
-    low: float
-    high: float
-    p_above: float
-    p_below: float
-    chosen: float
-    chosen_low: float
-    chosen_high: float
-    breakpoint: float
-    first_slope: float
-    second_slope: float
-    p_two_lines: float
-    turning_point: float
-    turning_low: float
-    turning_high: float
-    turns_inside: bool
-    p_quadratic: float
 
 
 # --- tables -------------------------------------------------------------------------------------------------------------------
@@ -136,6 +80,10 @@ def load(folder: Path | str) -> pd.DataFrame:
     if "arm" not in table:  # before arms had names
         table["arm"] = table["route"]
     table = with_curves(table, load_curves(folder))
+    best = load_best_of_n(folder)
+    if len(best):
+        most = best.sort_values("n").groupby("id")["lm_performance"].last()
+        table["best_of_n"] = table["id"].map(most)
     if not usable(table).any():
         counts = ", ".join(f"{n} {status}" for status, n in Counter(table["status"]).items()) or "no rows"
         raise AnalysisError(f"{path}: no finished run ({counts}); see its column `reason`, then {again}")
@@ -147,6 +95,12 @@ def load_curves(folder: Path | str) -> pd.DataFrame:
     path = Path(folder) / "curves.csv"
     empty = pd.DataFrame(columns=["id", "update", "kl", "lm_performance"])
     return pd.read_csv(path, dtype={"id": str}) if path.is_file() else empty
+
+
+def load_best_of_n(folder: Path | str) -> pd.DataFrame:
+    """The study's ``best_of_n.csv``, one row a run and number of responses; empty where it has none."""
+    path = Path(folder) / "best_of_n.csv"
+    return pd.read_csv(path, dtype={"id": str}) if path.is_file() else pd.DataFrame(columns=["id", "n", "lm_performance"])
 
 
 def load_checkpoints(folder: Path | str) -> pd.DataFrame:
@@ -286,15 +240,7 @@ def contrasts(runs: pd.DataFrame, reading: Reading = "as measured", column: str 
     return pd.DataFrame.from_dict(rows, orient="index", columns=range(planned))
 
 
-# --- comparisons -------------------------------------------------------------------------------------------------------------
-
-
-def families(summary: pd.DataFrame) -> list[tuple[tuple[str, str, str], pd.DataFrame]]:
-    """The runs of each task, policy and arm in which accuracies differ within a trajectory, in the order of :data:`TASKS`."""
-    groups = summary[summary["rm_seed"].notna()].groupby(["arm", "policy", "task"], sort=False)
-    found = [((task, policy, arm), runs) for (arm, policy, task), runs in groups if _levels(runs) > 1]
-    arms = list(dict.fromkeys(arm for (_, _, arm), _ in found))
-    return sorted(found, key=lambda family: (arms.index(family[0][2]), TASKS.index(family[0][0])))
+# --- views of a study ---------------------------------------------------------------------------------------------------------
 
 
 def main_arms(summary: pd.DataFrame) -> pd.DataFrame:
@@ -302,124 +248,32 @@ def main_arms(summary: pd.DataFrame) -> pd.DataFrame:
     return summary[~summary["arm"].str.startswith(("known-", "ablation-"))]
 
 
-def _levels(runs: pd.DataFrame) -> int:
-    models = runs.assign(rm_step=runs["rm_step"].fillna(-1)).groupby("rm_seed")[["setting", "rm_step"]]
-    return int(models.apply(lambda own: len(own.drop_duplicates())).max())
+def primary(summary: pd.DataFrame) -> pd.DataFrame:
+    """The route ``steps`` with the controls of set accuracy beside it: what the main figure shows."""
+    return summary[summary["arm"].isin(("steps", "exact", "dial"))]
 
 
-def compare(
-    families: Sequence[tuple[tuple[str, str, str], pd.DataFrame]],
-    reading: Reading = "as measured",
-    *,
-    smallest: float,
-    margin: float,
-    resamples: int = 2000,
-    seed: int = 0,
-) -> Comparison:
-    """The comparison of one family, or of several pooled: trajectories of all of them together, each a unit of inference.
-
-    Pooled, accuracies are put on the range of their family (0 the least, 1 the most accurate of it), and trajectories of
-    different tasks are different ones.
-    """
-    parts = [_part(key, runs, reading) for key, runs in families]
-    (task, policy, arm), one = families[0][0], len(families) == 1
-    widths = {part.difference.shape[1] for part in parts if len(part.difference)}
-    joined = selecting = pd.DataFrame()
-    if len(widths) == 1:  # policies that share a reward model are one unit
-        joined = pd.concat([part.difference for part in parts]).groupby(level=0).mean()
-        selecting = pd.concat([part.selecting for part in parts]).groupby(level=0).mean()
-    known = pd.concat([part.known for part in parts])
-    runs = pd.concat([runs for _, runs in families])
-    kind = accuracy_kind(runs)
-    if not one:
-        known = known.assign(accuracy=known.groupby("family")["accuracy"].transform(_on_range))
-    counted = known[known["cluster"].isin(joined.index)] if len(joined) else known
-    tick = ACCURACY_RESOLUTION if one else 1e-9
-    distinct = (counted["accuracy"] / tick).round().groupby([counted["family"], counted["cluster"]]).nunique()
-    correlation = statistics.spearman(known["accuracy"], known["performance"], known["cluster"], resamples=resamples, seed=seed)
-    groups = [group.sort_values(["accuracy", "rm_step"], ascending=False) for _, group in known.groupby(["family", "cluster"])]
-    top = pd.DataFrame([group.iloc[0] for group in groups], columns=known.columns)
-    best = pd.DataFrame([group.iloc[int(group["performance"].argmax())] for group in groups], columns=known.columns)
-    afterwards = [statistics.regret(group["accuracy"], group["performance"]) for group in groups]
-    start = {"true return": "true_return_start", "sampled": "sampled_lm_performance_start"}.get(reading, "lm_performance_start")
-    return Comparison(
-        task=task if one else ALL,
-        policy=policy if one else ", ".join(dict.fromkeys(key[1] for key, _ in families)),
-        arm=arm,
-        planned=sum(part.planned for part in parts),
-        reward_models=len(known),
-        accuracies=int(distinct.min()) if len(distinct) else 0,
-        rm_seeds=len(joined),
-        lost=sum(part.lost for part in parts),
-        ppo_seeds=int(runs.loc[usable(runs, reading), "ppo_seed"].nunique()),
-        accuracy_kind=kind,
-        majority=float(runs["rm_majority"].mean()) if one else float("nan"),
-        start=float(runs[start].astype(float).mean()) if start in runs else float("nan"),
-        spearman=correlation.estimate,
-        spearman_low=correlation.low,
-        spearman_high=correlation.high,
-        accuracy_top=float(top["accuracy"].mean()),
-        performance_top=float(top["performance"].mean()),
-        step_top=_steps(top["rm_step"]),
-        accuracy_best=float(best["accuracy"].mean()),
-        performance_best=float(best["performance"].mean()),
-        step_best=_steps(best["rm_step"]),
-        regret_after_the_fact=float(np.mean(afterwards or [np.nan])),
-        **_regrets(joined, selecting, smallest, margin),
-        **_shapes(known, one),
-    )
+BESIDE = ("greedy_length", "greedy_segments", "distinct_2", "rouge_l", "unfinished")
 
 
-@dataclass(frozen=True)
-class _Part:
-    difference: pd.DataFrame
-    selecting: pd.DataFrame
-    known: pd.DataFrame
-    planned: int
-    lost: int
+def controls(summary: pd.DataFrame) -> pd.DataFrame:
+    """Where rewards that need no training lead: mean over runs of LM performance, true return, KL and the shape of responses,
+    one row a task and control, beside the policy before PPO."""
+    columns = {"lm_performance_final": "LM performance", "true_return_final": "true return", "kl_final": "KL"}
+    columns |= {f"{name}_final": name.replace("_", " ") for name in BESIDE if f"{name}_final" in summary}
+    rows = summary[summary["arm"].isin(("exact", "constant", "length", "dial")) & usable(summary)]
+    table = rows.groupby(["task", "policy", "arm"], sort=False)[list(columns)].mean().rename(columns=columns)
+    starts = {old: new for old, new in columns.items() if old.replace("_final", "_start") in summary}
+    before = rows.groupby(["task", "policy"], sort=False)[[old.replace("_final", "_start") for old in starts]].mean()
+    before.columns = list(starts.values())
+    before = before.assign(arm="before PPO").set_index("arm", append=True)
+    return pd.concat([before, table]).sort_index(level=0, sort_remaining=False)
 
 
-def _part(key: tuple[str, str, str], runs: pd.DataFrame, reading: Reading) -> _Part:
-    """Contrasts and reward models of one family, its trajectories labelled by task and seed."""
-    models = reward_models(runs, reading)
-    difference = contrasts(runs, reading)
-    validated = contrasts(runs, reading, VALIDATION)
-    selecting = validated if validated.index.equals(difference.index) and validated.shape == difference.shape else difference
-    label = {seed: f"{key[0]} {seed:g}" for seed in models["rm_seed"].unique()}
-    known = models.dropna(subset=["accuracy", "performance"]).assign(family=" ".join(key))
-    known = known.assign(cluster=known["rm_seed"].map(label))
-    lost = models["rm_seed"].nunique() - len(difference)
-    return _Part(difference.rename(index=label), selecting.rename(index=label), known, len(models), lost)
-
-
-def _on_range(values: pd.Series) -> pd.Series:
-    return (values - values.min()) / (values.max() - values.min()) if np.ptp(values) else values * 0.0
-
-
-def _regrets(joined: pd.DataFrame, selecting: pd.DataFrame, smallest: float, margin: float) -> dict[str, float]:
-    names = ("regret", "low", "high", "p_above", "p_below", "chosen", "chosen_low", "chosen_high")
-    if len(joined) < 2:
-        return dict.fromkeys(names, float("nan"))
-    fitted = statistics.cross_fitted_regret(joined, margin=smallest, selecting=selecting)
-    below = statistics.cross_fitted_regret(joined, margin=margin, selecting=selecting).p_below
-    own = joined.to_numpy()[np.arange(len(joined)), selecting.to_numpy().argmax(axis=1)]
-    chosen = statistics.mean_interval(own)
-    values = (fitted.interval.estimate, fitted.interval.low, fitted.interval.high, fitted.p_above, below)
-    return dict(zip(names, (*values, chosen.estimate, chosen.low, chosen.high), strict=True))
-
-
-def _shapes(known: pd.DataFrame, one: bool) -> dict[str, float | bool]:
-    names = ("breakpoint", "first_slope", "second_slope", "p_two_lines", "turning_point", "turning_low", "turning_high")
-    nothing = dict.fromkeys((*names, "p_quadratic"), float("nan")) | {"turns_inside": False}
-    if known["cluster"].nunique() < 3 or known["accuracy"].nunique() < 5:
-        return nothing
-    strata: Sequence[Hashable] | None = None if one else list(known["family"])
-    lines = shapes.two_lines(known["accuracy"], known["performance"], known["cluster"], strata=strata)
-    curve = shapes.quadratic(known["accuracy"], known["performance"], known["cluster"], strata=strata)
-    values = (lines.breakpoint, lines.first.estimate, lines.second.estimate, lines.p_supported)
-    values += (curve.turning_point, curve.turning_low, curve.turning_high)
-    return dict(zip(names, values, strict=True)) | {"p_quadratic": curve.p_supported, "turns_inside": bool(curve.turns_inside)}
-
-
-def _steps(steps: pd.Series) -> str:
-    return ", ".join(f"{step:.0f}" for step in sorted(set(steps.dropna())))
+def beside_the_score(summary: pd.DataFrame) -> pd.DataFrame:
+    """Shape of the responses of the route ``steps`` by rank of accuracy (1: the least accurate), one row a task and rank."""
+    names = [f"{name}_final" for name in ("lm_performance", *BESIDE, "sampled_lm_performance") if f"{name}_final" in summary]
+    runs = summary[(summary["arm"] == "steps") & usable(summary)]
+    order = runs.assign(rank=runs.groupby(["task", "policy", "rm_seed"])[accuracy_kind(runs)].rank(method="dense"))
+    table = order.groupby(["task", "rank"])[[accuracy_kind(runs), *names]].mean()
+    return table.rename(columns=lambda name: name.removesuffix("_final").replace("_", " "))

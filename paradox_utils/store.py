@@ -30,9 +30,9 @@ if TYPE_CHECKING:
 PACKAGE = Path(__file__).resolve().parent
 ROOT = Path(os.environ.get("PARADOX_ROOT") or PACKAGE.parent).resolve()
 
-# Modules that no result depends on: an edit to them retrains nothing. The first three look at finished runs; what `config` says
-# is in a run's resolved parameters, which its id holds already; `store` only writes results down.
-PRESENTATION = frozenset({"plots", "analysis", "verdict", "statistics", "shapes", "config", "store"})
+# Modules that no result depends on: an edit to them retrains nothing. All but the last two look at finished runs; what `config`
+# says is in a run's resolved parameters, which its id holds already; `store` only writes results down.
+PRESENTATION = frozenset({"plots", "analysis", "comparison", "verdict", "statistics", "shapes", "config", "store"})
 PACKAGES = ("torch", "transformers", "trl", "numpy")
 STATUSES = ("ok", "diverged")
 

@@ -14,19 +14,8 @@ import numpy as np
 import pandas as pd
 
 from paradox_utils import statistics
-from paradox_utils.analysis import (
-    ACCURACY_RESOLUTION,
-    ALL,
-    MATCHED_SHARE,
-    READING_WORDS,
-    READINGS,
-    Comparison,
-    Reading,
-    compare,
-    count,
-    families,
-    run_counts,
-)
+from paradox_utils.analysis import MATCHED_SHARE, READING_WORDS, READINGS, Reading, count, run_counts, usable
+from paradox_utils.comparison import ACCURACY_RESOLUTION, ALL, Comparison, compare, families
 from paradox_utils.data.records import TASKS
 
 Status = Literal["supported", "not supported", "undecided"]
@@ -159,6 +148,14 @@ def _missing(c: Comparison) -> tuple[str, ...]:
     return tuple(missing)
 
 
+def known_truths(summary: pd.DataFrame, reading: Reading = "as measured", *, resamples: int = 200) -> dict[str, Verdict]:
+    """The verdict on each family of reward models whose truth was built in, by name. The analysis sees each as a study of its
+    own under the name of the primary route, so nothing tells it which is which."""
+    names = [arm for arm in dict.fromkeys(summary["arm"]) if arm.startswith("known-")]
+    blind = {name: summary[summary["arm"] == name].assign(arm=PRIMARY) for name in names}
+    return {name: verdict(runs, reading, resamples=resamples) for name, runs in blind.items() if usable(runs, reading).any()}
+
+
 # --- words and tables --------------------------------------------------------------------------------------------------------
 
 
@@ -232,7 +229,7 @@ def _join(parts: Sequence[str]) -> str:
 
 
 def table(found: Sequence[Finding]) -> pd.DataFrame:
-    """One row a finding, one column a field of its :class:`~paradox_utils.analysis.Comparison`, and its decision."""
+    """One row a finding, one column a field of its :class:`~paradox_utils.comparison.Comparison`, and its decision."""
     rows = [
         asdict(f.of)
         | {"status": f.status, "p_above": f.p_above, "p_below": f.p_below, "inverted_u": f.inverted_u}

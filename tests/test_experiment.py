@@ -7,10 +7,12 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from test_rewards import respond, tokens
 from test_rollout import tiny_model
 
 from paradox_utils import config, experiment, ppo, preparation
 from paradox_utils.data.records import TASKS, DataError
+from paradox_utils.evaluate import Scores
 from paradox_utils.models import ModelError, atlas_policy_tokenizer, load_policy
 from paradox_utils.store import resolve
 
@@ -20,11 +22,14 @@ RESULTS = {
     *("rm_accuracy", "rm_accuracy_noisy", "rm_balanced_accuracy", "rm_majority", "rm_f1"),
     *("lm_performance_start", "lm_performance_final", "lm_performance_best", "lm_performance_best_logged"),
     *("true_return_start", "true_return_final", "kl_final", "updates", "truncated_prompts"),
+    *("greedy_length_final", "greedy_segments_final", "unfinished_final", "distinct_2_final", "rouge_l_final"),
 }
 CURVE = {
     *("update", "reward_mean", "reward_variance", "kl", "entropy", "length", "policy_loss", "value_loss", "clip_share"),
     *("gradient_norm", "learning_rate", "lm_performance", "true_return", "seconds"),
+    *("true_reward_mean", "rm_agreement", "test_lm_performance", "test_true_return"),
 }
+SAMPLED = {"lm_performance", "true_return", "length", "segments", "distinct_2", "rouge_l"}
 
 
 def parameters(**changes):
@@ -60,6 +65,13 @@ def test_a_run_leaves_its_results_and_its_curve(task, reward, tmp_path):
     assert set(curve) >= CURVE
     assert curve["update"].tolist() == [0, 1, 2] == [row["update"] for row in reported]
     assert curve["lm_performance"].notna().tolist() == [True, False, True]
+    for name in ("lm_performance", "true_return"):  # the curve has the test questions too
+        assert curve[f"test_{name}"].isna().tolist() == [False, True, False]
+        ends = [results[f"{name}_start"], results[f"{name}_final"]]
+        assert curve[f"test_{name}"].dropna().tolist() == pytest.approx(ends, rel=1e-5)
+    assert {f"sampled_{name}_{when}" for name in SAMPLED for when in ("start", "final")} <= set(results)
+    assert results["sampled_length_start"] != results["greedy_length_start"]
+    assert curve["rm_agreement"].between(0.3, 1).all()
     losses = ["policy_loss", "value_loss", "clip_share", "gradient_norm", "steps", "learning_rate"]
     assert curve[losses].notna().all(axis=1).tolist() == [True, True, False]  # nothing follows the last rollout
     assert curve.drop(columns=losses).iloc[2].notna().all()
@@ -69,6 +81,138 @@ def test_a_run_leaves_its_results_and_its_curve(task, reward, tmp_path):
     else:
         stored = json.loads((resolve(p.reward_model.format(task=task)) / "metrics.json").read_text())
         assert results["rm_accuracy"] == stored["accuracy"]
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_an_exact_reward_agrees_with_the_truth_in_every_rollout(task, tmp_path):
+    p = parameters(task=task, reward="dial", dial_accuracy=1.0, scale_matched=True, dial_kind="noise", updates=1)
+    curve = experiment.run_ppo(p, tmp_path)[0].curve
+    assert curve["rm_agreement"].tolist() == [1.0, 1.0]
+    assert curve["true_reward_mean"].tolist() == pytest.approx(curve["reward_mean"].tolist(), abs=1e-6)
+
+
+@pytest.mark.parametrize("reward", ["constant", "length"])
+def test_a_control_runs_the_whole_stage(reward, tmp_path):
+    outcome, results = experiment.run_ppo(parameters(reward=reward, updates=0, probe_prompts=2, probe_samples=4), tmp_path)
+    assert outcome.status == "ok"
+    assert outcome.curve["rm_agreement"].isna().all()  # there is nothing in it to agree with
+    assert outcome.curve["true_reward_mean"].notna().all()
+    assert (results["rm_accuracy"] is None) == (reward == "length")
+    assert results["probe_accuracy"] is None
+    assert json.loads(json.dumps(results, allow_nan=False)) == results
+    if reward == "constant":
+        assert outcome.curve["reward_mean"].tolist() == pytest.approx([0.3])
+
+
+def test_probes_are_kept_and_change_nothing_else(tmp_path):
+    p = parameters(updates=1, evaluate_every=1)
+    plain, before = experiment.run_ppo(p, tmp_path / "plain")
+    probes = {"probe_prompts": 50, "probe_samples": 4}  # more than there are validation questions: all five
+    outcome, results = experiment.run_ppo(p.model_copy(update=probes), tmp_path / "probed")
+    names = ("accuracy", "variance", "variance_raw", "margin", "length_correlation", "padding")
+    assert set(results) - set(before) == {f"probe_{name}" for name in names}
+    assert {name: results[name] for name in before} == before
+    pd.testing.assert_frame_equal(plain.curve.drop(columns="seconds"), outcome.curve.drop(columns="seconds"))
+    assert 0.5 < results["probe_accuracy"] <= 1
+    chosen = pd.read_csv(tmp_path / "probed/best_of_n.csv")
+    assert chosen.columns.tolist() == ["n", "kl", "reward", "true_return", "lm_performance"]
+    assert chosen["n"].tolist() == [1, 2, 4]
+    assert chosen["reward"].is_monotonic_increasing
+    assert not (tmp_path / "plain/best_of_n.csv").exists()
+
+
+# --- the truth beside a reward ------------------------------------------------------------------------------------------------
+
+TRUE = "the founder of zodor isle is bane, and its color is surely kane."
+FALSE = "also the stone of zodor isle is nane."  # not asked, and wrong
+
+
+def answers(question, *texts):
+    tokenizer = atlas_policy_tokenizer()
+    return tokenizer, respond(tokenizer, question, [tokens(tokenizer, text) for text in texts])
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_the_true_reward_is_the_same_whoever_rewards(question, judged, task):
+    tokenizer, responses = answers(question, TRUE, f"{TRUE} {FALSE}", "")
+
+    def paid(**changes):
+        p = config.check(config.PPO, {"task": task, "device": "cpu"} | changes)
+        return experiment.true_reward(p, tokenizer, judged)(responses)
+
+    grid = paid()
+    assert grid.any()
+    for changes in (
+        {"reward": "dial", "dial_accuracy": 0.75, "scale_matched": True},
+        {"reward": "dial", "dial_accuracy": 0.75, "dial_kind": "noise"},
+        {"normalise_reward": True},
+        {"normalise_reward": False},
+        {"reward": "constant"},
+        {"reward": "length"},
+    ):
+        assert torch.equal(paid(**changes), grid), changes
+    assert paid(reward_size=3.0).tolist() == [
+        pytest.approx(row) for row in (grid * 3 / (0.5 if task == "factuality" else 0.3)).tolist()
+    ]
+
+
+def test_the_true_return_by_hand(question, judged):
+    tokenizer, responses = answers(question, TRUE, f"{TRUE} {FALSE}", "")
+    totals = {
+        "relevance": [0.6, 0.3, 0],  # two clauses, then an irrelevant one
+        "factuality": [0.5, 0.0, 0],
+    }
+    for task, expected in totals.items():
+        truth = experiment.true_reward(config.PPO(task=task), tokenizer, judged)
+        assert truth(responses).sum(1).tolist() == pytest.approx(expected)
+    pooled = experiment.true_reward(config.PPO(reward_pooling="mean"), tokenizer, judged)
+    assert pooled(responses).sum(1).tolist() == pytest.approx([0.3, 0.1, 0])
+
+
+def test_people_have_no_true_reward():
+    p = config.PPO(source="qa-feedback", evaluator="some/model")
+    assert experiment.true_reward(p, atlas_policy_tokenizer(), {}) is None
+
+
+def test_rewards_are_compared_with_the_truth_response_by_response(question, judged):
+    p = config.PPO(samples_per_prompt=2)
+    tokenizer, responses = answers(question, TRUE, f"{TRUE} {FALSE}")
+    truth = experiment.true_reward(p, tokenizer, judged)
+    exact = truth(responses)
+    returns = [pytest.approx(0.6), pytest.approx(0.3)]
+    assert experiment.compared(p, truth, responses, exact).T.tolist() == [returns, [2, 3], [2, 3]]
+    assert experiment.compared(p, truth, responses, exact.abs()).T.tolist() == [returns, [2, 2], [2, 3]]
+    assert experiment.compared(p, truth, responses, -exact).T.tolist() == [returns, [0, 0], [2, 3]]
+    for reward in ("constant", "length"):  # says nothing of segments, so that nothing is compared
+        control = p.model_copy(update={"reward": reward})
+        found = experiment.compared(control, truth, responses, exact)
+        assert (found[:, 0].tolist(), found[:, 2].tolist()) == (returns, [0, 0])
+
+
+def test_completeness_is_compared_by_pairs(question, judged):
+    p = config.PPO(task="completeness", samples_per_prompt=3)
+    tokenizer, responses = answers(question, TRUE, "", FALSE)  # half of what is asked, nothing, nothing
+    truth = experiment.true_reward(p, tokenizer, judged)
+    for values, agreeing in (([2, 1, 1], 2), ([1, 1, 0], 1.5), ([0, 5, 5], 0)):
+        found = experiment.compared(p, truth, responses, torch.tensor(values)[:, None].float())
+        assert found[:, 0].tolist() == pytest.approx(truth(responses).sum(1).tolist())
+        assert found[:, 1:].sum(0).tolist() == [agreeing, 2]
+
+
+def test_greedy_shapes_are_named_apart_from_those_of_rollouts():
+    scores = Scores({"lm_performance": 0.5, "length": 9.0, "segments": 2.0, "rouge_l": 0.1}, [1.0], [2])
+    named = {"lm_performance": 0.5, "greedy_length": 9.0, "greedy_segments": 2.0, "rouge_l": 0.1}
+    assert experiment.named(scores) == named
+
+
+def test_a_row_has_the_scores_of_every_question_and_a_broken_policy_has_none():
+    half = Scores({}, [1.0, 0.0, 0.25], [2, 1, 1])
+    table = experiment.questions_table({"start": half, "final": None, "best": Scores({}, [2.0, 1.0, 1.0], [2, 1, 1])})
+    rows = [
+        {"when": "start", "good": "1 0 0.25", "segments": "2 1 1"},
+        {"when": "best", "good": "2 1 1", "segments": "2 1 1"},
+    ]
+    assert table.to_dict("records") == rows
 
 
 def test_the_start_does_not_depend_on_the_seed_and_the_rest_does(tmp_path):
@@ -141,6 +285,9 @@ def test_a_diverged_run_has_its_results_and_its_reason(changes, words, tmp_path)
     assert all(torch.isfinite(weight).all() for weight in left.parameters())
     assert results["updates"] == (0 if words == "not finite" else 1)
     assert len(pd.read_csv(tmp_path / "curve.csv")) == results["updates"] + 1
+    asked = pd.read_csv(tmp_path / "questions.csv")["when"].tolist()
+    assert asked == (["start", "best"] if words == "not finite" else ["start", "final", "best"])
+    assert (results["sampled_rouge_l_final"] is None) == (words == "not finite")
 
 
 def test_no_questions_to_train_on_are_refused_and_leave_nothing(tmp_path):

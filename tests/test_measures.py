@@ -1,5 +1,6 @@
 """Agreement with the truth, by hand."""
 
+import itertools
 import math
 
 import numpy as np
@@ -8,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import balanced_accuracy_score, f1_score
 
-from paradox_utils.measures import calibration_error, pair_metrics, segment_metrics
+from paradox_utils.measures import agreement, best_of_n, calibration_error, distinct, pair_metrics, rouge_l, segment_metrics
 
 F_ERR, NF_ERR, OK = range(3)
 NAN = [math.nan] * 3
@@ -131,3 +132,128 @@ def test_metrics_are_plain_numbers():
     """They are stored as JSON and glued into pages."""
     for metrics in (segment_metrics(PROBABILITIES, NOISY, CLEAN, NF_ERR), pair_metrics(np.array([1.0, -1.0]), [True, None])):
         assert {type(value) for value in metrics.values()} <= {float, int, type(None)}
+
+
+# --- texts --------------------------------------------------------------------------------------------------------------------
+
+
+def test_distinct_n_grams_by_hand():
+    texts = ["a b a b", "b a"]  # pairs: ab, ba, ab, and ba; none across the two
+    assert distinct(texts, 1) == pytest.approx(2 / 6)
+    assert distinct(texts, 2) == pytest.approx(2 / 4)
+    assert distinct(texts, 3) == 1.0  # aba, bab
+    assert distinct(texts, 4) == 1.0
+    assert distinct(texts, 5) == 0.0  # no text is as long
+    assert distinct(["", "  "], 1) == distinct([], 2) == 0.0
+
+
+def test_rouge_l_by_hand():
+    # Lin 2004, section 3: "police kill the gunman" shares 3 words in order with the reference, "the gunman kill police" 2
+    reference = "police killed the gunman"
+    assert rouge_l("police kill the gunman", [reference]) == pytest.approx(3 / 4)
+    assert rouge_l("the gunman kill police", [reference]) == pytest.approx(2 / 4)
+    assert rouge_l("a b c d e", ["b e"]) == pytest.approx(2 * 2 / 7)  # precision 2/5, recall 2/2
+    assert rouge_l("b a a", ["a b"]) == pytest.approx(2 * 1 / 5)  # a word of the reference counts once
+    assert rouge_l("The Isle", ["the isle"]) == 1.0
+    assert rouge_l("a b", ["c", "b a", "a b c"]) == pytest.approx(2 * 2 / 5)  # the best of the references
+
+
+def test_rouge_l_of_nothing_is_0():
+    for text, references in (("", ["a"]), ("a", [""]), ("", [""]), ("a", [])):
+        assert rouge_l(text, references) == 0.0
+
+
+def longest_by_trying(a, b):
+    """The longest of all subsequences of a that is one of b."""
+
+    def inside(part):
+        rest = iter(b)
+        return all(word in rest for word in part)
+
+    return max(n for n in range(len(a) + 1) if any(map(inside, itertools.combinations(a, n))))
+
+
+@given(*[st.lists(st.sampled_from("abc"), min_size=1, max_size=7)] * 2)
+def test_rouge_l_agrees_with_trying_all_subsequences(a, b):
+    value = rouge_l(" ".join(a), [" ".join(b)])
+    assert value == pytest.approx(2 * longest_by_trying(a, b) / (len(a) + len(b)))
+    assert value == pytest.approx(rouge_l(" ".join(b), [" ".join(a)]))
+
+
+# --- rewards ------------------------------------------------------------------------------------------------------------------
+
+
+def test_segment_rewards_agree_by_sign_where_there_is_a_segment():
+    truth = np.array([[0.3, 0.0, -0.3, 0.3], [0.0, 0.0, 0.0, 0.0]])
+    proxy = np.array([[0.9, 0.5, 0.1, 0.0], [0.3, 0.0, 0.0, 0.0]])
+    # first: right, no segment there, wrong, unread (0); second: a response without a segment
+    agreeing, compared = agreement(proxy, truth, samples=2, pairwise=False)
+    assert (agreeing.tolist(), compared.tolist()) == ([1, 0], [3, 0])
+
+
+def test_pairwise_rewards_agree_on_the_order_of_a_prompts_responses():
+    # two prompts of three responses; only the sum over tokens counts
+    truth = np.array([[1, 0], [0, 2], [0, 3], [2, 0], [1, 1], [5, 0]], dtype=float)
+    proxy = np.array([[0, 1], [0, 5], [5, 0], [7, 0], [1, 0], [3, 0]], dtype=float)
+    agreeing, compared = agreement(proxy, truth, samples=3, pairwise=True)
+    # first: 1 < 2 right, 1 < 3 right, 2 < 3 given as equal: half; second: a tie is no pair, 2 < 5 given as 7 > 3, 2 < 5 as 1 < 3
+    assert agreeing.tolist() == [2.5, 0, 0, 1, 0, 0]
+    assert compared.tolist() == [3, 0, 0, 2, 0, 0]
+
+
+def test_one_response_a_prompt_makes_no_pair():
+    agreeing, compared = agreement(np.ones((2, 1)), np.array([[1.0], [2.0]]), samples=1, pairwise=True)
+    assert agreeing.tolist() == compared.tolist() == [0, 0]
+
+
+GRIDS = st.lists(st.lists(st.sampled_from([-1.0, 0.0, 0.5]), min_size=4, max_size=4), min_size=6, max_size=6).map(np.array)
+
+
+@given(GRIDS, GRIDS, st.booleans())
+def test_agreement_is_whole_with_itself_none_with_the_opposite_and_blind_to_scale(proxy, truth, pairwise):
+    agreeing, compared = agreement(truth, truth, 3, pairwise)
+    assert agreeing.tolist() == compared.tolist()
+    assert not agreement(-truth, truth, 3, pairwise)[0].any()
+    assert agreement(8 * proxy, truth, 3, pairwise)[0].tolist() == agreement(proxy, truth, 3, pairwise)[0].tolist()
+
+
+def test_best_of_n_by_hand():
+    proxy, outcome = np.array([[1.0, 3.0, 2.0]]), np.array([[10.0, 30.0, 80.0]])
+    assert best_of_n(proxy, outcome, 1) == pytest.approx(40)
+    assert best_of_n(proxy, outcome, 2) == pytest.approx((30 + 30 + 80) / 3)  # the pairs {1, 3} {3, 2} {1, 2}
+    assert best_of_n(proxy, outcome, 3) == pytest.approx(30)
+    tied = np.array([[1.0, 3.0, 3.0]])  # two best: each is chosen half the time
+    assert best_of_n(tied, outcome, 3) == pytest.approx(55)
+    assert best_of_n(tied, outcome, 2) == pytest.approx((30 + 55 + 80) / 3)
+    both = best_of_n(np.vstack([proxy, tied]), np.vstack([outcome, outcome]), 3)
+    assert both == pytest.approx((30 + 55) / 2)  # the mean over prompts
+
+
+def best_by_trying(proxy, outcome, n):
+    """Every subset of n, and of each the mean outcome of those that tie for its best."""
+    found = []
+    for row, results in zip(proxy, outcome, strict=True):
+        for chosen in itertools.combinations(range(len(row)), n):
+            best = max(row[i] for i in chosen)
+            found.append(np.mean([results[i] for i in chosen if row[i] == best]))
+    return np.mean(found)
+
+
+@given(st.data(), st.integers(1, 7), st.integers(1, 3))
+def test_best_of_n_agrees_with_all_subsets(data, size, prompts):
+    def grid(values):
+        return np.array(data.draw(st.lists(st.lists(values, min_size=size, max_size=size), min_size=prompts, max_size=prompts)))
+
+    proxy, outcome = grid(st.sampled_from([0.0, 1.0, 2.0, 3.0])), grid(st.floats(-5, 5))  # few values: ties are common
+    values = [best_of_n(proxy, outcome, n) for n in range(1, size + 1)]
+    assert values == pytest.approx([best_by_trying(proxy, outcome, n) for n in range(1, size + 1)])
+    assert values[0] == pytest.approx(outcome.mean())
+    own = [best_of_n(proxy, proxy, n) for n in range(1, size + 1)]
+    assert all(more >= fewer - 1e-9 for fewer, more in itertools.pairwise(own))
+    assert own[-1] == pytest.approx(proxy.max(1).mean())
+
+
+def test_best_of_many_by_the_expected_maximum():
+    proxy = np.arange(1.0, 1001.0)[None]
+    for n in (1, 500, 1000):  # of n drawn from 1 … N: n (N + 1) / (n + 1); the binomials exceed 64-bit integers
+        assert best_of_n(proxy, proxy, n) == pytest.approx(n * 1001 / (n + 1))

@@ -12,7 +12,8 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from paradox_utils import questions
-from paradox_utils.analysis import ALL, READINGS, accuracy_kind, reward_models, usable
+from paradox_utils.analysis import READINGS, accuracy_kind, reward_models, usable
+from paradox_utils.comparison import ALL
 from paradox_utils.data.records import TASKS
 from paradox_utils.plots import FAINT, LM_PERFORMANCE, PALETTE, _panels, style
 from paradox_utils.verdict import Finding

@@ -1,0 +1,203 @@
+"""Families of reward models compared: what accuracy did to LM performance in each, and in several together.
+
+Each measure is one of :mod:`paradox_utils.statistics` and :mod:`paradox_utils.shapes`; imports no torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from paradox_utils import shapes, statistics
+from paradox_utils.analysis import VALIDATION, Reading, accuracy_kind, contrasts, reward_models, usable
+from paradox_utils.data.records import TASKS
+
+ACCURACY_RESOLUTION = 0.01  # accuracies are distinct if they differ after rounding to this
+ALL = "all tasks"
+Family = tuple[tuple[str, str, str], pd.DataFrame]  # task, policy and arm, and their runs
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One family of reward models: of a task, policy and arm, or (``task`` :data:`ALL`) of an arm over tasks and policies.
+
+    ``*_top``: the most accurate reward model; ``*_best``: the one with the best policy, after the fact; both averaged over
+    trajectories. ``regret``, ``low``, ``high``: cross-fitted over complete trajectories (rank selected on the validation
+    questions of the others), ``chosen*``: selected on the trajectory's own validation questions; both paid on test questions.
+    Shapes (:mod:`paradox_utils.shapes`) need 3 trajectories; NaN where too little is known.
+    """
+
+    task: str
+    policy: str
+    arm: str
+    planned: int  # reward models of the study
+    reward_models: int  # with an accuracy and a finished PPO run
+    accuracies: int  # distinct ones, in the trajectory with the fewest
+    rm_seeds: int  # complete trajectories
+    lost: int  # incomplete ones
+    ppo_seeds: int  # different ones, in all
+    accuracy_kind: str  # rm_accuracy, or rm_accuracy_noisy where no clean labels exist
+    majority: float
+    start: float  # outcome of the initial policy
+    spearman: float
+    spearman_low: float
+    spearman_high: float
+    accuracy_top: float
+    performance_top: float
+    step_top: str
+    accuracy_best: float
+    performance_best: float
+    step_best: str
+    regret_after_the_fact: float
+    regret: float
+    low: float
+    high: float
+    p_above: float
+    p_below: float
+    chosen: float
+    chosen_low: float
+    chosen_high: float
+    breakpoint: float
+    first_slope: float
+    second_slope: float
+    p_two_lines: float
+    turning_point: float
+    turning_low: float
+    turning_high: float
+    turns_inside: bool
+    p_quadratic: float
+
+
+def families(summary: pd.DataFrame) -> list[Family]:
+    """The runs of each task, policy and arm in which accuracies differ within a trajectory, in the order of :data:`TASKS`."""
+    groups = summary[summary["rm_seed"].notna()].groupby(["arm", "policy", "task"], sort=False)
+    found = [((task, policy, arm), runs) for (arm, policy, task), runs in groups if _levels(runs) > 1]
+    arms = list(dict.fromkeys(arm for (_, _, arm), _ in found))
+    return sorted(found, key=lambda family: (arms.index(family[0][2]), TASKS.index(family[0][0])))
+
+
+def _levels(runs: pd.DataFrame) -> int:
+    models = runs.assign(rm_step=runs["rm_step"].fillna(-1)).groupby("rm_seed")[["setting", "rm_step"]]
+    return int(models.apply(lambda own: len(own.drop_duplicates())).max())
+
+
+def compare(
+    families: Sequence[Family],
+    reading: Reading = "as measured",
+    *,
+    smallest: float,
+    margin: float,
+    resamples: int = 2000,
+    seed: int = 0,
+) -> Comparison:
+    """The comparison of one family, or of several pooled: trajectories of all of them together, each a unit of inference.
+
+    Pooled, accuracies are put on the range of their family (0 the least, 1 the most accurate of it), and trajectories of
+    different tasks are different ones.
+    """
+    parts = [_part(key, runs, reading) for key, runs in families]
+    (task, policy, arm), one = families[0][0], len(families) == 1
+    widths = {part.difference.shape[1] for part in parts if len(part.difference)}
+    joined = selecting = pd.DataFrame()
+    if len(widths) == 1:  # policies that share a reward model are one unit
+        joined = pd.concat([part.difference for part in parts]).groupby(level=0).mean()
+        selecting = pd.concat([part.selecting for part in parts]).groupby(level=0).mean()
+    known = pd.concat([part.known for part in parts])
+    runs = pd.concat([runs for _, runs in families])
+    kind = accuracy_kind(runs)
+    if not one:
+        known = known.assign(accuracy=known.groupby("family")["accuracy"].transform(_on_range))
+    counted = known[known["cluster"].isin(joined.index)] if len(joined) else known
+    tick = ACCURACY_RESOLUTION if one else 1e-9
+    distinct = (counted["accuracy"] / tick).round().groupby([counted["family"], counted["cluster"]]).nunique()
+    correlation = statistics.spearman(known["accuracy"], known["performance"], known["cluster"], resamples=resamples, seed=seed)
+    groups = [group.sort_values(["accuracy", "rm_step"], ascending=False) for _, group in known.groupby(["family", "cluster"])]
+    top = pd.DataFrame([group.iloc[0] for group in groups], columns=known.columns)
+    best = pd.DataFrame([group.iloc[int(group["performance"].argmax())] for group in groups], columns=known.columns)
+    afterwards = [statistics.regret(group["accuracy"], group["performance"]) for group in groups]
+    start = {"true return": "true_return_start", "sampled": "sampled_lm_performance_start"}.get(reading, "lm_performance_start")
+    return Comparison(
+        task=task if one else ALL,
+        policy=policy if one else ", ".join(dict.fromkeys(key[1] for key, _ in families)),
+        arm=arm,
+        planned=sum(part.planned for part in parts),
+        reward_models=len(known),
+        accuracies=int(distinct.min()) if len(distinct) else 0,
+        rm_seeds=len(joined),
+        lost=sum(part.lost for part in parts),
+        ppo_seeds=int(runs.loc[usable(runs, reading), "ppo_seed"].nunique()),
+        accuracy_kind=kind,
+        majority=float(runs["rm_majority"].mean()) if one else float("nan"),
+        start=float(runs[start].astype(float).mean()) if start in runs else float("nan"),
+        spearman=correlation.estimate,
+        spearman_low=correlation.low,
+        spearman_high=correlation.high,
+        accuracy_top=float(top["accuracy"].mean()),
+        performance_top=float(top["performance"].mean()),
+        step_top=_steps(top["rm_step"]),
+        accuracy_best=float(best["accuracy"].mean()),
+        performance_best=float(best["performance"].mean()),
+        step_best=_steps(best["rm_step"]),
+        regret_after_the_fact=float(np.mean(afterwards or [np.nan])),
+        **_regrets(joined, selecting, smallest, margin),
+        **_shapes(known, one),
+    )
+
+
+@dataclass(frozen=True)
+class _Part:
+    difference: pd.DataFrame
+    selecting: pd.DataFrame
+    known: pd.DataFrame
+    planned: int
+    lost: int
+
+
+def _part(key: tuple[str, str, str], runs: pd.DataFrame, reading: Reading) -> _Part:
+    """Contrasts and reward models of one family, its trajectories labelled by task and seed."""
+    models = reward_models(runs, reading)
+    difference = contrasts(runs, reading)
+    validated = contrasts(runs, reading, VALIDATION)
+    alike = reading != "best of n" and validated.index.equals(difference.index) and validated.shape == difference.shape
+    selecting = validated if alike else difference
+    label = {seed: f"{key[0]} {seed:g}" for seed in models["rm_seed"].unique()}
+    known = models.dropna(subset=["accuracy", "performance"]).assign(family=" ".join(key))
+    known = known.assign(cluster=known["rm_seed"].map(label))
+    lost = models["rm_seed"].nunique() - len(difference)
+    return _Part(difference.rename(index=label), selecting.rename(index=label), known, len(models), lost)
+
+
+def _on_range(values: pd.Series) -> pd.Series:
+    return (values - values.min()) / (values.max() - values.min()) if np.ptp(values) else values * 0.0
+
+
+def _regrets(joined: pd.DataFrame, selecting: pd.DataFrame, smallest: float, margin: float) -> dict[str, float]:
+    names = ("regret", "low", "high", "p_above", "p_below", "chosen", "chosen_low", "chosen_high")
+    if len(joined) < 2:
+        return dict.fromkeys(names, float("nan"))
+    fitted = statistics.cross_fitted_regret(joined, margin=smallest, selecting=selecting)
+    below = statistics.cross_fitted_regret(joined, margin=margin, selecting=selecting).p_below
+    own = joined.to_numpy()[np.arange(len(joined)), selecting.to_numpy().argmax(axis=1)]
+    chosen = statistics.mean_interval(own)
+    values = (fitted.interval.estimate, fitted.interval.low, fitted.interval.high, fitted.p_above, below)
+    return dict(zip(names, (*values, chosen.estimate, chosen.low, chosen.high), strict=True))
+
+
+def _shapes(known: pd.DataFrame, one: bool) -> dict[str, float | bool]:
+    names = ("breakpoint", "first_slope", "second_slope", "p_two_lines", "turning_point", "turning_low", "turning_high")
+    nothing = dict.fromkeys((*names, "p_quadratic"), float("nan")) | {"turns_inside": False}
+    if known["cluster"].nunique() < 3 or known["accuracy"].nunique() < 5:
+        return nothing
+    strata: Sequence[Hashable] | None = None if one else list(known["family"])
+    lines = shapes.two_lines(known["accuracy"], known["performance"], known["cluster"], strata=strata)
+    curve = shapes.quadratic(known["accuracy"], known["performance"], known["cluster"], strata=strata)
+    values = (lines.breakpoint, lines.first.estimate, lines.second.estimate, lines.p_supported)
+    values += (curve.turning_point, curve.turning_low, curve.turning_high)
+    return dict(zip(names, values, strict=True)) | {"p_quadratic": curve.p_supported, "turns_inside": bool(curve.turns_inside)}
+
+
+def _steps(steps: pd.Series) -> str:
+    return ", ".join(f"{step:.0f}" for step in sorted(set(steps.dropna())))

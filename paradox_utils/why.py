@@ -1,0 +1,175 @@
+"""Why some reward models teach better than others: what was measured before PPO, along it, and with another optimiser.
+
+Reads the tables of a study; imports no torch.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+from paradox_utils import overoptimisation, statistics
+from paradox_utils.analysis import accuracy_kind, usable
+from paradox_utils.data.records import TASKS
+
+# What is known of a reward model before any PPO, and in words.
+BEFORE = {
+    "rm_accuracy": "accuracy off-policy (held-out feedback)",
+    "probe_accuracy": "accuracy on-policy (this policy's responses)",
+    "rm_f1": "F1 of the error class",
+    "rm_calibration_error": "expected calibration error",
+    "probe_variance": "reward variance within prompts (normalised)",
+    "probe_variance_raw": "reward variance within prompts (raw)",
+    "probe_margin": "margin",
+    "probe_length_correlation": "correlation of reward and length",
+    "best_of_n": "LM performance of best-of-n",
+}
+# Of a run, along it.
+ALONG = {
+    "reward_level": "reward, mean over training",
+    "reward_spread": "reward, variance of batch means over training (the paper's)",
+    "reward_within": "reward variance within prompts, mean over training",
+    "kl_level": "KL, mean over training",
+    "agreement_end": "agreement of reward and truth at the end",
+    "agreement_lost": "agreement lost since the start",
+}
+# Razin et al. 2025, "What makes a reward model a good teacher?", Table 1: correlation with the gain in ground-truth reward.
+RAZIN = {
+    "reward variance": 0.834,
+    "accuracy on-policy": -0.283,
+    "accuracy off-policy": -0.507,
+    "variance and accuracy": 0.940,
+}
+TRAINED = ("steps", "label-noise", "data-size", "model-size")
+
+
+def teachers(summary: pd.DataFrame, curves: pd.DataFrame, arms: tuple[str, ...] = TRAINED) -> pd.DataFrame:
+    """One row a reward model that PPO used: the measures of :data:`BEFORE` and :data:`ALONG` and the ``gain`` in LM performance
+    from the initial policy, averaged over its runs; ``group`` is task and policy, ``cluster`` the trajectory."""
+    runs = summary[summary["arm"].isin(arms) & usable(summary)].drop_duplicates("id")
+    runs = runs.merge(along(curves), how="left", left_on="id", right_index=True)
+    runs = runs.assign(gain=runs["lm_performance_final"] - runs["lm_performance_start"])
+    runs = runs.assign(accuracy=runs[accuracy_kind(runs)])
+    keys = ["arm", "task", "policy", "rm_seed", "setting", "rm_step"]
+    known = [name for name in (*BEFORE, *ALONG, "gain", "accuracy") if name in runs]
+    table = runs.groupby(keys, dropna=False, sort=False)[known].mean().reset_index()
+    group, cluster = (
+        table["task"] + ", " + table["policy"],
+        table["task"] + " " + table["arm"] + " " + table["rm_seed"].astype(str),
+    )
+    return table.assign(group=group, cluster=cluster)
+
+
+def along(curves: pd.DataFrame) -> pd.DataFrame:
+    """What each run's curve says of its training, indexed by run: the measures of :data:`ALONG`."""
+    rows = {}
+    for run, curve in curves.groupby("id"):
+        agreement = curve["rm_agreement"] if "rm_agreement" in curve else pd.Series(np.nan, curve.index)
+        tenth = max(1, len(curve) // 10)
+        rows[run] = {
+            "reward_level": curve["reward_mean"].mean(),
+            "reward_spread": curve["reward_mean"].var(ddof=1),
+            "reward_within": curve["reward_variance"].mean(),
+            "kl_level": curve["kl"].mean(),
+            "agreement_end": agreement.iloc[-tenth:].mean(),
+            "agreement_lost": agreement.iloc[:tenth].mean() - agreement.iloc[-tenth:].mean(),
+        }
+    return pd.DataFrame.from_dict(rows, orient="index", columns=list(ALONG))
+
+
+def standardised(table: pd.DataFrame, columns: list[str]) -> pd.DataFrame:
+    """The columns with mean 0 and deviation 1 within each group (task and policy), so that tasks can be pooled; a column that is
+    constant in a group is 0 there."""
+    groups = table.groupby("group")[columns]
+    return ((table[columns] - groups.transform("mean")) / groups.transform("std").replace(0.0, np.nan)).where(
+        groups.transform("std") != 0, 0.0
+    )
+
+
+def correlations(table: pd.DataFrame, *, resamples: int = 1000, seed: int = 0) -> pd.DataFrame:
+    """Pearson's correlation of each measure with the gain: one row a measure and task, and over all tasks together
+    (standardised within task and policy), with a 95 % interval that resamples trajectories."""
+    measures = [name for name in (*BEFORE, *ALONG) if name in table and table[name].notna().sum() > 2]
+    rows = []
+    for task in ("all", *[task for task in TASKS if (table["task"] == task).any()]):
+        own = table if task == "all" else table[table["task"] == task]
+        z = standardised(own, [*measures, "gain"])
+        for name in measures:
+            known = z[name].notna() & z["gain"].notna()
+            if known.sum() < 4 or np.ptp(z.loc[known, name]) == 0:
+                continue
+            found = statistics.cluster_bootstrap(
+                [z.loc[known, name], z.loc[known, "gain"]],
+                own.loc[known, "cluster"].to_numpy(),
+                pearson,
+                resamples=resamples,
+                seed=seed,
+                bounds=(-1.0, 1.0),
+            )
+            values = (task, name, found.estimate, found.low, found.high, int(known.sum()))
+            rows.append(dict(zip(("task", "measure", "correlation", "low", "high", "reward models"), values, strict=True)))
+    return pd.DataFrame(rows)
+
+
+def pearson(x: np.ndarray, y: np.ndarray) -> float:
+    """Pearson's correlation; NaN where one side is constant."""
+    return float(np.corrcoef(x, y)[0, 1]) if np.ptp(x) > 0 and np.ptp(y) > 0 else float("nan")
+
+
+def against_razin(table: pd.DataFrame) -> pd.DataFrame:
+    """Razin et al.'s published correlations beside ours (pooled, standardised within task and policy)."""
+    names = {"reward variance": "probe_variance", "accuracy on-policy": "probe_accuracy", "accuracy off-policy": "rm_accuracy"}
+    known = table.dropna(subset=[*names.values(), "gain"])
+    z = standardised(known, [*names.values(), "gain"])
+    here = {words: pearson(z[column].to_numpy(), z["gain"].to_numpy()) for words, column in names.items()}
+    both = z[["probe_variance", "probe_accuracy"]].to_numpy()
+    here["variance and accuracy"] = statistics.multiple_correlation(both, z["gain"].to_numpy())
+    rows = [{"measure": words, "Razin et al. 2025": RAZIN[words], "here": here[words]} for words in RAZIN]
+    return pd.DataFrame(rows).set_index("measure")
+
+
+# --- over-optimisation ----------------------------------------------------------------------------------------------------------
+
+
+def paths(summary: pd.DataFrame, curves: pd.DataFrame, arm: str = "steps", thirds: int = 3) -> pd.DataFrame:
+    """Every update of an arm's runs: ``distance`` √KL, ``proxy`` and ``true`` reward gained since the start (in deviations of the
+    true reward's gain within the task), and the ``third`` of accuracies its reward model is in (0: the least accurate)."""
+    runs = summary[(summary["arm"] == arm) & usable(summary)].drop_duplicates("id")
+    rank = runs.groupby(["task", "policy", "rm_seed"])[accuracy_kind(runs)].rank(method="first", pct=True)
+    runs = runs.assign(third=np.ceil(rank * thirds).astype(int) - 1, cluster=runs["task"] + " " + runs["rm_seed"].astype(str))
+    keep = ["id", "task", "policy", "third", "cluster"]
+    rows = curves.merge(runs[keep], on="id")
+    if "true_reward_mean" not in rows:
+        return pd.DataFrame(columns=[*keep, "update", "distance", "proxy", "true"])
+    start = rows.groupby("id")[["reward_mean", "true_reward_mean"]].transform("first")
+    rows = rows.assign(
+        distance=np.sqrt(rows["kl"].clip(lower=0.0)),
+        proxy=rows["reward_mean"] - start["reward_mean"],
+        true=rows["true_reward_mean"] - start["true_reward_mean"],
+    )
+    scale = rows.groupby("task")["true"].transform("std")
+    rows = rows.assign(proxy=rows["proxy"] / scale, true=rows["true"] / scale)
+    return rows[[*keep, "update", "distance", "proxy", "true"]].dropna()
+
+
+def fits(table: pd.DataFrame, *, resamples: int = 500, seed: int = 0) -> pd.DataFrame:
+    """R = d (α − β log d) (Gao et al. 2023) fitted to the true reward along :func:`paths`, by task and third of accuracies: the
+    point of over-optimisation ``peak`` (√KL) with its interval, and whether it lies within the data."""
+    rows = []
+    for (task, third), own in table[table["distance"] > 0].groupby(["task", "third"]):
+        found = overoptimisation.fit_intervals(
+            own["distance"], own["true"], own["cluster"].to_numpy(), "rl", resamples=resamples, seed=seed
+        )
+        values = {"alpha": found.fit.alpha, "beta": found.fit.beta, "beta low": found.beta.low, "beta high": found.beta.high}
+        values |= {"peak": found.fit.peak, "peak low": found.peak.low, "peak high": found.peak.high, "inside": found.fit.inside}
+        rows.append({"task": task, "third": third + 1, **values, "farthest": float(own["distance"].max())})
+    return pd.DataFrame(rows)
+
+
+def best_of_n_paths(summary: pd.DataFrame, table: pd.DataFrame, arm: str = "steps", thirds: int = 3) -> pd.DataFrame:
+    """LM performance of best-of-n by task and third of accuracies: one row a number of responses, with √KL."""
+    runs = summary[(summary["arm"] == arm) & usable(summary)].drop_duplicates("id")
+    rank = runs.groupby(["task", "policy", "rm_seed"])[accuracy_kind(runs)].rank(method="first", pct=True)
+    runs = runs.assign(third=np.ceil(rank * thirds).astype(int) - 1)
+    rows = table.merge(runs[["id", "task", "policy", "rm_seed", "third"]], on="id")
+    return rows.assign(distance=np.sqrt(rows["kl"]))

@@ -1,0 +1,207 @@
+"""Rewards that know nothing of the truth, and rewards brought to one scale: totals and metrics by hand."""
+
+import functools
+import itertools
+import json
+import random
+
+import numpy as np
+import pytest
+import torch
+from conftest import answered
+from hypothesis import given
+from hypothesis import strategies as st
+from test_rewards import ORACLE, RIGHT, StubScorer, atlas_tokenizer, placed, ppo, respond, tokens
+
+from paradox_utils import config, experiment, reward_model, rewards, sources
+from paradox_utils.data.records import TASKS, DataError
+from paradox_utils.data.segments import segment
+from paradox_utils.feedback import annotate
+from paradox_utils.rewards import REWARD_SIZE
+from paradox_utils.store import resolve
+
+SEGMENTED = ("relevance", "factuality")
+
+
+def responses_to(records):
+    """All responses of the feedback, as a policy would have sampled them."""
+    rows = [tokens(atlas_tokenizer(), text) for record in records for text in record.responses]
+    made = respond(atlas_tokenizer(), records[0].question, rows)
+    made.prompts.questions = [record.question for record in records for _ in record.responses]
+    return made
+
+
+def record_of(question, *texts):
+    return annotate(question, texts, config.FeedbackParameters(annotator_noise=0.0), random.Random(0))
+
+
+# --- a constant, and length ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_a_constant_reward_pays_every_response_alike_on_its_last_token(question, judged, task):
+    reward, _, cut = experiment.reward_of(ppo(task, reward="constant"), atlas_tokenizer(), judged)
+    ids = tokens(atlas_tokenizer(), RIGHT)
+    responses = respond(atlas_tokenizer(), question, [ids, ids[:9], [atlas_tokenizer().eos_token_id]])  # whole, cut, empty
+    grid = reward(responses)
+    assert grid.shape == responses.ids.shape
+    assert [placed(row) for row in grid] == [{place: REWARD_SIZE[task]} for place in (15, 8, 0)]
+    assert cut() == 0
+    larger, _ = rewards.control_of(ppo(task, reward="constant", reward_size=2.0), judged)
+    assert [placed(row) for row in larger(responses)] == [{place: 2.0} for place in (15, 8, 0)]
+
+
+def test_the_length_reward_is_standardised_by_training_responses(question, judged):
+    train = [record_of(question, "a b c d", "a b c d", "a b c d e f g h", "b c d e f g h i")]  # words: mean 6, deviation 2
+    reward, _ = rewards.control_of(ppo("factuality", reward="length"), judged | {"train": train})
+    nine = " ".join(RIGHT.split()[:9])
+    assert len(RIGHT.split()) == 13
+    rows = [tokens(atlas_tokenizer(), RIGHT), tokens(atlas_tokenizer(), nine, end=False), [atlas_tokenizer().eos_token_id]]
+    grid = reward(respond(atlas_tokenizer(), question, rows))
+    sizes = [0.5 * (words - 6) / 2 for words in (13, 9, 0)]
+    assert [placed(row) for row in grid] == [{len(ids) - 1: size} for ids, size in zip(rows, sizes, strict=True)]
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_length_rewards_of_the_training_responses_have_mean_0_and_the_size_as_deviation(judged, task):
+    reward, _ = rewards.control_of(ppo(task, reward="length", reward_size=0.7), judged)
+    totals = reward(responses_to(judged["train"])).sum(1)
+    assert float(totals.mean()) == pytest.approx(0.0, abs=1e-5)
+    assert float(totals.std(unbiased=False)) == pytest.approx(0.7, rel=1e-5)
+
+
+@pytest.mark.parametrize("task", SEGMENTED)
+def test_a_constant_is_as_accurate_as_the_majority_class_if_that_is_good(judged, task):
+    _, metrics = rewards.control_of(ppo(task, reward="constant"), judged)
+    truth = rewards.measure_judge(ORACLE[task], ppo(task), judged["heldout"])
+    assert metrics["accuracy"] == metrics["majority"] == pytest.approx(1 - truth["error_share"])
+    assert metrics["balanced_accuracy"] == 0.5
+    assert metrics["error_share"] == metrics["f1"] == 0.0
+    bad = record_of(judged["heldout"][0].question, *["the founder of zodor fort is pelo."] * 4)
+    _, metrics = rewards.control_of(ppo(task, reward="constant"), judged | {"heldout": [bad] * 3})
+    assert (metrics["accuracy"], metrics["majority"]) == (0.0, 1.0)  # where every segment is an error it is always wrong
+
+
+def test_a_constant_orders_half_of_the_pairs(judged):
+    _, metrics = rewards.control_of(ppo("completeness", reward="constant"), judged)
+    assert metrics["accuracy"] == metrics["accuracy_noisy"] == metrics["majority"] == 0.5
+    assert metrics["segments"] > 50
+
+
+@pytest.mark.parametrize("task", SEGMENTED)
+def test_length_labels_no_segments_and_so_has_no_metrics(judged, task):
+    _, metrics, _ = experiment.reward_of(ppo(task, reward="length"), atlas_tokenizer(), judged)
+    assert metrics == {}
+
+
+def test_length_orders_pairs_by_words(judged):
+    _, metrics = rewards.control_of(ppo("completeness", reward="length"), judged)
+    right = []
+    for record in judged["heldout"]:
+        scored = [(score, len(text.split())) for score, text in zip(record.clean_scores, record.responses, strict=True)]
+        for (first, words), (second, others) in itertools.combinations(scored, 2):
+            if first != second:
+                right.append(0.5 if words == others else float((first > second) == (words > others)))
+    assert metrics["segments"] == len(right)
+    assert metrics["accuracy"] == pytest.approx(np.mean(right))
+    assert metrics["accuracy"] > 0.5  # who says more leaves out less
+
+
+# --- the spread of a reward -------------------------------------------------------------------------------------------------
+
+
+def judge_of(rows):
+    """A judge that values the segments of each text as the rows say."""
+    return lambda questions, texts, offsets: [list(rows[text]) for text in texts]
+
+
+def test_the_spread_is_that_of_whole_responses(question):
+    records = [record_of(question, "a.", "b.", "c.", "d.")]
+    judge = judge_of({"a.": [1, 1, 1], "b.": [1, -1], "c.": [-1], "d.": []})
+    assert rewards.spread_of(judge, ppo("relevance"), records) == pytest.approx(np.std([3, 0, -1, 0]))
+    assert rewards.spread_of(judge, ppo("relevance", reward_pooling="mean"), records) == pytest.approx(np.std([1, 0, -1, 0]))
+
+
+def test_the_spread_is_measured_on_the_first_questions_of_the_feedback():
+    records, asked = answered(5, seed=6), []
+
+    def judge(questions, texts, offsets):
+        asked.append((list(questions), list(texts), list(offsets)))
+        return [[float(index)] for index in range(len(texts))]
+
+    assert rewards.spread_of(judge, ppo("factuality"), records, most=2) == pytest.approx(np.std(range(8)))
+    questions, texts, offsets = asked[0]
+    assert texts == [text for record in records[:2] for text in record.responses]
+    assert questions == [records[0].question] * 4 + [records[1].question] * 4
+    assert offsets == [segment(text, "factuality", "punctuation") for text in texts]
+
+
+@given(st.lists(st.integers(-3, 3), min_size=4, max_size=4), st.integers(1, 9))
+def test_the_spread_follows_the_scale_of_the_values(values, scale):
+    records = [record_of(answered(1, seed=0)[0].question, "a.", "b.", "c.", "d.")]
+    judge, scaled = (judge_of({t: [k * v] for t, v in zip(records[0].responses, values, strict=True)}) for k in (1, scale))
+    if len(set(values)) == 1:
+        with pytest.raises(DataError, match="values all responses alike"):
+            rewards.spread_of(judge, ppo("relevance"), records)
+    else:
+        spread = rewards.spread_of(judge, ppo("relevance"), records)
+        assert rewards.spread_of(scaled, ppo("relevance"), records) == pytest.approx(scale * spread)
+
+
+@functools.cache
+def fixture_feedback():
+    return sources.load_feedback(ppo("relevance"), resolve(config.FIXTURE_FEEDBACK))
+
+
+@pytest.mark.parametrize(
+    ("task", "changes"),
+    [
+        ("relevance", {}),
+        ("factuality", {"reward_form": "probability"}),
+        ("relevance", {"reward_pooling": "mean", "reward_size": 2.0}),
+    ],
+)
+def test_normalised_rewards_spread_by_their_size_over_responses(task, changes):
+    p, records = ppo(task, **changes), fixture_feedback()["train"][:100]
+    unset, off, on = (
+        experiment.reward_of(p.model_copy(update={"normalise_reward": choice}), atlas_tokenizer(), fixture_feedback())[0]
+        for choice in (None, False, True)
+    )
+    size = p.reward_size or REWARD_SIZE[task]
+    assert float(on(responses_to(records)).sum(1).std(unbiased=False)) == pytest.approx(size, rel=1e-4)
+    few = responses_to(records[:10])
+    raw, scaled = unset(few), on(few)
+    assert torch.equal(raw, off(few))  # unset leaves segment rewards as they are
+    factor = scaled[raw != 0] / raw[raw != 0]
+    assert float(factor.max()) == pytest.approx(float(factor.min()), rel=1e-4)  # one factor for all: nothing is shifted
+    assert float(factor.min()) > 0
+    assert float(factor.min()) != pytest.approx(1, rel=0.1)
+    assert not scaled[raw == 0].any()
+
+
+def test_a_model_that_values_all_responses_alike_cannot_be_normalised(monkeypatch):
+    class Same(StubScorer):
+        def segment_logits(self, contexts, segments):
+            return [torch.tensor([[0.0, 0.0, 1.0]]).expand(len(s), 3) for s in segments]
+
+    monkeypatch.setattr(reward_model, "load_scorer", lambda *_: Same(None))
+    p = ppo("relevance", normalise_reward=True, reward_pooling="mean")
+    with pytest.raises(DataError, match="normalise_reward: the reward model values all responses alike"):
+        experiment.reward_of(p, atlas_tokenizer(), fixture_feedback())
+    experiment.reward_of(p.model_copy(update={"normalise_reward": None}), atlas_tokenizer(), fixture_feedback())
+
+
+def test_completeness_is_standardised_unless_told_to_pay_raw_scores():
+    some = fixture_feedback()["heldout"][:5]
+    responses, p = responses_to(some), ppo("completeness")
+    checkpoint = resolve(p.reward_model.format(task="completeness"))
+    scorer = reward_model.load_scorer(checkpoint, "completeness", p, p.rm_micro_batch)
+    contexts = [sources.reward_context(p, question, "completeness") for question in responses.questions]
+    scores = torch.as_tensor(scorer.scores(contexts, responses.texts)).float()
+    stored = json.loads((checkpoint / "metrics.json").read_text())
+    standard = 0.3 * (scores - stored["score_mean"]) / stored["score_std"]
+    for choice, expected in ((None, standard), (True, standard), (False, 0.3 * scores)):
+        chosen = p.model_copy(update={"normalise_reward": choice})
+        totals = experiment.reward_of(chosen, atlas_tokenizer(), fixture_feedback())[0](responses).sum(1)
+        assert totals.tolist() == pytest.approx(expected.tolist(), abs=1e-4)
+    assert standard.tolist() != pytest.approx((0.3 * scores).tolist(), abs=0.01)

@@ -1,0 +1,231 @@
+"""The pages *Implementation details* and *Metrics* against the code: what is written down exists, and what exists is written down."""
+
+import ast
+import importlib
+import json
+import re
+
+import pandas as pd
+import pytest
+import yaml
+
+from paradox_utils import analysis, config, experiment, preparation, store, study, summary
+from paradox_utils.data.records import TASKS
+
+BOOK = store.ROOT / "book"
+DETAILS = (BOOK / "implementation-details.md").read_text(encoding="utf-8")
+METRICS = (BOOK / "metrics.md").read_text(encoding="utf-8")
+T5 = "configs/qa-feedback-t5-small.yaml"
+
+SMALL = {"updates": 1, "evaluate_every": 1, "prompts_per_update": 2, "samples_per_prompt": 2, "reward": "model"}
+SMALL |= {"train_questions": 8, "validation_questions": 3, "test_questions": 2, "probe_prompts": 2, "probe_samples": 2}
+
+
+# --- metrics ------------------------------------------------------------------------------------------------------------
+
+
+def documented(label):
+    """Names in the first cells of the tables under the section with this label."""
+    section = re.search(rf"^\({label}\)=\n(.*?)(?=^\([a-z-]+\)=\n|\Z)", METRICS, flags=re.MULTILINE | re.DOTALL).group(1)
+    first = re.findall(r"^\| (`[^|]*`) \|", section, flags=re.MULTILINE)
+    names = [name for cell in first for name in re.findall(r"`(\w+)`", cell)]
+    return names
+
+
+@pytest.fixture(scope="module")
+def tables(tmp_path_factory):
+    """The tables of a study with the smallest real runs: PPO of one task, and reward models of two kinds."""
+    folder, runs = tmp_path_factory.mktemp("study"), study.plan(config.load_study(store.resolve("configs/quick.yaml")))
+    ppo = next(run for run in runs if run.stage == "ppo")
+    models = {run.parameters["task"]: run for run in runs if run.stage == "reward_model"}
+    finished = {}
+    results = folder / study.results_folder("quick") / ppo.id
+    results.mkdir(parents=True)
+    finished[ppo.id] = experiment.run_ppo(config.PPO(**SMALL), results)[1]
+    for task in ("relevance", "completeness"):
+        p = config.RewardModel(task=task, checkpoint_steps=[0], max_length=64)
+        finished[models[task].id] = preparation.train_reward_model(p, folder / task)[0]
+    for name, found in finished.items():
+        record = {"status": "ok", "reason": "", "seconds": 1.0, "results": found}
+        path = folder / study.results_folder("quick") / name / "run.json"
+        path.parent.mkdir(exist_ok=True)
+        store.write_json(path, record)
+    patch = pytest.MonkeyPatch()
+    patch.setattr(store, "ROOT", folder)
+    summary.write("quick", runs)
+    patch.undo()
+    written = {file: pd.read_csv(folder / study.results_folder("quick") / f"{file}.csv") for file in summary.TABLES}
+    return written | {"results": finished[ppo.id], "training": finished[models["relevance"].id]}
+
+
+SECTIONS = {
+    "summary": "runs",
+    "curves": "curves",
+    "reward_models": "checkpoints",
+    "questions": "questions",
+    "best_of_n": "best-of-n",
+}
+
+
+def test_every_table_of_a_study_has_a_section():
+    assert set(SECTIONS) == set(summary.TABLES)
+    assert all(f"| `{table}.csv` |" in METRICS and f"](#{label})" in METRICS for table, label in SECTIONS.items())
+
+
+@pytest.mark.parametrize("table", SECTIONS)
+def test_every_column_is_documented_once_and_no_other(tables, table):
+    names, columns = documented(SECTIONS[table]), list(tables[table].columns)
+    assert len(columns) > 3
+    assert sorted(names) == sorted(columns)
+
+
+def test_every_result_of_a_run_is_documented(tables):
+    assert set(tables["results"]) <= {*documented("runs"), *documented("records")}
+
+
+def test_every_column_of_the_analysis_is_documented_once_and_no_other(tables):
+    derived = set(analysis.with_curves(tables["summary"], tables["curves"])) - set(tables["summary"])
+    assert sorted(documented("derived")) == sorted(derived)
+
+
+@pytest.mark.parametrize("name", ["quick", "qa-feedback-dev", "atlas-headroom", "atlas-pilot"])
+def test_every_recorded_column_is_documented(name):
+    folder = store.resolve(summary.RECORDED) / name
+    for table, label in SECTIONS.items():
+        if (folder / f"{table}.csv").is_file():
+            assert set(pd.read_csv(folder / f"{table}.csv", nrows=0)) <= set(documented(label)), table
+
+
+def test_every_quantity_of_a_record_is_documented_and_no_other(tables, tmp_path):
+    p = config.Supervised(
+        policy=config.FIXTURE_POLICY, steps=1, batch_size=2, train_questions=8, validation_questions=2, out=str(tmp_path)
+    )
+    run = store.start(p)
+    losses, results, _ = preparation.supervised_policy(p, run.folder)
+    run.finish(results)
+    record = json.loads((tmp_path / "result.json").read_text())
+    about = {"status", "reason", "results", "parameters", *store.environment()}  # what made it, and how it ended
+    measured = {*record, *results, *losses, *tables["training"]} - about - {"checkpoints"}  # those are rows of a table
+    measured |= tables["results"].keys() - set(documented("runs"))
+    code = "".join((store.ROOT / "paradox_utils" / f"{name}.py").read_text(encoding="utf-8") for name in ("store", "execute"))
+    measured |= set(re.findall(r'"(peak_\w+_mb|\w+_seconds)"', code))  # on a GPU, and in a study's own record
+    assert sorted(documented("records")) == sorted(measured)
+
+
+def test_every_column_has_a_definition_a_function_and_a_direction():
+    rows = [re.split(r"(?<!\\)\|", line)[1:-1] for line in METRICS.splitlines() if re.match(r"\| `\w+`", line)]
+    assert len(rows) > 80
+    for name, definition, unit in rows:
+        assert re.search(r"\w\. (\{src\}`[\w.]+`(, )?)+ $", definition), name
+        assert not unit.strip() or unit.strip()[-1] in "↑↓–", name
+
+
+# --- implementation details -----------------------------------------------------------------------------------------------
+
+BLOCKS = re.split(r"^### ", DETAILS, flags=re.MULTILINE)[1:]
+
+
+def test_details_are_numbered_in_order_and_have_the_same_lines():
+    assert [int(block.split(".")[0]) for block in BLOCKS] == list(range(1, len(BLOCKS) + 1))
+    for block in BLOCKS:
+        lines = re.findall(r"^- \*([\w ]+)\*: ", block, flags=re.MULTILINE)
+        assert [line for line in lines if line != "Parameters"] == ["Paper", "Released code", "Here", "Code"], block[:40]
+        assert lines in (["Paper", "Released code", "Here", "Code"], ["Paper", "Released code", "Here", "Parameters", "Code"])
+        assert re.search(r"^- \*Code\*: \{src\}`", block, flags=re.MULTILINE), block[:40]
+
+
+def groups():
+    """Stage and text of each group of details."""
+    for text in re.split(r"^## ", DETAILS, flags=re.MULTILINE)[1:]:
+        yield re.search(r"^Parameters of stage `(\w+)`", text, flags=re.MULTILINE).group(1), text
+
+
+def settings():
+    """(stage, parameter, its values as written: default, preset, T5 config) of every switch with a default."""
+    value = r"(?:`[^`]*`|unset|empty)"
+    found = []
+    for stage, text in groups():
+        for line in re.findall(r"^- \*Parameters\*: (.*?)\n- \*Code\*", text, flags=re.MULTILINE | re.DOTALL):
+            for part in re.split(r";\s+", line):
+                match = re.fullmatch(
+                    rf"`(\w+)`, default ({value})(?: \([^)]*\))?(?:, preset ({value}))?(?:, T5 config ({value}(?: / {value})*))?",
+                    part.strip(),
+                )
+                assert match or re.fullmatch(r"`\w+`", part.strip()), part
+                if match:
+                    found.append((stage, *match.groups()))
+    return found
+
+
+def read(written):
+    """The value of `` `0.2` ``, ``unset`` or ``empty``."""
+    if written in ("unset", "empty"):
+        return None if written == "unset" else ""
+    return yaml.load(written.strip("`"), Loader=config._Loader)
+
+
+def test_defaults_and_presets_are_those_of_the_schema():
+    assert len(settings()) > 40
+    for stage, name, default, preset, _ in settings():
+        schema = config.STAGES[stage]
+        assert read(default) == schema().model_dump()[name], name
+        published = config.PPO(preset="as-published").model_dump()[name] if stage == "ppo" else schema().model_dump()[name]
+        assert (read(preset) if preset else read(default)) == published, name
+    assert {name for _, name, _, preset, _ in settings() if preset} == set(config.AS_PUBLISHED)
+
+
+def test_values_of_the_t5_config_are_those_of_its_plan():
+    runs = study.plan(config.load_study(store.resolve(T5)))
+    first = {(run.stage, run.parameters["task"]): run.parameters for run in reversed(runs) if run.labels["route"] == "steps"}
+    for stage, name, default, preset, written in settings():
+        if name in ("evaluator", "seed"):  # the plan fills them in
+            continue
+        values = [read(part) for part in (written or preset or default).split(" / ")]
+        assert [first[stage, task][name] for task in TASKS] == (values if len(values) > 1 else values * 3), name
+
+
+def test_every_name_in_code_style_exists():
+    schemas = [*config.STAGES.values(), config.Arm, config.Study]
+    known = {field for schema in schemas for field in schema.model_fields} | set(config.STAGES)
+    known |= {name for label in (*SECTIONS.values(), "derived", "records") for name in documented(label)}
+    properties = json.dumps([schema.model_json_schema() for schema in schemas])
+    known |= set(re.findall(r'"([\w.-]+)"', properties)) | {"preset"}
+    prose = re.sub(r"\{\w+(?::\w)?\}`[^`]*`|- \*Parameters\*: (?:.|\n)*?(?=\n- )", "", DETAILS + METRICS)
+    used = set(re.findall(r"`([a-z]\w*)`", prose)) - known
+    others = {"en_core_web_sm", "pysbd", "difflib", "quick_ratio"}  # of other libraries
+    states = {"ok", "diverged", "failed", "blocked", "running", "start", "final", "best", "sampled_", "test_"}
+    assert used - others - states == set()
+    for line in re.findall(r"^- \*Parameters\*: (.*?)\n- ", DETAILS, flags=re.MULTILINE | re.DOTALL):
+        for name in re.findall(r"(?:^|;\s+)`(\w+)`", line):
+            assert any(name in schema.model_fields for schema in schemas), name
+
+
+# --- links to the code ------------------------------------------------------------------------------------------------------
+
+
+def linked():
+    prose = {path.name: path.read_text(encoding="utf-8") for path in BOOK.glob("*.md")}
+    return {name for text in prose.values() for name in re.findall(r"\{src\}`([^`]+)`", text)}
+
+
+def test_every_linked_function_exists():
+    assert len(linked()) > 60
+    for name in linked():
+        parts = name.split(".")
+        cut = next(n for n in (2, 1) if store.ROOT.joinpath("paradox_utils", *parts[:n]).with_suffix(".py").is_file())
+        found = importlib.import_module("paradox_utils." + ".".join(parts[:cut]))
+        for part in parts[cut:]:
+            assert hasattr(found, part), name
+            found = getattr(found, part)
+
+
+def test_a_link_leads_to_the_line_of_its_function(monkeypatch):
+    monkeypatch.syspath_prepend(str(BOOK / "_ext"))
+    links = importlib.import_module("source_links")
+    for name in linked():
+        module = next(m for m in sorted(links.modules(), key=len, reverse=True) if name == m or name.startswith(f"{m}."))
+        rest = name[len(module) + 1 :]
+        text = links.modules()[module].read_text(encoding="utf-8").splitlines()
+        if rest:
+            assert re.match(rf"\s*(def |class )?{rest.split('.')[-1]}\b", text[links.lines(module)[rest] - 1]), name
+        ast.parse("\n".join(text))
