@@ -193,16 +193,15 @@ def sentence(finding: Finding) -> str:
     text = (
         f"*{f.task}* ({where}): **{finding.status}**. Spearman's correlation of {kind} and LM performance over {models} {rho}. "
     )
-    if not pool:
-        text += _top_and_best(f)
+    text += "" if pool else f"{_top_and_best(f)} "
     if several and np.isfinite(f.regret):
         text += (
-            f" Selected on other trajectories, the regret is {f.regret:.3f} (95 % interval {f.low:.3f} to {f.high:.3f}); "
-            f"selected on a trajectory's own validation questions, {f.chosen:.3f} ({f.chosen_low:.3f} to {f.chosen_high:.3f})."
+            f"Selected on other trajectories, the regret is {f.regret:.3f} (95 % interval {f.low:.3f} to {f.high:.3f}); "
+            f"selected on a trajectory's own validation questions, {f.chosen:.3f} ({f.chosen_low:.3f} to {f.chosen_high:.3f}). "
         )
     if np.isfinite(f.p_two_lines):
-        text += f" The two-lines test {'finds' if finding.inverted_u else 'does not find'} an inverted U."
-    return text + (f" Too little for a decision: {_join(finding.missing)}." if finding.missing else "")
+        text += f"The two-lines test {'finds' if finding.inverted_u else 'does not find'} an inverted U. "
+    return text.strip() + (f" Too little for a decision: {_join(finding.missing)}." if finding.missing else "")
 
 
 def _top_and_best(f: Comparison) -> str:

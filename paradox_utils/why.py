@@ -40,6 +40,7 @@ RAZIN = {
     "accuracy off-policy": -0.507,
     "variance and accuracy": 0.940,
 }
+WINDOW = 5  # updates that a point of a path averages
 TRAINED = ("steps", "label-noise", "data-size", "model-size")
 
 
@@ -78,8 +79,8 @@ def along(curves: pd.DataFrame) -> pd.DataFrame:
 
 
 def standardised(table: pd.DataFrame, columns: list[str]) -> pd.DataFrame:
-    """The columns with mean 0 and deviation 1 within each group (task and policy), so that tasks can be pooled; a column that is
-    constant in a group is 0 there."""
+    """The columns with mean 0 and deviation 1 within each group (task and policy), so that tasks can be pooled; a column that
+    is constant in a group is 0 there."""
     groups = table.groupby("group")[columns]
     return ((table[columns] - groups.transform("mean")) / groups.transform("std").replace(0.0, np.nan)).where(
         groups.transform("std") != 0, 0.0
@@ -128,12 +129,16 @@ def against_razin(table: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows).set_index("measure")
 
 
-# --- over-optimisation ----------------------------------------------------------------------------------------------------------
+# --- over-optimisation -------------------------------------------------------------------------------------------------------
 
 
 def paths(summary: pd.DataFrame, curves: pd.DataFrame, arm: str = "steps", thirds: int = 3) -> pd.DataFrame:
-    """Every update of an arm's runs: ``distance`` √KL, ``proxy`` and ``true`` reward gained since the start (in deviations of the
-    true reward's gain within the task), and the ``third`` of accuracies its reward model is in (0: the least accurate)."""
+    """Every update of an arm's runs: ``distance`` √KL, ``proxy`` and ``true`` reward gained since the start (in deviations of
+    the true reward's gain within the task), and the ``third`` of accuracies its reward model is in (0: the least accurate).
+
+    All are means over :data:`WINDOW` updates: in a single rollout odd responses have a low reward *and* a high KL, which would
+    bend a curve of one against the other downwards by noise alone.
+    """
     runs = summary[(summary["arm"] == arm) & usable(summary)].drop_duplicates("id")
     rank = runs.groupby(["task", "policy", "rm_seed"])[accuracy_kind(runs)].rank(method="first", pct=True)
     runs = runs.assign(third=np.ceil(rank * thirds).astype(int) - 1, cluster=runs["task"] + " " + runs["rm_seed"].astype(str))
@@ -142,6 +147,9 @@ def paths(summary: pd.DataFrame, curves: pd.DataFrame, arm: str = "steps", third
     if "true_reward_mean" not in rows:
         return pd.DataFrame(columns=[*keep, "update", "distance", "proxy", "true"])
     start = rows.groupby("id")[["reward_mean", "true_reward_mean"]].transform("first")
+    measured = ["kl", "reward_mean", "true_reward_mean"]
+    smooth = rows.groupby("id")[measured].rolling(WINDOW, center=True, min_periods=1).mean().droplevel(0)
+    rows = rows.assign(**smooth.loc[rows.index]).where(rows["update"] > 0, rows)  # at the start all is known exactly
     rows = rows.assign(
         distance=np.sqrt(rows["kl"].clip(lower=0.0)),
         proxy=rows["reward_mean"] - start["reward_mean"],
@@ -154,7 +162,11 @@ def paths(summary: pd.DataFrame, curves: pd.DataFrame, arm: str = "steps", third
 
 def fits(table: pd.DataFrame, *, resamples: int = 500, seed: int = 0) -> pd.DataFrame:
     """R = d (α − β log d) (Gao et al. 2023) fitted to the true reward along :func:`paths`, by task and third of accuracies: the
-    point of over-optimisation ``peak`` (√KL) with its interval, and whether it lies within the data."""
+    point of over-optimisation ``peak`` (√KL) with its interval, and whether it lies within the data.
+
+    A curve that only levels off is fitted with a peak as well, so the ``highest`` true reward of the mean run stands beside
+    the one at its ``end``, and its ``farthest`` distance beside that at its end: a run that comes back is no function of √KL.
+    """
     rows = []
     for (task, third), own in table[table["distance"] > 0].groupby(["task", "third"]):
         found = overoptimisation.fit_intervals(
@@ -162,7 +174,10 @@ def fits(table: pd.DataFrame, *, resamples: int = 500, seed: int = 0) -> pd.Data
         )
         values = {"alpha": found.fit.alpha, "beta": found.fit.beta, "beta low": found.beta.low, "beta high": found.beta.high}
         values |= {"peak": found.fit.peak, "peak low": found.peak.low, "peak high": found.peak.high, "inside": found.fit.inside}
-        rows.append({"task": task, "third": third + 1, **values, "farthest": float(own["distance"].max())})
+        mean = table[(table["task"] == task) & (table["third"] == third)].groupby("update")[["distance", "true"]].mean()
+        values |= {"highest": mean["true"].max(), "end": mean["true"].iloc[-1]}
+        values |= {"farthest": mean["distance"].max(), "end distance": mean["distance"].iloc[-1]}
+        rows.append({"task": task, "third": third + 1, **values})
     return pd.DataFrame(rows)
 
 

@@ -31,6 +31,21 @@ def test_defaults_are_valid_and_survive_a_round_trip(schema):
         ({"source": "qa-feedback", "evaluator": "rm", "reward": "dial"}, r"reward = 'dial': a control needs the labels"),
         ({"scale_matched": True, "dial_accuracy": 0.5}, r"dial_accuracy = 0.5: a scale-matched dial needs more than 0.5"),
         ({"whitening": "none", "whiten_padding": True}, r"whiten_padding = True: needs a whitening"),
+        (
+            {"source": "qa-feedback", "evaluator": "rm", "reward": "constant"},
+            r"reward = 'constant': a control needs the labels",
+        ),
+        ({"source": "qa-feedback", "evaluator": "rm", "reward": "length"}, r"reward = 'length': a control needs the labels"),
+        ({"reward": "size"}, r"reward = 'size': .*'model' \| 'dial' \| 'constant' \| 'length'"),
+        ({"normalise_reward": True, "reward": "dial"}, r"normalise_reward = True: on segments it needs reward = 'model'"),
+        ({"normalise_reward": True, "reward": "length", "task": "factuality"}, r"normalise_reward = True: on segments"),
+        ({"normalise_reward": True, "source": "qa-feedback", "evaluator": "rm"}, r"needs .* the feedback of source = 'atlas'"),
+        (
+            {"task": "completeness", "reward": "dial", "dial_accuracy": 0.5},
+            r"dial_accuracy = 0.5: noise on a score orders more",
+        ),
+        ({"probe_samples": 0}, r"probe_samples = 0: .*allowed: integer ≥ 1"),
+        ({"probe_prompts": -1}, r"probe_prompts = -1: .*allowed: integer ≥ 0"),
     ],
 )
 def test_a_wrong_parameter_is_named_with_its_value_and_what_is_allowed(values, message):
@@ -38,6 +53,22 @@ def test_a_wrong_parameter_is_named_with_its_value_and_what_is_allowed(values, m
         config.check(PPO, values, where="configs/a.yaml, ppo")
     assert str(caught.value).startswith("configs/a.yaml, ppo: ")
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"normalise_reward": True},
+        {"normalise_reward": True, "task": "completeness", "reward": "dial"},
+        {"normalise_reward": True, "task": "completeness", "source": "qa-feedback", "evaluator": "rm"},
+        {"normalise_reward": False, "source": "qa-feedback", "evaluator": "rm"},
+        {"task": "relevance", "reward": "dial", "dial_accuracy": 0.5},
+        {"task": "completeness", "reward": "model", "dial_accuracy": 0.5},
+    ],
+)
+def test_what_lies_just_inside_a_bound_is_allowed(values):
+    checked = config.check(PPO, values).model_dump()
+    assert {name: checked[name] for name in values} == values
 
 
 def test_every_problem_gets_its_line():
@@ -112,6 +143,8 @@ def test_a_word_that_looks_like_a_number_stays_a_word(tmp_path):
         ("study: A b\narms: []", r"study = 'A b': .*pattern"),
         ("study: a\narms: [{route: step}]", r"arms.0.route = 'step': .*'steps'"),
         ("study: a\narms: [{route: steps, tasks: [relevanc]}]", r"arms.0.tasks.0 = 'relevanc'"),
+        ("study: a\narms: [{route: steps, name: Two words}]", r"arms.0.name = 'Two words': .*pattern"),
+        ("study: a\narms: [{route: steps, seeds: paired}]", r"arms.0.seeds = 'paired': .*'crossed'.*'nested'"),
         ("study: a\narm: []\narms: []", r"unknown parameter 'arm'.*nearest existing name is 'arms'"),
         ("study: a\ntasks: {relevance: {pp: {}}}\narms: []", r"tasks.relevance.pp"),
     ],

@@ -196,7 +196,8 @@ def test_pairwise_rewards_agree_on_the_order_of_a_prompts_responses():
     truth = np.array([[1, 0], [0, 2], [0, 3], [2, 0], [1, 1], [5, 0]], dtype=float)
     proxy = np.array([[0, 1], [0, 5], [5, 0], [7, 0], [1, 0], [3, 0]], dtype=float)
     agreeing, compared = agreement(proxy, truth, samples=3, pairwise=True)
-    # first: 1 < 2 right, 1 < 3 right, 2 < 3 given as equal: half; second: a tie is no pair, 2 < 5 given as 7 > 3, 2 < 5 as 1 < 3
+    # first: 1 < 2 right, 1 < 3 right, 2 < 3 given as equal: half
+    # second: a tie is no pair, 2 < 5 given as 7 > 3, 2 < 5 given as 1 < 3
     assert agreeing.tolist() == [2.5, 0, 0, 1, 0, 0]
     assert compared.tolist() == [3, 0, 0, 2, 0, 0]
 

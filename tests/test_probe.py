@@ -1,4 +1,4 @@
-"""What is measured of a reward before PPO, on the committed policy: exact, blind and scaled rewards whose measures are known."""
+"""What is measured of a reward before PPO: exact, blind and scaled rewards whose measures are known."""
 
 import functools
 import itertools

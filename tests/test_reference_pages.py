@@ -1,15 +1,16 @@
-"""The pages *Implementation details* and *Metrics* against the code: what is written down exists, and what exists is written down."""
+"""The pages *Implementation details* and *Metrics* against the code: what they name exists, and what exists is named."""
 
-import ast
 import importlib
 import json
 import re
+import subprocess
+import sys
 
 import pandas as pd
 import pytest
 import yaml
 
-from paradox_utils import analysis, config, experiment, preparation, store, study, summary
+from paradox_utils import analysis, config, experiment, preparation, store, study, summary, why
 from paradox_utils.data.records import TASKS
 
 BOOK = store.ROOT / "book"
@@ -55,7 +56,8 @@ def tables(tmp_path_factory):
     summary.write("quick", runs)
     patch.undo()
     written = {file: pd.read_csv(folder / study.results_folder("quick") / f"{file}.csv") for file in summary.TABLES}
-    return written | {"results": finished[ppo.id], "training": finished[models["relevance"].id]}
+    more = {"results": finished[ppo.id], "training": finished[models["relevance"].id]}
+    return written | more | {"folder": folder / study.results_folder("quick")}
 
 
 SECTIONS = {
@@ -84,8 +86,8 @@ def test_every_result_of_a_run_is_documented(tables):
 
 
 def test_every_column_of_the_analysis_is_documented_once_and_no_other(tables):
-    derived = set(analysis.with_curves(tables["summary"], tables["curves"])) - set(tables["summary"])
-    assert sorted(documented("derived")) == sorted(derived)
+    derived = set(analysis.load(tables["folder"])) - set(tables["summary"])
+    assert sorted(documented("derived")) == sorted({*derived, *why.along(tables["curves"])})
 
 
 @pytest.mark.parametrize("name", ["quick", "qa-feedback-dev", "atlas-headroom", "atlas-pilot"])
@@ -116,7 +118,7 @@ def test_every_column_has_a_definition_a_function_and_a_direction():
     rows = [re.split(r"(?<!\\)\|", line)[1:-1] for line in METRICS.splitlines() if re.match(r"\| `\w+`", line)]
     assert len(rows) > 80
     for name, definition, unit in rows:
-        assert re.search(r"\w\. (\{src\}`[\w.]+`(, )?)+ $", definition), name
+        assert re.search(r"[\w)`]\. (\{src\}`[\w.]+`(, )?)+ $", definition), name
         assert not unit.strip() or unit.strip()[-1] in "↑↓–", name
 
 
@@ -143,14 +145,12 @@ def groups():
 def settings():
     """(stage, parameter, its values as written: default, preset, T5 config) of every switch with a default."""
     value = r"(?:`[^`]*`|unset|empty)"
+    written = rf"`(\w+)`, default ({value})(?: \([^)]*\))?(?:, preset ({value}))?(?:, T5 config ({value}(?: / {value})*))?"
     found = []
     for stage, text in groups():
         for line in re.findall(r"^- \*Parameters\*: (.*?)\n- \*Code\*", text, flags=re.MULTILINE | re.DOTALL):
             for part in re.split(r";\s+", line):
-                match = re.fullmatch(
-                    rf"`(\w+)`, default ({value})(?: \([^)]*\))?(?:, preset ({value}))?(?:, T5 config ({value}(?: / {value})*))?",
-                    part.strip(),
-                )
+                match = re.fullmatch(written, part.strip())
                 assert match or re.fullmatch(r"`\w+`", part.strip()), part
                 if match:
                     found.append((stage, *match.groups()))
@@ -223,9 +223,26 @@ def test_a_link_leads_to_the_line_of_its_function(monkeypatch):
     monkeypatch.syspath_prepend(str(BOOK / "_ext"))
     links = importlib.import_module("source_links")
     for name in linked():
-        module = next(m for m in sorted(links.modules(), key=len, reverse=True) if name == m or name.startswith(f"{m}."))
-        rest = name[len(module) + 1 :]
-        text = links.modules()[module].read_text(encoding="utf-8").splitlines()
-        if rest:
-            assert re.match(rf"\s*(def |class )?{rest.split('.')[-1]}\b", text[links.lines(module)[rest] - 1]), name
-        ast.parse("\n".join(text))
+        module = ".".join(name.split(".")[: 2 if name.startswith("data.") else 1])
+        own = name[len(module) + 1 :]
+        if own:
+            line = links.modules()[module].read_text(encoding="utf-8").splitlines()[links.lines(module)[own] - 1]
+            assert re.match(rf"\s*(def |class )?{own.split('.')[-1]}\b", line), name
+
+
+def test_a_name_that_is_gone_ends_the_build(tmp_path):
+    """And one that exists leads to its own line, on a page without network."""
+    ext = BOOK / "_ext"
+    (tmp_path / "conf.py").write_text(
+        f"import sys\nsys.path.insert(0, {str(ext)!r})\nextensions = ['source_links', 'myst_parser']\n"
+    )
+    (tmp_path / "index.md").write_text("# Page\n\n{src}`objective.whiten`\n")
+    build = [sys.executable, "-m", "sphinx", "-q", "-W", "-b", "html", tmp_path, tmp_path / "html"]
+    done = subprocess.run(build, capture_output=True, text=True, cwd=store.ROOT)
+    assert done.returncode == 0, done.stderr
+    assert 'href="code/objective.html#whiten"' in (tmp_path / "html" / "index.html").read_text()
+    assert re.search(r'<span id="whiten"></span>.*whiten', (tmp_path / "html" / "code" / "objective.html").read_text())
+    (tmp_path / "index.md").write_text("# Page\n\n{src}`objective.whitten`\n")
+    done = subprocess.run(build, capture_output=True, text=True, cwd=store.ROOT)
+    assert done.returncode != 0
+    assert "paradox_utils has no 'objective.whitten'" in done.stderr

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import re
 
 import nbformat
 import numpy as np
@@ -66,6 +67,29 @@ def test_code_hash_leaves_presentation_out_unless_asked(package, tmp_path, modul
     (package / f"{module}.py").write_text("edited = 1")
     assert store.code_hash(path, presentation=False, package=package) == work
     assert (store.code_hash(path, presentation=True, package=package) != page) is page_changes
+
+
+def test_what_is_left_out_of_a_results_hash_exists_and_no_result_is_made_with_it():
+    """Of presentation, the code of the stages' notebooks may use what writes results down and says what is in parameters."""
+    modules = {path.stem: path for path in store.PACKAGE.iterdir() if path.suffix == ".py" or (path / "__init__.py").is_file()}
+    assert modules.keys() >= store.PRESENTATION
+    looks = store.PRESENTATION - {"config", "store"}
+    for module in (
+        "ppo",
+        "experiment",
+        "reward_training",
+        "preparation",
+        "supervised",
+        "feedback",
+        "probe",
+        "rewards",
+        "measures",
+    ):
+        assert module not in store.PRESENTATION
+        words = set(
+            re.findall(r"\w+", " ".join(re.findall(r"^ *(?:from paradox_utils|import).*", modules[module].read_text(), re.M)))
+        )
+        assert not words & looks, module
 
 
 def test_code_hash_counts_code_cells_only(package, tmp_path):

@@ -240,13 +240,173 @@ def test_a_users_own_reward_models_are_not_trained(project):
     assert [run.labels["setting"] for run in runs[2:]] == ["reward_model=mine/a", "reward_model=mine/b"]
 
 
-PLANNED = {"quick": 15, "atlas": None, "atlas-headroom": 9, "qa-feedback-dev": 1} | {
+def trained(runs):
+    return [run for run in runs if run.stage == "ppo"]
+
+
+def seeds_of(runs):
+    return sorted((run.labels["rm_seed"], run.labels["ppo_seed"]) for run in trained(runs))
+
+
+@pytest.mark.parametrize(
+    "route", ["dial, ppo: {dial_accuracy: 0.8}", "steps, checkpoints: last", "label-noise, checkpoints: last"]
+)
+def test_nested_seeds_go_together_and_crossed_seeds_all_meet(project, route):
+    text = f"study: tiny\narms: [{{route: {route}, tasks: [relevance], rm_seeds: [8, 3], ppo_seeds: [5, 6], seeds: SEEDS}}]\n"
+    nested = planned(project, text.replace("SEEDS", "nested"))
+    assert seeds_of(nested) == [(3, 6), (8, 5)]
+    crossed = planned(project, text.replace("SEEDS", "crossed"))
+    assert seeds_of(crossed) == [(3, 5), (3, 6), (8, 5), (8, 6)]
+    assert {run.id for run in nested} < {run.id for run in crossed}  # the pairing is no part of a run
+    by_id = {run.id: run for run in crossed}
+    for run in trained(nested):  # the labels say what is done
+        keys = {run.parameters["dial_seed"]} if "dial" in route else {by_id[n].parameters.get("seed") for n in run.needs}
+        assert run.labels["rm_seed"] in keys
+        assert run.parameters["seed"] == run.labels["ppo_seed"]
+
+
+def test_every_checkpoint_of_a_nested_trajectory_has_its_ppo_seed(project):
+    nested = "rm_seeds: [1, 2], ppo_seeds: [7, 9], seeds: nested"
+    text = f"study: tiny\narms: [{{route: steps, tasks: [relevance], checkpoints: [0, 40], {nested}}}]"
+    found = [(run.labels["rm_step"], run.labels["rm_seed"], run.labels["ppo_seed"]) for run in trained(planned(project, text))]
+    assert sorted(found) == [(0, 1, 7), (0, 2, 9), (40, 1, 7), (40, 2, 9)]
+
+
+def test_parameters_that_vary_together_change_together(project):
+    text = """
+study: tiny
+arms:
+  - route: dial
+    tasks: [relevance]
+    vary: {dial_accuracy: [0.6, 0.8, 0.9], reward_size: [0.3, 0.3, 0.02]}
+    ppo: {scale_matched: true}
+"""
+    runs = trained(planned(project, text))
+    assert [(r.parameters["dial_accuracy"], r.parameters["reward_size"]) for r in runs] == [(0.6, 0.3), (0.8, 0.3), (0.9, 0.02)]
+    assert runs[2].labels["setting"] == "dial_accuracy=0.9, reward_size=0.02, scale_matched=True"
+    varied = "vary: {feedback_limit: [20, 40], seed: [1, 2]}"
+    text = f"study: tiny\narms: [{{route: data-size, tasks: [relevance], checkpoints: last, {varied}}}]"
+    with pytest.raises(config.ParameterError, match=r"vary: seed = 1: cannot be set here"):
+        planned(project, text)
+    runs = planned(project, text.replace("seed: [1, 2]", "batch_size: [4, 8]"))
+    models = [run.parameters for run in runs if run.stage == "reward_model"]
+    assert [(p["feedback_limit"], p["batch_size"]) for p in models] == [(20, 4), (40, 8)]
+    assert len(trained(runs)) == 2
+
+
+SHARED = """
+study: tiny
+tasks:
+  relevance: {reward_model: {checkpoint_steps: [0, 10]}}
+arms:
+  - {route: steps, tasks: [relevance]}
+  - {name: base, route: steps, tasks: [relevance], checkpoints: last}
+  - {name: base, route: steps, tasks: [relevance], checkpoints: [10]}
+  - {name: low, route: steps, tasks: [relevance], checkpoints: last, ppo: {kl_coefficient: 0.01}}
+"""
+
+
+def test_a_run_that_several_arms_ask_for_is_planned_once_with_the_labels_of_each(project):
+    runs = trained(planned(project, SHARED))
+    assert [[(x["arm"], x["rm_step"], x["setting"]) for x in run.all_labels] for run in runs] == [
+        [("steps", 0, "")],
+        [("steps", 10, ""), ("base", 10, "")],  # asked for twice under the same labels: once
+        [("low", 10, "kl_coefficient=0.01")],
+    ]
+    assert len({run.id for run in runs}) == 3
+
+
+def test_the_name_of_an_arm_is_the_route_unless_it_has_one_and_is_no_reason_to_train_again(project):
+    text = "study: tiny\narms: [{NAME route: dial, tasks: [relevance], ppo: {dial_accuracy: 0.8}}]\n"
+    plain, named = (planned(project, text.replace("NAME", name)) for name in ("", "name: dial-2,"))
+    assert [run.id for run in plain] == [run.id for run in named]
+    assert (plain[-1].labels["arm"], named[-1].labels["arm"], named[-1].labels["route"]) == ("dial", "dial-2", "dial")
+    assert {run.labels["arm"] for run in named if run.stage in ("supervised", "feedback")} == {None}
+
+
+EXACT = """
+study: tiny
+arms:
+  - {name: exact, route: dial, tasks: [completeness], rm_seeds: [0, 1, 2], ppo_seeds: [0, 1, 2], seeds: nested}
+  - {route: dial, tasks: [completeness], ppo: {scale_matched: true}, vary: {dial_accuracy: [1.0, 0.9]}, rm_seeds: [5]}
+  - {name: noisy, route: dial, tasks: [completeness], ppo: {dial_kind: noise}, rm_seeds: [0, 6], ppo_seeds: [1]}
+"""
+
+
+def test_dials_that_never_err_share_a_run_whatever_their_kind_and_key(project):
+    runs = {(r.parameters["dial_accuracy"], r.parameters["seed"]): r for r in trained(planned(project, EXACT))}
+    asked = {key: [(x["arm"], x["rm_seed"]) for x in run.all_labels] for key, run in runs.items()}
+    assert asked == {
+        (1.0, 0): [("exact", 0), ("dial", 5)],
+        (1.0, 1): [("exact", 1), ("noisy", 0), ("noisy", 6)],
+        (1.0, 2): [("exact", 2)],
+        (0.9, 0): [("dial", 5)],  # errs, so that its key and scale matter
+    }
+    assert (runs[0.9, 0].parameters["dial_seed"], runs[0.9, 0].parameters["scale_matched"]) == (5, True)
+    sized = trained(planned(project, EXACT.replace("dial_kind: noise", "reward_size: 0.1")))
+    assert len(sized) == 5  # a reward of another size is another run
+
+
+@pytest.mark.parametrize("route", ["constant", "length"])
+def test_a_control_without_an_accuracy_trains_no_reward_model(project, route):
+    text = f"study: tiny\narms: [{{route: {route}, tasks: [relevance], ppo_seeds: [4, 5]OPTION}}]\n"
+    runs = planned(project, text.replace("OPTION", ""))
+    assert [run.stage for run in runs] == ["supervised", "feedback", "ppo", "ppo"]
+    assert {(r.parameters["reward"], r.labels["route"], r.labels["rm_seed"], r.labels["rm_step"]) for r in runs[2:]} == {
+        (route, route, None, None)
+    }
+    assert [run.parameters["seed"] for run in runs[2:]] == [4, 5]
+    assert set(runs[2].needs) == {runs[0].id, runs[1].id}
+    sizes = planned(project, text.replace("OPTION", ", vary: {reward_size: [0.1, 0.2]}"))
+    assert len(trained(sizes)) == 4
+    for option, message in (
+        ("rm_seeds: [1]", "rm_seeds: has no effect, as this arm trains no reward model"),
+        ("checkpoints: last", "checkpoints: has no effect"),
+        ("reward_model: {batch_size: 8}", "reward_model: has no effect"),
+        ("vary: {label_noise: [0.1]}", f"route '{route}' varies a parameter of `ppo`; 'label_noise' is not one"),
+    ):
+        with pytest.raises(config.ParameterError, match=message):
+            planned(project, text.replace("OPTION", f", {option}"))
+    with pytest.raises(config.ParameterError, match=f"reward = '{route}': a control needs the labels"):
+        planned(project, text.replace("OPTION", "") + "source: {source: qa-feedback}\nevaluator: {}\n")
+
+
+PLANNED = {"quick": 15, "atlas": None, "atlas-headroom": 9, "atlas-pilot": 27, "qa-feedback-dev": 1} | {
     f"qa-feedback-t5-{size}": 64 for size in ("small", "base", "large")
 }
 
 
 def test_every_config_is_planned_below():
     assert {path.stem for path in (REPOSITORY / "configs").glob("*.yaml")} == set(PLANNED)
+
+
+def test_the_atlas_study_has_six_accuracies_and_a_ppo_seed_of_its_own_in_every_trajectory(project):
+    families = {}
+    for run in trained(study.plan(config.load_study(REPOSITORY / "configs/atlas.yaml"))):
+        for x in run.all_labels:
+            if x["rm_seed"] is not None:
+                assert x["ppo_seed"] == x["rm_seed"]
+                family = families.setdefault((x["arm"], x["task"], x["policy"]), {})
+                family.setdefault(x["rm_seed"], set()).add((x["rm_step"], x["setting"]))
+    counts = {key: ({len(rungs) for rungs in family.values()}, len(family)) for key, family in families.items()}
+    assert all(
+        found == ({6}, 5) for (arm, _, _), found in counts.items() if arm in ("steps", "known-paradox", "known-monotone")
+    )
+    assert sum(arm == "steps" for arm, _, _ in counts) == 6  # three tasks, two policies
+    routes = ("dial-prejudice", "label-noise", "data-size", "model-size")
+    assert all(
+        counts[arm, task, "atlas-t5"] == ({6}, 3) for arm in routes for task in ("relevance", "factuality", "completeness")
+    )
+
+
+def test_the_pilot_shares_no_seed_with_the_study_it_plans(project):
+    pilot, whole = (
+        trained(study.plan(config.load_study(REPOSITORY / "configs" / f"{name}.yaml"))) for name in ("atlas-pilot", "atlas")
+    )
+    assert not {run.id for run in pilot} & {run.id for run in whole}
+    for name in ("rm_seed", "ppo_seed"):
+        assert not {run.labels[name] for run in pilot} & {x[name] for run in whole for x in run.all_labels}
+    assert set(seeds_of(pilot)) == {(rm, own) for rm in (100, 101, 102) for own in (100, 101, 102)}
 
 
 @pytest.mark.parametrize("size", ["small", "base", "large"])

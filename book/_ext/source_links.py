@@ -1,7 +1,7 @@
 """Links from prose to code: ``{src}`objective.whiten` `` leads to that line of the module's source, on a page of this book.
 
-The pages are made from the package as it is while the book is built, so a link needs no network and cannot go stale: a name that
-is gone is an error of the build.
+The pages are made from the package as it is while the book is built, so a link needs no network and cannot go stale: a name
+that is gone is an error of the build.
 """
 
 import ast
@@ -20,10 +20,14 @@ PAGES = "code"  # folder of the source pages
 
 @cache
 def modules() -> dict[str, Path]:
-    """The package's modules by dotted name, without the package's own."""
-    root = Path(find_spec(PACKAGE).origin).parent
-    files = {".".join(path.relative_to(root).with_suffix("").parts): path for path in sorted(root.rglob("*.py"))}
+    """The package's modules by dotted name, without its ``__init__`` files."""
+    files = {".".join(path.relative_to(root()).with_suffix("").parts): path for path in sorted(root().rglob("*.py"))}
     return {name: path for name, path in files.items() if not name.endswith("__init__")}
+
+
+def root() -> Path:
+    """The package's folder; nothing of it is imported."""
+    return Path(find_spec(PACKAGE).origin).parent
 
 
 @cache
@@ -68,13 +72,8 @@ def pages(app: Sphinx) -> Iterator[tuple[str, dict[str, str], str]]:
         code = app.builder.highlighter.highlight_block(path.read_text(encoding="utf-8"), "python").split("\n")
         for name, line in lines(module).items():
             code[line - 1] = f'<span id="{name}"></span>{code[line - 1]}'
-        title = f"{PACKAGE}/{path.relative_to(modules_root()).as_posix()}"
+        title = f"{PACKAGE}/{path.relative_to(root()).as_posix()}"
         yield f"{PAGES}/{module}", {"title": title, "body": f"<h1>{title}</h1>\n" + "\n".join(code)}, "page.html"
-
-
-def modules_root() -> Path:
-    """The folder of the package."""
-    return Path(find_spec(PACKAGE).origin).parent
 
 
 def setup(app: Sphinx) -> dict[str, bool]:

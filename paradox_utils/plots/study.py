@@ -124,6 +124,8 @@ def forest(found: Sequence[Finding], margin: float) -> Figure:
     """Regret of every comparison with its 95 % interval, coloured by status; the band is what does not matter. Comparisons that
     lack what the rule needs are left out."""
     shown = [f for f in found if np.isfinite(f.of.low) and not f.missing]
+    if not shown:
+        raise ValueError("no comparison has the reward models and seeds that the rule needs")
     with style():
         figure, axes = _panels(1, 1, 0.9 + 0.24 * max(1, len(shown)))
         axis = axes[0, 0]

@@ -1,0 +1,101 @@
+"""A study's tables, gathered from its runs: finished, diverged and failed ones, and runs that several arms ask for."""
+
+import pandas as pd
+import pytest
+from test_study import SHARED, planned, project, trained  # noqa: F401 (project is a fixture)
+
+from paradox_utils import store, summary
+
+QUESTIONS = "when,good,segments\nstart,1 0,2 1\nfinal,2 1,2 1\n"
+BEST_OF = "n,kl,reward,true_return,lm_performance\n1,0.0,0.1,0.2,0.5\n2,0.19,0.3,0.2,0.6\n"
+
+
+def finish(run, results, status="ok", **tables):
+    """Leave what a run leaves that has ended."""
+    folder = summary.folders("tiny", run)[1]
+    folder.mkdir(parents=True)
+    for name, text in tables.items():
+        (folder / f"{name}.csv").write_text(text)
+    made = {"seconds": 3.5, "device": "cpu", "threads": 1, "versions": {}, "platform": "p", "code_hash": "c", "data_hash": "d"}
+    record = {"id": run.id, "stage": run.stage, "labels": run.labels, "status": status, "reason": "", "results": results}
+    store.write_json(folder / "run.json", record | made)
+
+
+@pytest.fixture
+def study(project):  # noqa: F811
+    """Three PPO runs: one finished, one (that two arms ask for) diverged, one failed after it had written its tables."""
+    runs = planned(project, SHARED)
+    first, both, failed = trained(runs)
+    for run in runs:
+        if run.stage != "ppo":
+            finish(run, {"checkpoints": [{"step": 0, "accuracy": 0.5}]} if run.stage == "reward_model" else {})
+    finish(
+        first,
+        {"probe_accuracy": 0.75, "lm_performance_final": 0.5},
+        curve="update,kl\n0,0.0\n",
+        questions=QUESTIONS,
+        best_of_n=BEST_OF,
+    )
+    finish(
+        both,
+        {"probe_accuracy": None, "lm_performance_final": 0.25},
+        "diverged",
+        curve="update,kl\n0,0.5\n",
+        questions=QUESTIONS,
+    )
+    work, result = summary.folders("tiny", failed)
+    for folder in (work, result):
+        folder.mkdir(parents=True)
+    (result / "questions.csv").write_text(QUESTIONS)
+    store.write_json(work / "failure.json", {"status": "failed", "reason": "RuntimeError: no"})
+    return runs
+
+
+def test_the_summary_has_a_row_for_every_arm_that_asks_for_a_run(study, project):  # noqa: F811
+    first, both, failed = trained(study)
+    table, problems = summary.write("tiny", study)
+    assert table[["id", "arm", "status", "lm_performance_final"]].values.tolist() == [
+        [first.id, "steps", "ok", 0.5],
+        [both.id, "steps", "diverged", 0.25],
+        [both.id, "base", "diverged", 0.25],
+        [failed.id, "low", "failed", None],
+    ]
+    assert table["probe_accuracy"].tolist() == [0.75, None, None, None]
+    assert len(problems) == 1
+    assert "RuntimeError: no" in problems[0]
+    written = pd.read_csv(project / "results/tiny/summary.csv")
+    assert written["arm"].tolist() == ["steps", "steps", "base", "low"]
+    assert written["setting"].fillna("").tolist() == ["", "", "", "kl_coefficient=0.01"]
+
+
+def test_tables_of_finished_runs_are_gathered_once_a_run(study, project):  # noqa: F811
+    first, both, _ = trained(study)
+    summary.write("tiny", study)
+    questions = pd.read_csv(project / "results/tiny/questions.csv")
+    assert questions.columns.tolist() == ["id", "when", "good", "segments"]
+    assert questions[["id", "when", "good"]].values.tolist() == [
+        [run.id, when, good] for run in (first, both) for when, good in (("start", "1 0"), ("final", "2 1"))
+    ]
+    chosen = pd.read_csv(project / "results/tiny/best_of_n.csv")
+    assert chosen.columns.tolist() == ["id", "n", "kl", "reward", "true_return", "lm_performance"]
+    assert chosen[["id", "n", "reward"]].values.tolist() == [[first.id, 1, 0.1], [first.id, 2, 0.3]]
+    assert pd.read_csv(project / "results/tiny/curves.csv")["id"].tolist() == [first.id, both.id]
+
+
+def test_tables_that_no_run_has_are_there_and_empty(project):  # noqa: F811
+    summary.write("tiny", planned(project, SHARED))
+    for name in ("curves", "questions", "best_of_n"):
+        table = pd.read_csv(project / f"results/tiny/{name}.csv")
+        assert (len(table), table.columns.tolist()) == (0, ["id"])
+
+
+def test_every_table_is_recorded_as_it_is(study, project):  # noqa: F811
+    summary.write("tiny", study)
+    folder = summary.record("tiny", study)
+    assert folder == project / "results/recorded/tiny"
+    tables = {f"{name}.csv" for name in ("summary", "curves", "reward_models", "questions", "best_of_n")}
+    assert {path.name for path in folder.iterdir()} == tables | {"provenance.json"}
+    for name in tables:
+        assert (folder / name).read_bytes() == (project / "results/tiny" / name).read_bytes()
+    made = store.read_json(folder / "provenance.json")["runs"]
+    assert [run["id"] for run in made] == [run.id for run in study if run.labels["arm"] != "low"]  # all but the failed one
