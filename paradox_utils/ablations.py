@@ -1,0 +1,77 @@
+"""What the published setting leaves open: each choice against the study's own, run by run. Imports no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from paradox_utils import statistics
+from paradox_utils.analysis import READINGS, accuracy_kind, usable
+
+BASE = "ablation-base"
+OUTCOME = READINGS["as measured"]
+
+
+@dataclass(frozen=True)
+class Ablation:
+    """A question, and the arms that answer it beside :data:`BASE` (arm → its setting in words)."""
+
+    title: str
+    base: str
+    arms: dict[str, str]
+
+
+ABLATIONS = (
+    Ablation("Arg-max or probability rewards", "arg-max", {"ablation-probability": "probability"}),
+    Ablation("Sum or mean over segments", "sum", {"ablation-mean": "mean"}),
+    Ablation("Rewards normalised for each reward model", "not normalised", {"ablation-normalised": "normalised"}),
+    Ablation("KL coefficient", "0.05", {"ablation-kl-low": "0.02", "ablation-kl-high": "0.125"}),
+    Ablation("KL estimator", "of the sampled distribution", {"ablation-kl-estimator": "as published"}),
+)
+
+
+def pairs(summary: pd.DataFrame) -> pd.DataFrame:
+    """One row a run of an ablation: its ``difference`` in LM performance from the base run of the same reward model and seed."""
+    keys = ["task", "policy", "rm_seed", "rm_step", "ppo_seed"]
+    runs = summary[summary["arm"].str.startswith("ablation-") & usable(summary)]
+    base = runs[runs["arm"] == BASE][[*keys, OUTCOME]].rename(columns={OUTCOME: "base"})
+    table = runs.merge(base, on=keys)
+    return table.assign(difference=table[OUTCOME] - table["base"], accuracy=table[accuracy_kind(runs)])
+
+
+def effects(table: pd.DataFrame) -> pd.DataFrame:
+    """One row an arm: mean difference from the base with Student's 95 % interval over trajectories, the same at the most
+    accurate reward models, KL, length, and in how many trajectories the most accurate one trained the best policy."""
+    rows = []
+    for arm, own in table.groupby("arm", sort=False):
+        means = statistics.mean_interval(own.groupby("rm_seed")["difference"].mean())
+        top = own.loc[own.groupby("rm_seed")["accuracy"].idxmax()]
+        best = own.groupby("rm_seed")[OUTCOME].max()
+        first = int((top.set_index("rm_seed")[OUTCOME] >= best - 1e-12).sum())
+        row = {"arm": arm, "runs": len(own), "LM performance": own[OUTCOME].mean(), "difference": means.estimate}
+        row |= {"low": means.low, "high": means.high, "at the most accurate": top["difference"].mean()}
+        row |= {"KL": own["kl_final"].mean(), "length": own["greedy_length_final"].mean()}
+        rows.append(row | {"most accurate first": first, "trajectories": len(best)})
+    return pd.DataFrame(rows).set_index("arm")
+
+
+def sentence(ablation: Ablation, found: pd.DataFrame) -> str:
+    """What one ablation changed, in words (Markdown)."""
+    parts = []
+    for arm, words in ablation.arms.items():
+        if arm not in found.index:
+            parts.append(f"*{words}* was not run")
+            continue
+        row = found.loc[arm]
+        clear = np.isfinite(row["low"]) and row["low"] * row["high"] > 0
+        change = ("raises" if row["difference"] > 0 else "lowers") if clear else "does not clearly change"
+        parts.append(
+            f"*{words}* {change} LM performance (by {row['difference']:+.3f}, 95 % interval {row['low']:+.3f} to "
+            f"{row['high']:+.3f}) and the most accurate reward model trains the best policy in {row['most accurate first']:.0f} of "
+            f"{row['trajectories']:.0f} trajectories"
+        )
+    base = found.loc[BASE] if BASE in found.index else None
+    against = f" (*{ablation.base}*: {base['most accurate first']:.0f})" if base is not None else ""
+    return f"**{ablation.title}.** Against *{ablation.base}*, {'; '.join(parts)}{against}."
