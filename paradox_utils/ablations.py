@@ -33,7 +33,7 @@ ABLATIONS = (
 
 
 def pairs(summary: pd.DataFrame) -> pd.DataFrame:
-    """One row a run of an ablation: its ``difference`` in LM performance from the base run of the same reward model and seed."""
+    """One row a run of an ablation: its ``difference`` in LM performance from the base run of its reward model and seed."""
     keys = ["task", "policy", "rm_seed", "rm_step", "ppo_seed"]
     runs = summary[summary["arm"].str.startswith("ablation-") & usable(summary)]
     base = runs[runs["arm"] == BASE][[*keys, OUTCOME]].rename(columns={OUTCOME: "base"})
@@ -69,8 +69,8 @@ def sentence(ablation: Ablation, found: pd.DataFrame) -> str:
         change = ("raises" if row["difference"] > 0 else "lowers") if clear else "does not clearly change"
         parts.append(
             f"*{words}* {change} LM performance (by {row['difference']:+.3f}, 95 % interval {row['low']:+.3f} to "
-            f"{row['high']:+.3f}) and the most accurate reward model trains the best policy in {row['most accurate first']:.0f} of "
-            f"{row['trajectories']:.0f} trajectories"
+            f"{row['high']:+.3f}) and the most accurate reward model trains the best policy in "
+            f"{row['most accurate first']:.0f} of {row['trajectories']:.0f} trajectories"
         )
     base = found.loc[BASE] if BASE in found.index else None
     against = f" (*{ablation.base}*: {base['most accurate first']:.0f})" if base is not None else ""

@@ -117,6 +117,7 @@ def test_every_quantity_of_a_record_is_documented_and_no_other(tables, tmp_path)
 def test_every_column_has_a_definition_a_function_and_a_direction():
     rows = [re.split(r"(?<!\\)\|", line)[1:-1] for line in METRICS.splitlines() if re.match(r"\| `\w+`", line)]
     assert len(rows) > 80
+    assert not re.search(r"\n\n\| `", METRICS), "a row after an empty line is in no table"
     for name, definition, unit in rows:
         assert re.search(r"[\w)`]\. (\{src\}`[\w.]+`(, )?)+ $", definition), name
         assert not unit.strip() or unit.strip()[-1] in "↑↓–", name
