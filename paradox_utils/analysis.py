@@ -94,7 +94,10 @@ def load_curves(folder: Path | str) -> pd.DataFrame:
     """The study's ``curves.csv``, one row an update; empty where it has none."""
     path = Path(folder) / "curves.csv"
     empty = pd.DataFrame(columns=["id", "update", "kl", "lm_performance"])
-    return pd.read_csv(path, dtype={"id": str}) if path.is_file() else empty
+    if not path.is_file():
+        return empty
+    # a control, which has nothing to agree with the truth in, once left infinity for its agreement
+    return pd.read_csv(path, dtype={"id": str}).replace([np.inf, -np.inf], np.nan)
 
 
 def load_best_of_n(folder: Path | str) -> pd.DataFrame:

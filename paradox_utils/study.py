@@ -152,6 +152,13 @@ def _check_arm(study: Study, arm: Arm, where: str) -> None:
         raise ParameterError(
             f"{where}: seeds = 'nested' pairs {len(arm.rm_seeds)} rm_seeds with {len(arm.ppo_seeds)} ppo_seeds; list as many"
         )
+    trains = any(_trains_reward_model(study, arm, task) for task in arm.tasks)
+    if arm.seeds == "nested" and arm.route != "dial" and not trains:
+        raise ParameterError(f"{where}: seeds = 'nested': has no effect, as this arm's rewards have no seed; leave it out")
+    if "reward_model" in arm.vary and (vain := set(arm.vary) & set(config.RewardModel.model_fields)):
+        raise ParameterError(
+            f"{where}, vary: {min(vain)!r} has no effect beside reward_model, which is not trained here; leave it out"
+        )
     for name, values in arm.vary.items():
         stage = _varied_stage(arm, name, f"{where}, vary")
         if not values:
@@ -160,7 +167,7 @@ def _check_arm(study: Study, arm: Arm, where: str) -> None:
             _check_layer(stage, {name: value}, f"{where}, vary")
     keyed = ["rm_seeds"] if arm.route != "dial" and arm.seeds == "crossed" else []
     useless = sorted({"checkpoints", "reward_model", *keyed} & arm.model_fields_set)
-    if useless and not any(_trains_reward_model(study, arm, task) for task in arm.tasks):
+    if useless and not trains:
         raise ParameterError(f"{where}: {useless[0]}: has no effect, as this arm trains no reward model; leave it out")
 
 
