@@ -91,10 +91,10 @@ def load(folder: Path | str) -> pd.DataFrame:
 
 
 def load_curves(folder: Path | str) -> pd.DataFrame:
-    """The study's ``curves.csv``, one row an update; empty where it has none."""
-    path = Path(folder) / "curves.csv"
+    """The study's ``curves.csv`` (recorded: ``curves.csv.gz``), one row an update; empty where it has none."""
+    path = next((p for p in (Path(folder) / "curves.csv", Path(folder) / "curves.csv.gz") if p.is_file()), None)
     empty = pd.DataFrame(columns=["id", "update", "kl", "lm_performance"])
-    if not path.is_file():
+    if path is None:
         return empty
     # a control, which has nothing to agree with the truth in, once left infinity for its agreement
     return pd.read_csv(path, dtype={"id": str}).replace([np.inf, -np.inf], np.nan)

@@ -397,8 +397,8 @@ def analysis(name: str, rows: pd.DataFrame) -> bool:
     if not source.is_file():
         return True
     digest = hashlib.sha256(store.code_hash(source, presentation=True).encode())
-    for file in ("summary.csv", "curves.csv", "reward_models.csv"):
-        digest.update((results / file).read_bytes())
+    for table in summary.TABLES:
+        digest.update((results / f"{table}.csv").read_bytes())
     if not (stamp.is_file() and store.read_json(stamp)["key"] == digest.hexdigest() and target.is_file()):
         stamp.unlink(missing_ok=True)
         target.unlink(missing_ok=True)  # yesterday's analysis must not pass for today's

@@ -157,7 +157,7 @@ def data_hash(parameters: config.Stage, known: dict[Path, bytes] | None = None) 
 def _data_hash(values: dict[str, Any], known: dict[Path, bytes]) -> str:
     digest = hashlib.sha256(json.dumps([values.get("source"), values.get("data"), values.get("world_seed")]).encode())
     tables = sorted(resolve(values["data"]).glob("*.json")) if values.get("source") == "qa-feedback" else []
-    tables += sorted(resolve(values["results"]).glob("*.csv")) if "results" in values else []
+    tables += sorted(resolve(values["results"]).glob("*.csv*")) if "results" in values else []
     for file in tables:
         if file not in known:
             known[file] = hashlib.sha256(file.read_bytes()).digest()

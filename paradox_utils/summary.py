@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+import io
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -100,10 +102,17 @@ def _read(path: Path) -> dict[str, Any]:
 
 def record(name: str, runs: list[Run]) -> Path:
     """Copy the tables of a study, and what made them, to ``results/recorded``: what the book and the history keep."""
+    import pandas as pd  # half a second, which `run` need not pay
+
     source, target = store.resolve(study.results_folder(name)), store.resolve(RECORDED) / name
     target.mkdir(parents=True, exist_ok=True)
     for table in TABLES:
-        store.write_text(target / f"{table}.csv", (source / f"{table}.csv").read_text(encoding="utf-8"))
+        text = (source / f"{table}.csv").read_text(encoding="utf-8")
+        if table == "curves":  # by far the largest: packed, its numbers to six digits
+            rounded = pd.read_csv(io.StringIO(text), dtype={"id": str}).to_csv(index=False, float_format="%.6g")
+            (target / "curves.csv.gz").write_bytes(gzip.compress(rounded.encode(), mtime=0))
+        else:
+            store.write_text(target / f"{table}.csv", text)
     made = [state for state in states(name, runs).values() if state["status"] in store.STATUSES]
     keys = ("id", "stage", "labels", "seconds", "device", "threads", "versions", "platform", "code_hash", "data_hash")
     store.write_json(target / "provenance.json", {"study": name, "runs": [{key: state[key] for key in keys} for state in made]})

@@ -1,11 +1,9 @@
 import numpy as np
 import pandas as pd
 import pytest
-from worlds import ACCURACIES, flat, inverted_u, named, nested, probed, rising, run_page, study, world, written
+from worlds import ACCURACIES, flat, inverted_u, rising, world, written
 
 from paradox_utils import analysis, config, plots
-from paradox_utils.plots import study as draw
-
 
 # --- reading ---
 

@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 from test_study import SHARED, planned, project, trained  # noqa: F401 (project is a fixture)
 
-from paradox_utils import store, summary
+from paradox_utils import analysis, store, summary
 
 QUESTIONS = "when,good,segments\nstart,1 0,2 1\nfinal,2 1,2 1\n"
 BEST_OF = "n,kl,reward,true_return,lm_performance\n1,0.0,0.1,0.2,0.5\n2,0.19,0.3,0.2,0.6\n"
@@ -89,12 +89,17 @@ def test_tables_that_no_run_has_are_there_and_empty(project):  # noqa: F811
         assert (len(table), table.columns.tolist()) == (0, ["id"])
 
 
-def test_every_table_is_recorded_as_it_is(study, project):  # noqa: F811
+def test_every_table_is_recorded_and_the_curves_are_packed(study, project):  # noqa: F811
     summary.write("tiny", study)
     folder = summary.record("tiny", study)
     assert folder == project / "results/recorded/tiny"
-    tables = {f"{name}.csv" for name in ("summary", "curves", "reward_models", "questions", "best_of_n")}
-    assert {path.name for path in folder.iterdir()} == tables | {"provenance.json"}
+    tables = {f"{name}.csv" for name in ("summary", "reward_models", "questions", "best_of_n")}
+    assert {path.name for path in folder.iterdir()} == tables | {"curves.csv.gz", "provenance.json"}
+    made = pd.read_csv(project / "results/tiny/curves.csv", dtype={"id": str})
+    pd.testing.assert_frame_equal(analysis.load_curves(folder), made, rtol=1e-5)
+    packed = (folder / "curves.csv.gz").read_bytes()
+    summary.record("tiny", study)
+    assert (folder / "curves.csv.gz").read_bytes() == packed  # nothing of the time it was made
     for name in tables:
         assert (folder / name).read_bytes() == (project / "results/tiny" / name).read_bytes()
     made = store.read_json(folder / "provenance.json")["runs"]

@@ -5,7 +5,7 @@ import re
 import numpy as np
 import pandas as pd
 import pytest
-from worlds import decide, flat, inverted_u, named, nested, rising, world
+from worlds import decide, flat, inverted_u, rising, world
 
 from paradox_utils import analysis, comparison, verdict
 from paradox_utils.data.records import TASKS

@@ -264,7 +264,7 @@ def test_predictors_show_every_measure_with_its_interval():
     pooled = table[table["task"] == "all"].set_index("measure")
     assert [list(bar.get_xdata()) for bar in bars] == pooled.loc[reversed(shown), ["low", "high"]].to_numpy().tolist()
     assert len(offsets(axis)) == 4 * len(shown)
-    assert sorted(offsets(axis)[:, 0]) == pytest.approx(sorted(table["correlation"].tolist() + []))
+    np.testing.assert_allclose(np.sort(offsets(axis)[:, 0]), np.sort(table.loc[table["measure"].isin(shown), "correlation"]))
 
 
 def test_variance_and_gain_shows_every_teacher():
@@ -312,8 +312,8 @@ def test_the_page_runs_and_finds_what_was_made(tmp_path):
     assert len(names["teachers"]) == 45
     assert "F1 of the error class" not in names["found"]  # it does not vary
     assert f"{why.BEFORE['rm_accuracy']} (+" in names["found"]
-    assert "accuracy off-policy" in names["compared"].split("sign they published")[0] + names["compared"]
-    assert "In 0 of 9 groups" in names["over"] or "of 9 groups" in names["over"]
+    assert "goes with the gain at +1.00 here, -0.51 there" in names["compared"]
+    assert f"In {len(names['past'])} of 9 groups of runs" in names["over"]
     assert (tmp_path / "out" / "result.json").is_file()
 
 
@@ -328,39 +328,23 @@ def test_the_page_runs_where_runs_failed_and_a_task_has_not_started(tmp_path):
     assert set(names["fitted"]["task"]) == {"relevance", "factuality"}
 
 
-def without_curves(folder):
-    (folder / "curves.csv").unlink()
+def change(folder, table, how):
+    how(pd.read_csv(folder / f"{table}.csv", dtype={"id": str})).to_csv(folder / f"{table}.csv", index=False)
 
 
-def without_true_rewards(folder):
-    curves = pd.read_csv(folder / "curves.csv", dtype={"id": str}).drop(columns=["true_reward_mean", "rm_agreement"])
-    curves.to_csv(folder / "curves.csv", index=False)
+FAULTS = {
+    "nothing": lambda folder: None,
+    "no curves": lambda folder: (folder / "curves.csv").unlink(),
+    "no true rewards": lambda folder: change(folder, "curves", lambda t: t.drop(columns=["true_reward_mean", "rm_agreement"])),
+    "no best of n": lambda folder: (folder / "best_of_n.csv").unlink(),
+    "no probes": lambda folder: change(folder, "summary", lambda t: t.filter(regex="^(?!probe_)")),
+    "none trained": lambda folder: change(folder, "summary", lambda t: t.assign(arm="dial")),
+    "one trajectory": lambda folder: change(folder, "summary", lambda t: t[t["rm_seed"] == 0]),
+}
+BREAKS = pytest.mark.xfail(strict=True, raises=(KeyError, ValueError), reason="the page needs every table and two trajectories")
 
 
-def without_best_of_n(folder):
-    (folder / "best_of_n.csv").unlink()
-
-
-def without_probes(folder):
-    table = pd.read_csv(folder / "summary.csv", dtype={"id": str})
-    table[[name for name in table if not name.startswith("probe_")]].to_csv(folder / "summary.csv", index=False)
-
-
-def without_trained(folder):
-    table = pd.read_csv(folder / "summary.csv", dtype={"id": str})
-    table.assign(arm="dial").to_csv(folder / "summary.csv", index=False)
-
-
-def with_one_trajectory(folder):
-    table = pd.read_csv(folder / "summary.csv", dtype={"id": str})
-    table[table["rm_seed"] == 0].to_csv(folder / "summary.csv", index=False)
-
-
-@pytest.mark.xfail(strict=True, reason="the page needs every table, and a finished reward model of two trajectories")
-@pytest.mark.parametrize(
-    "fault",
-    [without_curves, without_true_rewards, without_best_of_n, without_probes, without_trained, with_one_trajectory],
-)
+@pytest.mark.parametrize("fault", ["nothing", *(pytest.param(name, marks=BREAKS) for name in list(FAULTS)[1:])])
 def test_the_page_runs_on_what_there_is(fault, tmp_path):
-    fault(study(small(tasks=TASKS[:1]), tmp_path))
+    FAULTS[fault](study(small(tasks=TASKS[:1]), tmp_path))
     run_page("07", tmp_path)
