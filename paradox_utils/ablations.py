@@ -11,6 +11,7 @@ from paradox_utils import statistics
 from paradox_utils.analysis import READINGS, accuracy_kind, usable
 
 BASE = "ablation-base"
+LEVEL = 0.05  # of a change called clear, over all arms
 OUTCOME = READINGS["as measured"]
 
 
@@ -28,7 +29,7 @@ ABLATIONS = (
     Ablation("Sum or mean over segments", "sum", {"ablation-mean": "mean"}),
     Ablation("Rewards normalised for each reward model", "not normalised", {"ablation-normalised": "normalised"}),
     Ablation("KL coefficient", "0.05", {"ablation-kl-low": "0.02", "ablation-kl-high": "0.125"}),
-    Ablation("KL estimator", "of the sampled distribution", {"ablation-kl-estimator": "as published"}),
+    Ablation("KL estimator and sampling", "as sampled", {"ablation-kl-estimator": "as published"}),
 )
 
 
@@ -42,8 +43,9 @@ def pairs(summary: pd.DataFrame) -> pd.DataFrame:
 
 
 def effects(table: pd.DataFrame) -> pd.DataFrame:
-    """One row an arm: mean difference from the base with Student's 95 % interval over trajectories, the same at the most
-    accurate reward models, KL, length, and in how many trajectories the most accurate one trained the best policy."""
+    """One row an arm: mean difference from the base with Student's 95 % interval over trajectories, ``p`` of no difference
+    (two-sided, after Holm's correction for the number of arms), the difference at the most accurate reward models, KL, length,
+    and in how many trajectories the most accurate one trained the best policy."""
     rows = []
     for arm, own in table.groupby("arm", sort=False):
         means = statistics.mean_interval(own.groupby("rm_seed")["difference"].mean())
@@ -51,10 +53,21 @@ def effects(table: pd.DataFrame) -> pd.DataFrame:
         best = own.groupby("rm_seed")[OUTCOME].max()
         first = int((top.set_index("rm_seed")[OUTCOME] >= best - 1e-12).sum())
         row = {"arm": arm, "runs": len(own), "LM performance": own[OUTCOME].mean(), "difference": means.estimate}
-        row |= {"low": means.low, "high": means.high, "at the most accurate": top["difference"].mean()}
+        differences = own.groupby("rm_seed")["difference"].mean()
+        sides = (statistics.p_greater(differences, 0.0), statistics.p_greater(-differences, 0.0))
+        row |= {
+            "low": means.low,
+            "high": means.high,
+            "p": min(1.0, 2 * min(sides)),
+            "at the most accurate": top["difference"].mean(),
+        }
         row |= {"KL": own["kl_final"].mean(), "length": own["greedy_length_final"].mean()}
         rows.append(row | {"most accurate first": first, "trajectories": len(best)})
-    return pd.DataFrame(rows).set_index("arm")
+    table = pd.DataFrame(rows).set_index("arm")
+    tested = table.index[table.index != BASE]
+    table.loc[tested, "p"] = statistics.holm(list(table.loc[tested, "p"]))
+    table.loc[table.index == BASE, "p"] = np.nan
+    return table
 
 
 def sentence(ablation: Ablation, found: pd.DataFrame) -> str:
@@ -65,7 +78,7 @@ def sentence(ablation: Ablation, found: pd.DataFrame) -> str:
             parts.append(f"*{words}* was not run")
             continue
         row = found.loc[arm]
-        clear = np.isfinite(row["low"]) and row["low"] * row["high"] > 0
+        clear = row["p"] <= LEVEL
         change = ("raises" if row["difference"] > 0 else "lowers") if clear else "does not clearly change"
         parts.append(
             f"*{words}* {change} LM performance (by {row['difference']:+.3f}, 95 % interval {row['low']:+.3f} to "

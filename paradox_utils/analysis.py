@@ -30,7 +30,7 @@ READING_WORDS: dict[Reading, str] = {
     "as published": "the maximum over logged evaluations, on validation questions",
     "best on validation": "the score on test questions of the update that validation questions chose",
     "sampled": "the score of sampled answers after the last update, on test questions",
-    "at matched KL": "the score on test questions where every run of the comparison is equally far from its reference",
+    "at matched KL": "the score on test questions where every run of the comparison first gets equally far from its reference",
     "true return": "the oracle's labels put through the reward function that PPO maximised",
     "best of n": "the score of the response with the highest reward among those that the policy gave before PPO",
 }
@@ -42,8 +42,15 @@ NUMBERS = (
     *("lm_performance_start", "lm_performance_final", "lm_performance_best", "lm_performance_best_logged"),
     *("true_return_start", "true_return_final", "kl_final", "updates", "seconds"),
 )
-LATER = ("sampled_lm_performance_final", "true_return_best", VALIDATION, "lm_performance_matched", "kl_matched", "best_of_n")
-MATCHED_SHARE = 0.1  # runs of a comparison that need not reach the KL at which it is matched
+LATER = (
+    "sampled_lm_performance_final",
+    "true_return_best",
+    VALIDATION,
+    "lm_performance_matched",
+    "kl_matched",
+    "matched_early",
+    "best_of_n",
+)
 
 
 class AnalysisError(ValueError):
@@ -140,9 +147,10 @@ def checkpoint_findings(checkpoints: pd.DataFrame) -> list[str]:
 def with_curves(summary: pd.DataFrame, curves: pd.DataFrame) -> pd.DataFrame:
     """The summary with :data:`VALIDATION`, and with the LM performance at matched KL.
 
-    Matched: for each task and policy, at the KL that all but :data:`MATCHED_SHARE` of its runs reach (``kl_matched``), by
-    linear interpolation along √KL between a run's evaluations on test questions; a run that stayed nearer counts as it ended.
-    KL estimates of single rollouts are noisy, so an evaluation takes the mean over its own and the neighbouring updates.
+    Matched: for each task, policy and arm, at the largest KL that all its runs reach (``kl_matched``), by linear interpolation
+    along √KL between a run's evaluations on test questions, where it first gets that far. That is coarse: ``matched_early`` is
+    1 where it is before the first evaluation after the start. KL estimates of single rollouts are noisy, so an evaluation
+    takes the mean over its own and the neighbouring updates.
     """
     table = summary.copy()
     for column in LATER:
@@ -152,13 +160,17 @@ def with_curves(summary: pd.DataFrame, curves: pd.DataFrame) -> pd.DataFrame:
     table[VALIDATION] = [
         float(logged[run]["lm_performance"].iloc[-1]) if run in logged and len(logged[run]) else np.nan for run in table["id"]
     ]
-    for _, rows in table[usable(table)].groupby(["task", "policy"]):
+    for _, rows in table[usable(table)].groupby(["task", "policy", "arm"]):
         paths = {run: logged[run] for run in rows["id"] if run in logged and "test_lm_performance" in logged[run]}
         if paths:
-            target = float(np.quantile([path["distance"].max() for path in paths.values()], MATCHED_SHARE))
+            target = min(float(path["distance"].max()) for path in paths.values())
             known = table["id"].isin(paths) & table.index.isin(rows.index)
             table.loc[known, "kl_matched"] = target**2
             table.loc[known, "lm_performance_matched"] = [_at(paths[run], target) for run in table.loc[known, "id"]]
+            early = [
+                float(paths[run]["distance"].iloc[: min(2, len(paths[run]))].max() >= target) for run in table.loc[known, "id"]
+            ]
+            table.loc[known, "matched_early"] = early
     return table
 
 
@@ -172,8 +184,8 @@ def _at(path: pd.DataFrame, target: float) -> float:
     """LM performance where the path first gets ``target`` far."""
     distance, score = path["distance"].to_numpy(), path["test_lm_performance"].to_numpy(dtype=float)
     beyond = np.flatnonzero(distance >= target)
-    if not len(beyond) or beyond[0] == 0:
-        return float(score[0] if len(beyond) else score[-1])
+    if beyond[0] == 0:
+        return float(score[0])
     after = beyond[0]
     share = (target - distance[after - 1]) / (distance[after] - distance[after - 1])
     return float(score[after - 1] + share * (score[after] - score[after - 1]))
@@ -280,3 +292,28 @@ def beside_the_score(summary: pd.DataFrame) -> pd.DataFrame:
     order = runs.assign(rank=runs.groupby(["task", "policy", "rm_seed"])[accuracy_kind(runs)].rank(method="dense"))
     table = order.groupby(["task", "rank"])[[accuracy_kind(runs), *names]].mean()
     return table.rename(columns=lambda name: name.removesuffix("_final").replace("_", " "))
+
+
+def spacing(summary: pd.DataFrame) -> pd.DataFrame:
+    """How evenly the route ``steps`` spaces its accuracies: the least and the most accurate, and the largest step between
+    neighbours of a trajectory, one row a task; all means over trajectories."""
+    rows = []
+    for task, runs in summary[summary["arm"] == "steps"].groupby("task", sort=False):
+        own = [np.sort(models["accuracy"].dropna()) for _, models in reward_models(runs).groupby("rm_seed")]
+        kept = [values for values in own if len(values) > 1]
+        if kept:
+            steps = float(np.mean([np.diff(values).max() for values in kept]))
+            row = {"task": task, "majority": runs["rm_majority"].mean(), "least": np.mean([v[0] for v in kept])}
+            row |= {"most": np.mean([v[-1] for v in kept]), "largest step": steps}
+            rows.append(row | {"even step": np.mean([(v[-1] - v[0]) / (len(v) - 1) for v in kept])})
+    return pd.DataFrame(rows).set_index("task") if rows else pd.DataFrame()
+
+
+def room(summary: pd.DataFrame) -> str:
+    """What is left above the most accurate reward models of the route ``steps``, by task, in words: no rank can be better by
+    more than that, whatever teaches it."""
+    parts = []
+    for task, runs in summary[(summary["arm"] == "steps") & usable(summary)].groupby("task", sort=False):
+        top = runs.loc[runs.groupby(["policy", "rm_seed"])[accuracy_kind(runs)].idxmax(), READINGS["as measured"]]
+        parts.append(f"{task} {1 - top.mean():.2f}")
+    return f"Above the most accurate reward models' policies is left: {', '.join(parts)}." if parts else ""

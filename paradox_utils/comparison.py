@@ -5,7 +5,8 @@ Each measure is one of :mod:`paradox_utils.statistics` and :mod:`paradox_utils.s
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections import Counter
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,19 +26,22 @@ class Comparison:
     """One family of reward models: of a task, policy and arm, or (``task`` :data:`ALL`) of an arm over tasks and policies.
 
     ``*_top``: the most accurate reward model; ``*_best``: the one with the best policy, after the fact; both averaged over
-    trajectories. ``regret``, ``low``, ``high``: cross-fitted over complete trajectories (rank selected on the validation
-    questions of the others), ``chosen*``: selected on the trajectory's own validation questions; both paid on test questions.
-    Shapes (:mod:`paradox_utils.shapes`) need 3 trajectories; NaN where too little is known.
+    trajectories. ``regret``, ``low``, ``high``: cross-fitted over complete trajectories, one common rank selected by the
+    others; ``within*``: the same with a rank of its own for each task (pooled only). ``chosen*``: selected by the trajectory's
+    own validation questions; NaN where that is not ``separate``: selected on validation questions and paid on test questions.
+    ``best_rank``: the best on average, 1 being the most accurate. Shapes (:mod:`paradox_utils.shapes`) need 3 trajectories; NaN
+    where too little is known.
     """
 
     task: str
     policy: str
     arm: str
-    planned: int  # reward models of the study
-    reward_models: int  # with an accuracy and a finished PPO run
+    planned: int  # reward models of the study; pooled, each counts for every policy it trains
+    reward_models: int  # of them with an accuracy and a finished PPO run
+    unfinished: int  # runs that have not started or not ended
     accuracies: int  # distinct ones, in the trajectory with the fewest
     rm_seeds: int  # complete trajectories
-    lost: int  # incomplete ones
+    lost: int  # incomplete ones, of a task and policy
     ppo_seeds: int  # different ones, in all
     accuracy_kind: str  # rm_accuracy, or rm_accuracy_noisy where no clean labels exist
     majority: float
@@ -57,6 +61,11 @@ class Comparison:
     high: float
     p_above: float
     p_below: float
+    best_rank: int
+    within: float
+    within_low: float
+    within_high: float
+    separate: bool
     chosen: float
     chosen_low: float
     chosen_high: float
@@ -95,25 +104,24 @@ def compare(
 ) -> Comparison:
     """The comparison of one family, or of several pooled: trajectories of all of them together, each a unit of inference.
 
-    Pooled, accuracies are put on the range of their family (0 the least, 1 the most accurate of it), and trajectories of
-    different tasks are different ones.
+    Pooled, trajectories of different tasks are different ones, and one of a task is averaged over the policies it trained (left
+    out unless all of them have it). Spearman's correlation is of ranks within families; for shapes accuracies are put on the
+    range of their family (0 the least, 1 the most accurate of it).
     """
     parts = [_part(key, runs, reading) for key, runs in families]
     (task, policy, arm), one = families[0][0], len(families) == 1
-    widths = {part.difference.shape[1] for part in parts if len(part.difference)}
-    joined = selecting = pd.DataFrame()
-    if len(widths) == 1:  # policies that share a reward model are one unit
-        joined = pd.concat([part.difference for part in parts]).groupby(level=0).mean()
-        selecting = pd.concat([part.selecting for part in parts]).groupby(level=0).mean()
+    tasks = Counter(key[0] for key, _ in families)
+    joined, selecting = _joined(parts, tasks)
     known = pd.concat([part.known for part in parts])
     runs = pd.concat([runs for _, runs in families])
     kind = accuracy_kind(runs)
+    counted = known[known["cluster"].isin(joined.index)] if len(joined) else known
+    rounded = (counted["accuracy"] / ACCURACY_RESOLUTION).round()
+    distinct = rounded.groupby([counted["family"], counted["cluster"]]).nunique()
+    ranks = known if one else known.groupby("family")[["accuracy", "performance"]].rank(pct=True)
+    correlation = statistics.spearman(ranks["accuracy"], ranks["performance"], known["cluster"], resamples=resamples, seed=seed)
     if not one:
         known = known.assign(accuracy=known.groupby("family")["accuracy"].transform(_on_range))
-    counted = known[known["cluster"].isin(joined.index)] if len(joined) else known
-    tick = ACCURACY_RESOLUTION if one else 1e-9
-    distinct = (counted["accuracy"] / tick).round().groupby([counted["family"], counted["cluster"]]).nunique()
-    correlation = statistics.spearman(known["accuracy"], known["performance"], known["cluster"], resamples=resamples, seed=seed)
     groups = [group.sort_values(["accuracy", "rm_step"], ascending=False) for _, group in known.groupby(["family", "cluster"])]
     top = pd.DataFrame([group.iloc[0] for group in groups], columns=known.columns)
     best = pd.DataFrame([group.iloc[int(group["performance"].argmax())] for group in groups], columns=known.columns)
@@ -125,6 +133,7 @@ def compare(
         arm=arm,
         planned=sum(part.planned for part in parts),
         reward_models=len(known),
+        unfinished=int(runs["status"].isin(("blocked", "running")).sum()),
         accuracies=int(distinct.min()) if len(distinct) else 0,
         rm_seeds=len(joined),
         lost=sum(part.lost for part in parts),
@@ -142,18 +151,21 @@ def compare(
         performance_best=float(best["performance"].mean()),
         step_best=_steps(best["rm_step"]),
         regret_after_the_fact=float(np.mean(afterwards or [np.nan])),
-        **_regrets(joined, selecting, smallest, margin),
+        **_regrets(joined, selecting, smallest, margin, separate=all(part.separate for part in parts)),
+        **_within(parts, tasks),
         **_shapes(known, one),
     )
 
 
 @dataclass(frozen=True)
 class _Part:
+    task: str
     difference: pd.DataFrame
     selecting: pd.DataFrame
     known: pd.DataFrame
     planned: int
     lost: int
+    separate: bool
 
 
 def _part(key: tuple[str, str, str], runs: pd.DataFrame, reading: Reading) -> _Part:
@@ -161,29 +173,59 @@ def _part(key: tuple[str, str, str], runs: pd.DataFrame, reading: Reading) -> _P
     models = reward_models(runs, reading)
     difference = contrasts(runs, reading)
     validated = contrasts(runs, reading, VALIDATION)
-    alike = reading != "best of n" and validated.index.equals(difference.index) and validated.shape == difference.shape
-    selecting = validated if alike else difference
+    # the readings `as published` and `best of n` are on validation questions themselves: nothing separate to select by
+    separate = reading not in ("as published", "best of n") and len(difference) > 0
+    separate = separate and validated.index.equals(difference.index) and validated.shape == difference.shape
+    selecting = validated if separate else difference
     label = {seed: f"{key[0]} {seed:g}" for seed in models["rm_seed"].unique()}
     known = models.dropna(subset=["accuracy", "performance"]).assign(family=" ".join(key))
     known = known.assign(cluster=known["rm_seed"].map(label))
     lost = models["rm_seed"].nunique() - len(difference)
-    return _Part(difference.rename(index=label), selecting.rename(index=label), known, len(models), lost)
+    return _Part(key[0], difference.rename(index=label), selecting.rename(index=label), known, len(models), lost, separate)
+
+
+def _joined(parts: Sequence[_Part], tasks: Mapping[str, int]) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Contrasts and selecting contrasts of the units: trajectories of a task that all policies of that task have, averaged."""
+    if len({part.difference.shape[1] for part in parts if len(part.difference)}) != 1:
+        return pd.DataFrame(), pd.DataFrame()
+    stacked = [pd.concat([getattr(part, name) for part in parts]) for name in ("difference", "selecting")]
+    sizes = stacked[0].groupby(level=0).size()
+    whole = sizes.index[[size == tasks[name.rpartition(" ")[0]] for name, size in sizes.items()]]
+    joined, selecting = (table.groupby(level=0).mean().loc[whole] for table in stacked)
+    return joined, selecting
+
+
+def _within(parts: Sequence[_Part], tasks: Mapping[str, int]) -> dict[str, float]:
+    """The pooled regret with a rank of its own for each task."""
+    by_task = {}
+    for task in tasks:
+        joined, selecting = _joined([part for part in parts if part.task == task], tasks)
+        if len(joined) > 1:
+            by_task[task] = statistics.payments(joined, selecting)
+    if not by_task:
+        return dict.fromkeys(("within", "within_low", "within_high"), float("nan"))
+    found = statistics.mean_interval(np.concatenate(list(by_task.values())))
+    return {"within": found.estimate, "within_low": found.low, "within_high": found.high}
 
 
 def _on_range(values: pd.Series) -> pd.Series:
     return (values - values.min()) / (values.max() - values.min()) if np.ptp(values) else values * 0.0
 
 
-def _regrets(joined: pd.DataFrame, selecting: pd.DataFrame, smallest: float, margin: float) -> dict[str, float]:
+def _regrets(
+    joined: pd.DataFrame, selecting: pd.DataFrame, smallest: float, margin: float, separate: bool
+) -> dict[str, float | int | bool]:
     names = ("regret", "low", "high", "p_above", "p_below", "chosen", "chosen_low", "chosen_high")
     if len(joined) < 2:
-        return dict.fromkeys(names, float("nan"))
+        return dict.fromkeys(names, float("nan")) | {"best_rank": 0, "separate": separate}
     fitted = statistics.cross_fitted_regret(joined, margin=smallest, selecting=selecting)
     below = statistics.cross_fitted_regret(joined, margin=margin, selecting=selecting).p_below
     own = joined.to_numpy()[np.arange(len(joined)), selecting.to_numpy().argmax(axis=1)]
-    chosen = statistics.mean_interval(own)
+    chosen = statistics.mean_interval(own if separate else [np.nan])  # else the largest of noisy values
     values = (fitted.interval.estimate, fitted.interval.low, fitted.interval.high, fitted.p_above, below)
-    return dict(zip(names, (*values, chosen.estimate, chosen.low, chosen.high), strict=True))
+    rank = int(joined.mean().to_numpy().argmax()) + 1
+    told = dict(zip(names, (*values, chosen.estimate, chosen.low, chosen.high), strict=True))
+    return told | {"best_rank": rank, "separate": separate}
 
 
 def _shapes(known: pd.DataFrame, one: bool) -> dict[str, float | bool]:

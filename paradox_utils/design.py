@@ -39,16 +39,16 @@ def split(summary: pd.DataFrame, questions: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows).set_index("task")
 
 
-def truths(regret: float, ranks: int = 6) -> dict[str, list[float]]:
-    """LM performance by rank (the most accurate first) in three worlds: a middle rank better by ``regret`` and a fall on both
-    sides of it; a steady fall with accuracy; no difference among the upper half."""
-    middle = ranks // 2
+def truths(regret: float, ranks: int = 6, best: int = 3) -> dict[str, list[float]]:
+    """LM performance by rank (the most accurate first) in three worlds: the rank ``best`` (from 2) better by ``regret`` and a
+    fall on both sides of it; a steady fall with accuracy; no difference among the upper half."""
+    middle = best
     rise = [0.9 - regret * (1 - k / (middle - 1)) for k in range(middle)]
     fall = [0.9 - FALL * (k + 1) for k in range(ranks - middle)]
     return {
         "inverted U": rise + fall,
         "rising": [0.9 - FALL * k for k in range(ranks)],
-        "plateau": [0.9] * middle + fall,
+        "plateau": [0.9] * (ranks // 2) + [0.9 - FALL * (k + 1) for k in range(ranks - ranks // 2)],
     }
 
 
@@ -56,15 +56,20 @@ def power(deviation: float, units: Sequence[int], regrets: Sequence[float], stud
     """How often the rule gives the right verdict: one row a number of ``units`` and a world.
 
     ``right``: share *supported* in the worlds of an inverted U (one for each of ``regrets``), *not supported* in the others;
-    ``wrong``: share of the opposite verdict.
+    ``wrong``: share of the opposite verdict. In *ranks apart* the best rank is the 2nd, 3rd or 4th, by task, so that no common
+    one has the whole regret (the largest of ``regrets``); in *one task* it is an inverted U in one task and a plateau in two.
     """
+    most = max(regrets)
+    worlds = [("inverted U", regret, [truths(regret)["inverted U"]]) for regret in regrets]
+    worlds.append(("ranks apart", most, [truths(most, best=best)["inverted U"] for best in (2, 3, 4)]))
+    worlds.append(("one task", most, [truths(most)["inverted U"], *[truths(0.0)["plateau"]] * 2]))
+    worlds += [(name, 0.0, [truths(0.0)[name]]) for name in ("rising", "plateau")]
     rows = []
-    worlds = [("inverted U", regret, truths(regret)["inverted U"]) for regret in regrets]
-    worlds += [(name, 0.0, truths(0.0)[name]) for name in ("rising", "plateau")]
     for n in units:
         for world, regret, truth in worlds:
-            rates = statistics.verdict_rates(truth, deviation, n, verdict.SMALLEST_EFFECT, alpha=verdict.ALPHA, studies=studies)
-            right, wrong = ("supported", "not supported") if world == "inverted U" else ("not supported", "supported")
+            means = np.array([truth[unit % len(truth)] for unit in range(n)])
+            rates = statistics.verdict_rates(means, deviation, n, verdict.SMALLEST_EFFECT, alpha=verdict.ALPHA, studies=studies)
+            right, wrong = ("supported", "not supported") if regret else ("not supported", "supported")
             rows.append({"units": n, "world": world, "regret": regret, "right": rates[right], "wrong": rates[wrong]})
     return pd.DataFrame(rows)
 

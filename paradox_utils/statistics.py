@@ -234,6 +234,21 @@ def cross_fitted_regret(
     *Upper end*: ρ is one of the δ_k, so the largest upper end of all δ_k covers it without a correction for their number
     (intersection–union principle: Berger & Hsu 1996, *Statistical Science* 11:283–319). ``p_below`` is their largest p-value.
     """
+    payments, d = _payments(contrasts, selecting)
+    paid = mean_interval(payments, confidence)
+    ends = [mean_interval(column, confidence).high for column in d.T]
+    p_below = max(p_greater(-column, -margin) for column in d.T)
+    interval = Interval(paid.estimate, paid.low, max(*ends, paid.estimate), len(d))
+    return Regret(interval, p_greater(payments, margin), p_below)
+
+
+def payments(contrasts: ArrayLike, selecting: ArrayLike | None = None) -> Array:
+    """What each trajectory pays for the rank that the others select: arguments and selection as in
+    :func:`cross_fitted_regret`; (n,)."""
+    return _payments(contrasts, selecting)[0]
+
+
+def _payments(contrasts: ArrayLike, selecting: ArrayLike | None) -> tuple[Array, Array]:
     d = np.asarray(contrasts, dtype=float)
     if d.ndim != 2 or d.shape[0] < 2 or not np.isfinite(d).all() or d[:, 0].any():
         raise ValueError(f"contrasts of shape {d.shape}: need at least 2 rows, finite values, and zeros in column 0")
@@ -242,11 +257,7 @@ def cross_fitted_regret(
         raise ValueError(f"selecting of shape {s.shape}: need finite values in the shape of the contrasts, {d.shape}")
     n = len(d)
     others = (s.sum(axis=0) - s) / (n - 1)
-    payments = d[np.arange(n), others.argmax(axis=1)]
-    paid = mean_interval(payments, confidence)
-    ends = [mean_interval(column, confidence).high for column in d.T]
-    p_below = max(p_greater(-column, -margin) for column in d.T)
-    return Regret(Interval(paid.estimate, paid.low, max(*ends, paid.estimate), n), p_greater(payments, margin), p_below)
+    return d[np.arange(n), others.argmax(axis=1)], d
 
 
 def verdict_rates(
@@ -262,11 +273,12 @@ def verdict_rates(
     """How often :func:`cross_fitted_regret` calls a regret larger or smaller than ``margin``, one-sided at ``alpha``: in
     simulated studies, shares ``supported`` and ``not supported``.
 
-    ``truth`` (K,): LM performance by rank, the most accurate first. Every run adds independent normal noise of standard
-    ``deviation`` (of reward-model seed, PPO seed and the rest together; what ranks of a trajectory share would only help).
+    ``truth`` (K,), or (trajectories, K): LM performance by rank, the most accurate first. Every run adds independent normal
+    noise of standard ``deviation`` (of reward-model seed, PPO seed and the rest together; what ranks of a trajectory share
+    would only help).
     """
     means = np.asarray(truth, dtype=float)
-    noise = np.random.default_rng(seed).normal(0, deviation, (studies, trajectories, means.size))
+    noise = np.random.default_rng(seed).normal(0, deviation, (studies, trajectories, means.shape[-1]))
     d = means + noise
     d = d - d[..., :1]
     others = d.sum(axis=1, keepdims=True) - d

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from paradox_utils import statistics
-from paradox_utils.analysis import MATCHED_SHARE, READING_WORDS, READINGS, Reading, count, run_counts, usable
+from paradox_utils.analysis import READING_WORDS, READINGS, Reading, count, run_counts, usable
 from paradox_utils.comparison import ACCURACY_RESOLUTION, ALL, Comparison, compare, families
 from paradox_utils.data.records import TASKS
 
@@ -29,6 +29,7 @@ MIN_ACCURACIES = 5  # reward models of distinct accuracy in each trajectory
 MIN_RM_SEEDS = 3
 MIN_PPO_SEEDS = 3
 PRIMARY = "steps"
+ENDINGS = {2: "nd", 3: "rd"}
 
 RULE = f"""\
 *Reward models* are compared within their trajectory (`rm_seed`): the checkpoints of one training, or the models trained (or
@@ -38,23 +39,26 @@ of the most accurate one, at the same PPO seed. Trajectories are the independent
 - *Regret* is the LM performance with the best rank minus that with the most accurate one. The largest of several noisy means
   is too large, so the best rank is selected on the validation questions of all other trajectories and paid on the test
   questions of the one left out. The interval is a 95 % Student interval over trajectories: its lower end belongs to these
-  payments, its upper end is the largest upper end of any rank's difference from the most accurate one.
+  payments, its upper end is the largest upper end of any rank's difference from the most accurate one. It is for new
+  trajectories and the same questions, which all runs share.
 - A comparison needs at least {MIN_ACCURACIES} reward models of distinct accuracy (to {ACCURACY_RESOLUTION}) a trajectory,
   {MIN_RM_SEEDS} trajectories and {MIN_PPO_SEEDS} PPO seeds in all. With less it is *undecided*. Trajectories with a reward
   model that was not measured, or has no finished PPO run, are left out. A diverged run counts with the performance it ended
-  with, if it has one.
+  with, if it has one. While planned runs have not ended, every comparison they belong to is *undecided*.
 - It is *supported* if the regret is larger than {SMALLEST_EFFECT} (one-sided p ≤ {ALPHA}), *not supported* if the regret is
   smaller than {EQUIVALENCE_MARGIN} (the same way), else *undecided*.
 - **The verdict** is that of one comparison, named beforehand: the route `{PRIMARY}` over all tasks and policies together. A
   unit is a trajectory of a task, averaged over the policies it trained. The comparisons of single tasks, policies and routes
-  are shown with p-values corrected for their number (Holm).
+  are shown with p-values corrected for their number (Holm). The rank it speaks of is one for all tasks; a regret with a rank
+  of its own for each task is shown beside it, and decides nothing.
 - *Shape*: an inverted U is called present if both slopes of the two-lines test (Simonsohn 2018; up, then down) have a
   one-sided p ≤ {ALPHA}, corrected in the same way. The quadratic of Lind & Mehlum (2010), with the interval of its turning
   point, is shown but decides nothing: it calls a curve that only levels off an inverted U far too often. The shape explains a
   verdict; it does not make one.
 - *Readings*: *as measured* takes {READING_WORDS["as measured"]}. *As published* takes {READING_WORDS["as published"]}, the
-  initial policy's included: noise can only raise a maximum. Shown beside them: the update that validation chose, sampled
-  answers, the true return, and LM performance at matched KL (the KL that all but {MATCHED_SHARE:.0%} of a task's runs reach).
+  initial policy's included: noise can only raise a maximum; it selects and pays on the same questions. Shown beside them: the
+  update that validation chose, sampled answers, the true return, LM performance at matched KL (the largest that all runs of
+  a comparison reach), and best-of-n.
 """
 
 
@@ -143,6 +147,10 @@ def _missing(c: Comparison) -> tuple[str, ...]:
         (c.ppo_seeds, MIN_PPO_SEEDS, "PPO seed", "PPO seeds"),
     )
     missing = [f"{n or 'no'} {few if n == 1 else many} ({least} are needed)" for n, least, few, many in wanted if n < least]
+    if c.unfinished:
+        missing.insert(
+            0, f"{count(c.unfinished, 'planned run has', 'planned runs have')} not ended, so this is an interim state"
+        )
     if c.lost and missing:
         missing.append(f"{count(c.lost, 'trajectory', 'trajectories')} left out as incomplete")
     return tuple(missing)
@@ -182,12 +190,13 @@ def sentence(finding: Finding) -> str:
     if not f.reward_models:
         return f"*{f.task}* ({where}): **undecided**; no run against a measured reward model finished."
     several, pool = f.rm_seeds > 1, f.task == ALL
-    models = count(f.reward_models, "reward model")
+    models = count(f.reward_models, "pair of reward model and policy", "pairs of reward model and policy")
+    models = models if pool else count(f.reward_models, "reward model")
     if f.reward_models < f.planned:
         models += f" of {f.planned} (the others have no accuracy or no finished run, and are left out of what follows)"
     kind = "accuracy" if f.accuracy_kind == "rm_accuracy" else "accuracy against the annotators' labels"
     if pool:
-        kind += " (on the range of its task)"
+        kind += " (ranked within its task and policy)"
     interval = f" (95 % interval {f.spearman_low:.2f} to {f.spearman_high:.2f})" if np.isfinite(f.spearman_low) else ""
     rho = f"is {f.spearman:.2f}{interval}" if np.isfinite(f.spearman) else "is not defined"
     text = (
@@ -195,10 +204,19 @@ def sentence(finding: Finding) -> str:
     )
     text += "" if pool else f"{_top_and_best(f)} "
     if several and np.isfinite(f.regret):
+        where = "validation questions" if f.separate else "scores"
+        best = "most accurate" if f.best_rank == 1 else f"{f.best_rank}{ENDINGS.get(f.best_rank, 'th')} most accurate"
         text += (
-            f"Selected on other trajectories, the regret is {f.regret:.3f} (95 % interval {f.low:.3f} to {f.high:.3f}); "
-            f"selected on a trajectory's own validation questions, {f.chosen:.3f} ({f.chosen_low:.3f} to {f.chosen_high:.3f}). "
+            f"With the rank selected on other trajectories' {where}, the regret is {f.regret:.3f} (95 % interval {f.low:.3f} "
+            f"to {f.high:.3f}); on average the {best} is best. "
         )
+        if pool and np.isfinite(f.within):
+            text += f"With a rank for each task it is {f.within:.3f} ({f.within_low:.3f} to {f.within_high:.3f}). "
+        if np.isfinite(f.chosen):
+            text += (
+                f"Whoever trains against all of a trajectory and keeps what validates best gains {f.chosen:.3f} "
+                f"({f.chosen_low:.3f} to {f.chosen_high:.3f}) on the most accurate. "
+            )
     if np.isfinite(f.p_two_lines):
         text += f"The two-lines test {'finds' if finding.inverted_u else 'does not find'} an inverted U. "
     return text.strip() + (f" Too little for a decision: {_join(finding.missing)}." if finding.missing else "")
@@ -247,7 +265,8 @@ def readings_table(summary: pd.DataFrame) -> pd.DataFrame:
             finding = next(iter(pooled(own, reading, resamples=200)), None)
             if finding:
                 c = finding.of
-                values = (reading, c.spearman, c.regret, c.low, c.high, c.p_two_lines, finding.status)
+                status = finding.status if reading != "true return" else ""  # in its own units, where the margin says nothing
+                values = (reading, c.spearman, c.regret, c.low, c.high, c.p_two_lines, status)
                 rows.append(
                     dict(zip(("reading", "spearman", "regret", "low", "high", "p two lines", "status"), values, strict=True))
                 )

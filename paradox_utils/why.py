@@ -33,7 +33,8 @@ ALONG = {
     "agreement_end": "agreement of reward and truth at the end",
     "agreement_lost": "agreement lost since the start",
 }
-# Razin et al. 2025, "What makes a reward model a good teacher?", Table 1: correlation with the gain in ground-truth reward.
+# Razin et al. 2025, "What makes a reward model a good teacher?", Table 2: Pearson's correlation with the gain in ground-truth
+# reward after one epoch. The last is of the mean of reward variance and accuracy, the latter the mean of on- and off-policy.
 RAZIN = {
     "reward variance": 0.834,
     "accuracy on-policy": -0.283,
@@ -54,10 +55,8 @@ def teachers(summary: pd.DataFrame, curves: pd.DataFrame, arms: tuple[str, ...] 
     keys = ["arm", "task", "policy", "rm_seed", "setting", "rm_step"]
     known = [name for name in (*BEFORE, *ALONG, "gain", "accuracy") if name in runs]
     table = runs.groupby(keys, dropna=False, sort=False)[known].mean().reset_index()
-    group, cluster = (
-        table["task"] + ", " + table["policy"],
-        table["task"] + " " + table["arm"] + " " + table["rm_seed"].astype(str),
-    )
+    # trainings with one seed share initialization and order of data, whatever their route
+    group, cluster = table["task"] + ", " + table["policy"], table["task"] + " " + table["rm_seed"].astype(str)
     return table.assign(group=group, cluster=cluster)
 
 
@@ -118,21 +117,35 @@ def pearson(x: np.ndarray, y: np.ndarray) -> float:
 
 
 def against_razin(table: pd.DataFrame) -> pd.DataFrame:
-    """Razin et al.'s published correlations beside ours (pooled, standardised within task and policy)."""
+    """Razin et al.'s published correlations beside ours (pooled, standardised within task and policy).
+
+    ``here``: with the variance of normalised rewards, as theirs; ``raw``: with that of the rewards PPO was paid. The row
+    ``regression`` is the multiple correlation of the gain with variance and both accuracies: never negative, and not theirs.
+    """
     names = {"reward variance": "probe_variance", "accuracy on-policy": "probe_accuracy", "accuracy off-policy": "rm_accuracy"}
-    known = table.dropna(subset=[*names.values(), "gain"])
-    z = standardised(known, [*names.values(), "gain"])
-    here = {words: pearson(z[column].to_numpy(), z["gain"].to_numpy()) for words, column in names.items()}
-    both = z[["probe_variance", "probe_accuracy"]].to_numpy()
-    here["variance and accuracy"] = statistics.multiple_correlation(both, z["gain"].to_numpy())
-    rows = [{"measure": words, "Razin et al. 2025": RAZIN[words], "here": here[words]} for words in RAZIN]
-    return pd.DataFrame(rows).set_index("measure")
+    known = table.dropna(subset=[*names.values(), "probe_variance_raw", "gain"])
+    rows = pd.DataFrame({"Razin et al. 2025": RAZIN})
+    for column, variance in (("here", "probe_variance"), ("raw", "probe_variance_raw")):
+        accuracy = (known["probe_accuracy"] + known["rm_accuracy"]) / 2
+        own = known.assign(both=(known[variance] + accuracy) / 2)
+        measures = {**names, "reward variance": variance, "variance and accuracy": "both"}
+        z = standardised(own, [*measures.values(), "gain"])
+        rows[column] = {words: pearson(z[name].to_numpy(), z["gain"].to_numpy()) for words, name in measures.items()}
+        predictors = z[[variance, "probe_accuracy", "rm_accuracy"]].to_numpy()
+        rows.loc["regression", column] = statistics.multiple_correlation(predictors, z["gain"].to_numpy())
+    return rows.rename_axis("measure")
 
 
 # --- over-optimisation -------------------------------------------------------------------------------------------------------
 
 
-def paths(summary: pd.DataFrame, curves: pd.DataFrame, arm: str = "steps", thirds: int = 3) -> pd.DataFrame:
+def thirds(runs: pd.DataFrame) -> pd.Series:
+    """The third of its trajectory's accuracies that each run's reward model is in (0: the least accurate)."""
+    rank = runs.groupby(["task", "policy", "rm_seed"])[accuracy_kind(runs)].rank(method="first", pct=True)
+    return np.ceil(rank * 3).astype(int) - 1
+
+
+def paths(summary: pd.DataFrame, curves: pd.DataFrame, arm: str = "steps") -> pd.DataFrame:
     """Every update of an arm's runs: ``distance`` √KL, ``proxy`` and ``true`` reward gained since the start (in deviations of
     the true reward's gain within the task), and the ``third`` of accuracies its reward model is in (0: the least accurate).
 
@@ -140,8 +153,7 @@ def paths(summary: pd.DataFrame, curves: pd.DataFrame, arm: str = "steps", third
     bend a curve of one against the other downwards by noise alone.
     """
     runs = summary[(summary["arm"] == arm) & usable(summary)].drop_duplicates("id")
-    rank = runs.groupby(["task", "policy", "rm_seed"])[accuracy_kind(runs)].rank(method="first", pct=True)
-    runs = runs.assign(third=np.ceil(rank * thirds).astype(int) - 1, cluster=runs["task"] + " " + runs["rm_seed"].astype(str))
+    runs = runs.assign(third=thirds(runs), cluster=runs["task"] + " " + runs["rm_seed"].astype(str))
     keep = ["id", "task", "policy", "third", "cluster"]
     rows = curves.merge(runs[keep], on="id")
     if "true_reward_mean" not in rows:
@@ -181,10 +193,9 @@ def fits(table: pd.DataFrame, *, resamples: int = 500, seed: int = 0) -> pd.Data
     return pd.DataFrame(rows)
 
 
-def best_of_n_paths(summary: pd.DataFrame, table: pd.DataFrame, arm: str = "steps", thirds: int = 3) -> pd.DataFrame:
+def best_of_n_paths(summary: pd.DataFrame, table: pd.DataFrame, arm: str = "steps") -> pd.DataFrame:
     """LM performance of best-of-n by task and third of accuracies: one row a number of responses, with √KL."""
     runs = summary[(summary["arm"] == arm) & usable(summary)].drop_duplicates("id")
-    rank = runs.groupby(["task", "policy", "rm_seed"])[accuracy_kind(runs)].rank(method="first", pct=True)
-    runs = runs.assign(third=np.ceil(rank * thirds).astype(int) - 1)
+    runs = runs.assign(third=thirds(runs))
     rows = table.merge(runs[["id", "task", "policy", "rm_seed", "third"]], on="id")
     return rows.assign(distance=np.sqrt(rows["kl"]))

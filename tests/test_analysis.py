@@ -1,9 +1,28 @@
+import dataclasses
+
 import numpy as np
 import pandas as pd
 import pytest
-from worlds import ACCURACIES, flat, inverted_u, rising, world, written
+from worlds import (
+    ACCURACIES,
+    flat,
+    inverted_u,
+    lost,
+    named,
+    nested,
+    offsets,
+    probed,
+    questions_of,
+    rising,
+    run_page,
+    study,
+    world,
+    written,
+)
 
-from paradox_utils import analysis, config, plots
+from paradox_utils import analysis, comparison, config, plots, verdict
+from paradox_utils.data.records import TASKS
+from paradox_utils.plots import study as draw
 
 # --- reading ---
 
@@ -42,6 +61,17 @@ def test_contrasts_pair_ppo_seeds_and_rank_by_accuracy():
     made["lm_performance_final"] = [0.1, 0.2, 0.5, 0.7, 0.9, np.nan]  # steps 0, 40 (most accurate), 80; seeds 0 and 1
     found = analysis.contrasts(made)
     np.testing.assert_allclose(found.loc[0], [0, 0.9 - 0.5, (0.1 - 0.5 + 0.2 - 0.7) / 2])
+
+
+def test_curves_are_read_packed_or_not(tmp_path):
+    assert analysis.load_curves(tmp_path).empty
+    made = pd.DataFrame({"id": ["01", "01"], "update": [0, 1], "rm_agreement": [0.5, np.inf]})
+    made.to_csv(tmp_path / "curves.csv.gz", index=False)
+    packed = analysis.load_curves(tmp_path)
+    assert packed["id"].tolist() == ["01", "01"]
+    assert np.isnan(packed["rm_agreement"][1])  # what has nothing to agree in
+    made.head(1).to_csv(tmp_path / "curves.csv", index=False)
+    assert len(analysis.load_curves(tmp_path)) == 1  # a study's own table, not the recorded one
 
 
 # --- what curves add ---
@@ -124,18 +154,139 @@ def test_checkpoint_findings_compare_the_best_with_the_constant_answer(tmp_path)
         analysis.load_checkpoints(tmp_path / "none")
 
 
-def test_the_page_runs_on_a_summary_with_failures(tmp_path, monkeypatch):
+# --- figures of a whole study ---
+
+
+def test_levels_average_ranks_over_trajectories():
+    made = world(flat, rm_seeds=2, ppo_seeds=1, accuracies=(0.9, 0.6, 0.75), tasks=("relevance",))
+    made["lm_performance_final"] = [0.9, 0.1, 0.5, 0.7, 0.3, np.nan]  # steps 0 (most accurate), 40 (least), 80; seeds 0 and 1
+    made.loc[5, "status"] = "failed"
+    asked = pd.DataFrame({"good": ["9 9", "0 2", "5 5", "7 7", "3 3"], "segments": "10 10"}, index=made["id"][:5])
+    found = draw.levels(made, asked, resamples=50, seed=0)
+    assert found["performance"].tolist() == pytest.approx([(0.1 + 0.3) / 2, 0.5, (0.9 + 0.7) / 2])
+    assert found["runs"].tolist() == [2, 1, 2]
+    np.testing.assert_allclose(
+        found["accuracy"], [made["rm_accuracy"][[1, 4]].mean(), *made["rm_accuracy"][[2]], 0.9], atol=0.01
+    )
+    assert found["low"].isna().tolist() == [False, True, False]  # one trajectory has no interval
+    assert (found["low"] <= found["performance"])[[0, 2]].all()
+    assert (found["high"] >= found["performance"])[[0, 2]].all()
+    three = nested(flat, rm_seeds=3, accuracies=(0.7,), tasks=("relevance",))
+    asked = asked.set_axis([*three["id"], "x", "y"])
+    assert draw.levels(three, asked, resamples=50, seed=0)["low"].notna().all()
+    unasked = draw.levels(three, asked[1:], resamples=50, seed=0)  # not all runs of the rank have questions
+    assert unasked["low"].isna().all()
+    assert unasked["performance"].notna().all()
+    assert draw.levels(made.head(0), asked, resamples=50, seed=0).empty
+
+
+def test_routes_draw_a_line_an_arm_in_the_panels_of_its_task_and_policy():
+    steps = nested(rising, rm_seeds=2)
+    large = nested(flat, rm_seeds=2, tasks=TASKS[:1]).assign(policy="large", id=lambda t: "l" + t["id"])
+    dial = named(nested(rising, rm_seeds=2, tasks=TASKS[1:2]), "dial")
+    exact = named(nested(flat, rm_seeds=2, accuracies=(1.0,)), "exact")  # does not vary: a dotted line
+    summary = pd.concat([steps, large, dial, exact])
+    figure = draw.routes(summary, questions_of(summary).set_index("id"), resamples=20)
+    assert [axis.get_title("left") for axis in figure.axes] == [
+        f"{task.capitalize()}, {policy}" for policy in ("atlas-t5", "large") for task in TASKS
+    ]
+    assert [len(axis.containers) for axis in figure.axes] == [1, 2, 1, 1, 0, 0]
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["steps", "dial"]
+    line = figure.axes[0].containers[0].lines[0]
+    table = draw.levels(steps[steps["task"] == TASKS[0]], pd.DataFrame(), resamples=20, seed=0)
+    np.testing.assert_allclose(line.get_xydata(), table[["accuracy", "performance"]])
+    rules = [[one.get_linestyle() for one in axis.lines if len(one.get_xdata()) == 2] for axis in figure.axes]
+    assert rules == [["--", ":"]] * 3 + [["--"]] * 3
+
+
+@pytest.mark.xfail(strict=True, raises=ValueError, reason="a study in which no accuracy varies has no row of panels")
+def test_routes_of_a_pilot_are_empty():
+    draw.routes(nested(flat, rm_seeds=2, accuracies=(0.7,)), pd.DataFrame())
+
+
+def finding(regret, status="undecided", missing=(), **changes):
+    names = [field.name for field in dataclasses.fields(comparison.Comparison)]
+    values = {"task": "relevance", "policy": "t5", "arm": "steps", "regret": regret, "low": regret - 0.1, "high": regret + 0.2}
+    of = comparison.Comparison(**(dict.fromkeys(names, np.nan) | values | changes))
+    return verdict.Finding(of, status, missing, 0.5, 0.5, False)
+
+
+def test_forest_draws_what_the_rule_can_decide():
+    found = [
+        finding(0.3, "supported", task=comparison.ALL),
+        finding(0.0, "not supported"),
+        finding(0.1, arm="dial"),
+        finding(0.9, missing=("seeds",)),
+        finding(0.9, low=np.nan),
+    ]
+    figure = draw.forest(found, 0.04)
+    axis = figure.axes[0]
+    names = [label.get_text() for label in axis.get_yticklabels()]
+    assert names == ["dial · relevance · t5", "steps · relevance · t5", "steps · all tasks · t5"]
+    bars = axis.lines[1:]
+    np.testing.assert_allclose([bar.get_xdata() for bar in bars], [[0.0, 0.3], [-0.1, 0.2], [0.2, 0.5]])
+    assert [bar.get_color() for bar in bars] == [draw.STATUS_COLORS[s] for s in ("undecided", "not supported", "supported")]
+    np.testing.assert_allclose(offsets(axis), [[0.1, 0], [0.0, 1], [0.3, 2]])
+    with pytest.raises(ValueError, match="no comparison has"):
+        draw.forest(found[3:], 0.04)
+
+
+# --- tables beside the verdict ---
+
+
+def test_controls_are_means_beside_the_policy_before_ppo():
+    made = nested(flat, rm_seeds=2, accuracies=(0.6,), tasks=("relevance",))
+    made["lm_performance_final"], made["lm_performance_start"] = [0.6, 0.8], 0.4
+    lost = named(made, "length").assign(status="failed")
+    found = analysis.controls(pd.concat([made, named(made, "exact"), lost]))
+    assert found.index.get_level_values("arm").tolist() == ["before PPO", "exact"]
+    assert found["LM performance"].tolist() == pytest.approx([0.4, 0.7])
+
+
+def test_beside_the_score_ranks_within_a_trajectory():
+    made = probed(nested(rising, rm_seeds=2, accuracies=(0.9, 0.6, 0.75), tasks=("relevance",)))
+    made["greedy_length_final"] = [30, 10, 20, 34, 12, 24]
+    found = analysis.beside_the_score(made)
+    assert found.index.tolist() == [("relevance", 1), ("relevance", 2), ("relevance", 3)]
+    assert found["greedy length"].tolist() == [11, 22, 32]
+
+
+# --- the page ---
+
+
+def test_the_page_runs_on_a_summary_with_failures(tmp_path):
     made = world(inverted_u, rm_seeds=1, ppo_seeds=1, accuracies=ACCURACIES[:4])
     made.loc[[1, 6], "status"] = ["failed", "blocked"]
     made.loc[[1, 6], ["lm_performance_final", "lm_performance_best_logged"]] = np.nan
     written(made, tmp_path)
     checkpoints([0.5, 0.9]).to_csv(tmp_path / "reward_models.csv", index=False)
-    notebook = nbformat.read(NOTEBOOK, as_version=4)
-    names: dict = {}
-    for cell in (cell for cell in notebook.cells if cell.cell_type == "code"):
-        exec(cell.source, names)
-        if "parameters" in cell.metadata.get("tags", []):
-            names |= {"results": str(written(made, tmp_path)), "out": str(tmp_path / "out"), "bootstrap": 50}
+    names = run_page("05", tmp_path, tmp_path / "out")
     assert (tmp_path / "out" / "verdict.txt").read_text().startswith("Undecided")
     assert (tmp_path / "out" / "result.json").is_file()
     assert isinstance(names["p"], config.Analysis)
+    assert names["known"] == {}
+
+
+def test_the_page_runs_on_a_whole_study(tmp_path):
+    one = {"rm_seeds": 3, "tasks": TASKS[:1]}
+    arms = [nested(rising, **one), named(nested(flat, **one, accuracies=(1.0,)), "exact")]
+    arms += [named(nested(inverted_u, **one), "known-paradox"), named(nested(rising, **one), "known-monotone")]
+    made = probed(pd.concat(arms, ignore_index=True))
+    names = run_page("05", study(made, tmp_path), tmp_path / "out")
+    assert names["decision"].status == "not supported"
+    assert {name: v.status for name, v in names["known"].items()} == names["truths"]
+    assert set(names["summary"]["arm"]) == {"steps", "exact"}
+    assert "known-paradox" in (tmp_path / "out" / "result.json").read_text()
+
+
+@pytest.mark.xfail(strict=True, raises=KeyError, reason="the page needs a checkpoint and a comparison")
+@pytest.mark.parametrize("fault", ["no reward model", "no run against one", "nothing varies"])
+def test_the_page_runs_before_there_is_anything_to_compare(fault, tmp_path):
+    made = nested(rising, rm_seeds=2, tasks=TASKS[:1], accuracies=(0.7,) if fault == "nothing varies" else ACCURACIES)
+    exact = named(nested(flat, rm_seeds=2, tasks=TASKS[:1], accuracies=(1.0,)), "exact")
+    if fault != "nothing varies":
+        made = lost(made, made.index)
+    study(pd.concat([made, exact], ignore_index=True), tmp_path)
+    if fault == "no reward model":
+        (tmp_path / "reward_models.csv").write_text("task\n")  # as a study writes it
+    run_page("05", tmp_path)

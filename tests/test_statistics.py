@@ -145,6 +145,44 @@ def test_the_maximum_of_noisy_means_is_not_evidence():
     assert abs(np.mean(fair)) < 0.003
 
 
+def test_selection_is_by_the_other_table():
+    # by itself each row would pay column 2 (0.2 or 0.3); the other table prefers column 1, but for row 2, whose others tie at 0
+    contrasts = np.array([[0, 0.01, 0.3], [0, 0.02, 0.2], [0, 0.06, 0.3]])
+    selecting = np.array([[0, 0.5, -1], [0, -0.5, -1], [0, 0.9, -1]])
+    found = statistics.cross_fitted_regret(contrasts, margin=MARGIN, selecting=selecting)
+    assert found.interval.estimate == pytest.approx((0.01 + 0.02 + 0) / 3)
+    assert found.p_above == pytest.approx(statistics.p_greater([0.01, 0.02, 0], MARGIN))
+    itself = statistics.cross_fitted_regret(contrasts, margin=MARGIN)
+    assert itself.interval.estimate == pytest.approx(0.8 / 3)
+    assert found.interval.high == itself.interval.high  # the upper end does not select
+    assert found.p_below == itself.p_below
+    assert statistics.cross_fitted_regret(contrasts, margin=MARGIN, selecting=contrasts) == itself
+
+
+@pytest.mark.parametrize("bad", [np.zeros((3, 2)), np.zeros((2, 3)), np.full((3, 3), np.nan)])
+def test_impossible_selections_are_refused(bad):
+    with pytest.raises(ValueError, match="selecting of shape"):
+        statistics.cross_fitted_regret(np.zeros((3, 3)), margin=MARGIN, selecting=bad)
+
+
+@pytest.mark.parametrize("truth", [[0.75, 0.83, 0.85, 0.80], [0.9, 0.82, 0.74, 0.66], [0.8, 0.82, 0.8, 0.8]])
+@pytest.mark.parametrize("trajectories", [3, 6])
+def test_verdict_rates_are_those_of_the_studies_one_by_one(truth, trajectories):
+    noise = np.random.default_rng(11).normal(0, 0.03, (80, trajectories, len(truth)))
+    counts = {"supported": 0, "not supported": 0}
+    for study in np.asarray(truth) + noise:
+        found = statistics.cross_fitted_regret(study - study[:, :1], margin=0.03)
+        if found.p_above <= 0.05:
+            counts["supported"] += 1
+        elif found.p_below <= 0.05:
+            counts["not supported"] += 1
+    rates = statistics.verdict_rates(truth, 0.03, trajectories, 0.03, alpha=0.05, studies=80, seed=11)
+    assert rates == {name: count / 80 for name, count in counts.items()}
+    assert max(rates.values()) > 0
+    again = statistics.verdict_rates(truth, 0.03, trajectories, 0.03, alpha=0.01, studies=80, seed=11)
+    assert sum(again.values()) < sum(rates.values()) or sum(rates.values()) == 1
+
+
 def test_holm_by_hand():
     assert statistics.holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
     assert statistics.holm([]) == []

@@ -5,7 +5,7 @@ import re
 import numpy as np
 import pandas as pd
 import pytest
-from worlds import decide, flat, inverted_u, rising, world
+from worlds import decide, flat, inverted_u, named, nested, rising, world
 
 from paradox_utils import analysis, comparison, verdict
 from paradox_utils.data.records import TASKS
@@ -103,7 +103,7 @@ def test_nested_seeds_are_compared_within_a_trajectory():
 
 
 def test_other_routes_are_compared_by_their_settings_and_do_not_decide():
-    steps, other = world(rising, rm_seeds=5), world(inverted_u, rm_seeds=5)
+    steps, other = (world(curve, rm_seeds=5, tasks=TASKS[:1]) for curve in (rising, inverted_u))
     noise = other.assign(
         route="label-noise", arm="label-noise", setting=other["rm_step"].map("label_noise={}".format), rm_step=160
     )
@@ -114,6 +114,27 @@ def test_other_routes_are_compared_by_their_settings_and_do_not_decide():
         "steps": "not supported",
         "label-noise": "supported",
     }
+
+
+def known(curve, arm, seed):
+    return named(nested(curve, rm_seeds=4, tasks=TASKS[:1], seed=seed), arm)
+
+
+def test_known_truths_are_told_by_their_runs_and_not_by_their_names():
+    paradox, monotone = known(inverted_u, "known-paradox", 1), known(rising, "known-monotone", 2)
+    others = pd.concat([nested(flat, rm_seeds=3), paradox.assign(arm="dial")])
+    found = verdict.known_truths(pd.concat([others, paradox, monotone]), resamples=30)
+    assert {name: v.status for name, v in found.items()} == {"known-paradox": "supported", "known-monotone": "not supported"}
+    renamed = {"known-paradox": "known-monotone", "known-monotone": "known-paradox"}
+    swapped = verdict.known_truths(pd.concat([t.replace({"arm": renamed}) for t in (paradox, monotone)]), resamples=30)
+    assert swapped == {renamed[name]: v for name, v in found.items()}  # words and numbers included
+    assert {f.of.arm for v in found.values() for f in (v.primary, *v.findings)} == {verdict.PRIMARY}
+    assert not any("known" in v.text for v in found.values())
+
+
+def test_a_known_truth_without_a_finished_run_is_left_out():
+    runs = [known(rising, "known-monotone", 2).assign(status="failed"), nested(flat, rm_seeds=1)]
+    assert verdict.known_truths(pd.concat(runs)) == {}
 
 
 def test_selection_is_on_validation_questions_and_payment_on_test_questions():
@@ -206,7 +227,7 @@ def test_table_and_numbers_repeat_the_findings():
 
 
 def test_every_reading_the_runs_have_is_tabled():
-    made = world(inverted_u, rm_seeds=3).assign(lm_performance_matched=lambda t: t["lm_performance_final"])
+    made = world(inverted_u, rm_seeds=3, tasks=TASKS[:1]).assign(lm_performance_matched=lambda t: t["lm_performance_final"])
     assert list(verdict.readings_table(made)["reading"]) == [
         "as measured",
         "as published",

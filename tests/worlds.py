@@ -39,7 +39,7 @@ def world(curve, rm_seeds=4, ppo_seeds=3, accuracies=ACCURACIES, tasks=TASKS, no
                     final = level + random.normal(0, noise)
                     logged = final + abs(random.normal(0, noise))
                     row = dict.fromkeys(analysis.NUMBERS, 0.5) | dict.fromkeys(analysis.LABELS, "")
-                    row |= {"study": "made", "id": f"{len(rows):04d}", "task": task, "policy": "atlas-t5", "route": "steps"}
+                    row |= {"study": "made", "id": f"run-{len(rows):04d}", "task": task, "policy": "atlas-t5", "route": "steps"}
                     row |= {
                         "rm_step": 40 * index,
                         "rm_seed": rm_seed,
@@ -76,6 +76,15 @@ def probed(summary, seed=0):
         greedy_length_start=36.0,
         greedy_length_final=31.0,
     )
+
+
+def lost(summary, rows, status="blocked"):
+    """The summary with runs (index labels) that have not finished: nothing was measured of them."""
+    labels = {*analysis.LABELS, "arm", "rm_step", "rm_seed", "ppo_seed"}
+    table = summary.copy()
+    table.loc[rows, [name for name in table if name not in labels]] = np.nan
+    table.loc[rows, "status"] = status
+    return table
 
 
 def curves_of(summary, seed=0):
