@@ -89,9 +89,11 @@ def test_matched_kl_interpolates_along_the_distance():
     found = analysis.with_curves(made, pd.concat(curves))
     assert found[analysis.VALIDATION].tolist() == [0.7, 0.9]
     smooth = [np.sqrt([np.mean([0, 4, 4]), 4]), np.sqrt([np.mean([0, 1, 1]), 1])]  # a KL is averaged with its neighbours'
-    target = np.quantile([smooth[0].max(), smooth[1].max()], analysis.MATCHED_SHARE)
-    assert found["kl_matched"].tolist() == pytest.approx([target**2] * 2)
-    assert found["lm_performance_matched"].tolist() == pytest.approx([0.5 + 0.2 * target / smooth[0][0], 0.9])
+    assert found["kl_matched"].tolist() == [1, 1]  # the largest that both reach
+    assert found["lm_performance_matched"].tolist() == pytest.approx([0.5 + 0.2 / smooth[0][0], 0.9])
+    assert found["matched_early"].tolist() == [1, 0]  # before the evaluation after the start
+    apart = analysis.with_curves(made.assign(arm=["steps", "dial"]), pd.concat(curves))
+    assert apart["kl_matched"].tolist() == pytest.approx([4, 1])  # another arm's runs are no part of the comparison
 
 
 # --- figures and the page ---

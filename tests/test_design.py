@@ -114,40 +114,45 @@ def test_unit_deviation_by_hand():
 
 
 @pytest.mark.parametrize("regret", [0.0, 0.04, 0.12])
-@pytest.mark.parametrize("ranks", [6, 8])
-def test_truths_have_the_stated_regret(regret, ranks):
-    worlds = design.truths(regret, ranks)
+@pytest.mark.parametrize(("ranks", "best"), [(6, 3), (6, 2), (8, 5)])
+def test_truths_have_the_stated_regret(regret, ranks, best):
+    worlds = design.truths(regret, ranks, best)
     assert {len(world) for world in worlds.values()} == {ranks}
     assert {max(world) for world in worlds.values()} == {0.9}
     regrets = {name: max(world) - world[0] for name, world in worlds.items()}
     assert regrets == pytest.approx({"inverted U": regret, "rising": 0, "plateau": 0})
     turns = np.diff(worlds["inverted U"])
-    assert (turns[: ranks // 2 - 1] >= 0).all()
-    assert (turns[ranks // 2 - 1 :] < 0).all()
+    assert (turns[: best - 1] >= 0).all()
+    assert (turns[best - 1 :] < 0).all()
+    assert worlds["inverted U"][best - 1] == pytest.approx(0.9)
     assert (np.diff(worlds["rising"]) < 0).all()
     assert len(set(worlds["plateau"][: ranks // 2])) == 1
 
 
 def test_power_grows_with_units_and_effect_and_shrinks_with_noise():
     few, many = (design.power(0.03, [n], [0.04, 0.08, 0.14], studies=400) for n in (3, 12))
-    assert few["world"].tolist() == ["inverted U"] * 3 + ["rising", "plateau"]
-    assert (many["right"][1:] > few["right"][1:]).all()
+    assert few["world"].tolist() == ["inverted U"] * 3 + ["ranks apart", "one task", "rising", "plateau"]
+    grows = few.index[(few["regret"] != 0.04) & (few["world"] != "one task")]  # one task alone: no regret of all to find
+    assert (many["right"][grows] > few["right"][grows]).all()
+    assert many["right"][3] < many["right"][2]  # no common rank has the whole regret
+    assert many["right"][4] < 0.05
     assert few["right"][:3].is_monotonic_increasing
     assert many["right"][:3].is_monotonic_increasing
     assert many["right"][0] <= 0.05  # the regret is on the margin: the rule's error, not its power
     assert many["right"][2] > 0.95
-    assert many["right"][3] > 0.95
-    assert (design.power(0.06, [12], [0.08, 0.14], studies=400)["right"].to_numpy() < many["right"][1:].to_numpy()).all()
+    assert many["right"][5] > 0.95
+    noisy = design.power(0.06, [12], [0.04, 0.08, 0.14], studies=400)
+    assert (noisy["right"][grows] < many["right"][grows]).all()
     for table in (few, many):
         assert (table["wrong"] <= 0.05).all()
         assert (table["right"] + table["wrong"] <= 1).all()
 
 
 def test_power_has_a_row_for_each_number_and_world():
-    found = design.power(0.05, [3, 5], [0.1], studies=10)
-    assert list(found[["units", "world", "regret"]].itertuples(index=False, name=None)) == [
-        (n, world, regret) for n in (3, 5) for world, regret in (("inverted U", 0.1), ("rising", 0.0), ("plateau", 0.0))
-    ]
+    found = design.power(0.05, [3, 5], [0.06, 0.1], studies=10)
+    worlds = [("inverted U", 0.06), ("inverted U", 0.1), ("ranks apart", 0.1), ("one task", 0.1), ("rising", 0), ("plateau", 0)]
+    rows = found[["units", "world", "regret"]].itertuples(index=False, name=None)
+    assert list(rows) == [(n, world, regret) for n in (3, 5) for world, regret in worlds]
 
 
 # --- the figure and the page ---
@@ -170,16 +175,18 @@ def test_the_figure_shows_every_run_and_every_world():
     assert [line.get_label() for line in right.lines] == [
         "inverted U, regret 0.06",
         "inverted U, regret 0.12",
+        "ranks apart",
+        "one task",
         "rising",
         "plateau",
     ]
-    np.testing.assert_allclose(right.lines[1].get_ydata(), power.query("regret == 0.12")["right"])
+    np.testing.assert_allclose(right.lines[1].get_ydata(), power.query("regret == 0.12 and world == 'inverted U'")["right"])
 
 
 def test_the_page_runs_on_a_pilot(tmp_path):
     names = run_page("10", study(crossed(), tmp_path), tmp_path / "out")
     assert names["split"].index.tolist() == list(TASKS)
-    assert len(names["power"]) == 5 * (3 + 2)
+    assert len(names["power"]) == 5 * (4 + 4)
     assert "With the planned 15 units, each averaged over 2 policies" in names["sentence"]
     assert (tmp_path / "out" / "result.json").is_file()
 

@@ -183,6 +183,14 @@ def test_verdict_rates_are_those_of_the_studies_one_by_one(truth, trajectories):
     assert sum(again.values()) < sum(rates.values()) or sum(rates.values()) == 1
 
 
+def test_verdict_rates_of_units_that_differ():
+    same, apart = [[0.8, 0.9, 0.8]] * 3, [[0.8, 0.9, 0.8], [0.8, 0.8, 0.9], [0.9, 0.8, 0.8]]
+    found = statistics.verdict_rates(same, 0.01, 3, 0.03, studies=50)
+    assert found == statistics.verdict_rates(same[0], 0.01, 3, 0.03, studies=50)
+    assert found["supported"] > 0.5
+    assert statistics.verdict_rates(apart, 0.01, 3, 0.03, studies=50)["supported"] == 0
+
+
 def test_holm_by_hand():
     assert statistics.holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
     assert statistics.holm([]) == []

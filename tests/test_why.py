@@ -55,6 +55,7 @@ def test_teachers_average_runs_of_a_reward_model_and_keep_policies_apart():
     other = made.assign(policy="large", id="l" + made["id"], lm_performance_final=1.0, status="ok")
     dials = made.assign(arm="dial", id="d" + made["id"])
     again = made.assign(arm="label-noise").head(1)  # the same run, asked for by a second arm
+    route = made.assign(arm="label-noise", id="n" + made["id"])
     summary = pd.concat([made, other, dials, again])
     curves = pd.DataFrame({"id": made["id"], "reward_mean": [1.0, 3, 5, 0, 7, 0, 0, 0], "reward_variance": 0.0, "kl": 0.0})
     found = why.teachers(summary, curves)
@@ -67,6 +68,9 @@ def test_teachers_average_runs_of_a_reward_model_and_keep_policies_apart():
     assert found["group"].unique().tolist() == ["relevance, atlas-t5", "relevance, large"]
     assert found.groupby("cluster")["group"].nunique().tolist() == [2, 2]  # both policies met the same trajectories
     assert set(why.teachers(summary, curves, ("dial",))["arm"]) == {"dial"}
+    routes = why.teachers(pd.concat([summary, route]), curves)
+    assert routes["arm"].value_counts().to_dict() == {"steps": 8, "label-noise": 4}
+    assert routes["cluster"].nunique() == 2  # one seed of reward models is one trajectory, whatever its route
     noisy = why.teachers(made.assign(rm_accuracy=np.nan), curves)
     assert noisy["accuracy"].notna().all()
 
@@ -132,14 +136,21 @@ def test_pearson_by_hand():
 def test_against_razin_has_the_signs_of_a_made_world():
     table = taught()
     table["rm_accuracy"] = -table["gain"] / table["task"].map(SCALES) + table["rm_accuracy"]
+    table["probe_variance_raw"] = table["probe_margin"]
     unmeasured = table.head(4).assign(gain=1e9, probe_variance=np.nan)  # must not count
     found = why.against_razin(pd.concat([table, unmeasured], ignore_index=True))
-    assert found["Razin et al. 2025"].to_dict() == why.RAZIN
+    assert found["Razin et al. 2025"].dropna().to_dict() == why.RAZIN
     here = found["here"]
+    assert found.loc["reward variance", "raw"] == pytest.approx(-1)
+    assert found.loc["accuracy on-policy", "raw"] == here["accuracy on-policy"]
     assert here["reward variance"] == pytest.approx(1)
     assert here["accuracy off-policy"] < -0.9
     assert 0.2 < here["accuracy on-policy"] < 0.8
-    assert here["variance and accuracy"] == pytest.approx(1)
+    assert here["regression"] == pytest.approx(1)
+    own = table[table["task"] == "relevance"]
+    both = own["probe_variance"] + (own["probe_accuracy"] + own["rm_accuracy"]) / 2
+    found = why.against_razin(own)["here"]
+    assert found["variance and accuracy"] == pytest.approx(why.pearson(both, own["gain"]))
 
 
 # --- over-optimisation ---
