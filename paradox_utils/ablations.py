@@ -36,22 +36,26 @@ ABLATIONS = (
 def pairs(summary: pd.DataFrame) -> pd.DataFrame:
     """One row a run of an ablation: its ``difference`` in LM performance from the base run of its reward model and seed."""
     keys = ["task", "policy", "rm_seed", "rm_step", "ppo_seed"]
-    runs = summary[summary["arm"].str.startswith("ablation-") & usable(summary)]
+    planned = summary[summary["arm"].str.startswith("ablation-")]
+    kind = accuracy_kind(planned)
+    planned = planned.assign(highest=planned.groupby(["task", "policy", "rm_seed"])[kind].transform("max"))
+    runs = planned[usable(planned)]
     base = runs[runs["arm"] == BASE][[*keys, OUTCOME]].rename(columns={OUTCOME: "base"})
     table = runs.merge(base, on=keys)
-    return table.assign(difference=table[OUTCOME] - table["base"], accuracy=table[accuracy_kind(runs)])
+    return table.assign(difference=table[OUTCOME] - table["base"], accuracy=table[kind])
 
 
 def effects(table: pd.DataFrame) -> pd.DataFrame:
     """One row an arm: mean difference from the base with Student's 95 % interval over trajectories, ``p`` of no difference
     (two-sided, after Holm's correction for the number of arms), the difference at the most accurate reward models, KL, length,
     and in how many trajectories the most accurate one trained the best policy."""
-    rows = []
-    for arm, own in table.groupby("arm", sort=False):
+    rows: list[dict[str, object]] = []
+    for arm, own in table.dropna(subset=["accuracy"]).groupby("arm", sort=False):
         means = statistics.mean_interval(own.groupby("rm_seed")["difference"].mean())
         top = own.loc[own.groupby("rm_seed")["accuracy"].idxmax()]
         best = own.groupby("rm_seed")[OUTCOME].max()
-        first = int((top.set_index("rm_seed")[OUTCOME] >= best - 1e-12).sum())
+        top = top[top["accuracy"] == top["highest"]]  # not where its own run is missing
+        first = int((top.set_index("rm_seed")[OUTCOME] >= best.reindex(top["rm_seed"]) - 1e-12).sum())
         row = {"arm": arm, "runs": len(own), "LM performance": own[OUTCOME].mean(), "difference": means.estimate}
         differences = own.groupby("rm_seed")["difference"].mean()
         sides = (statistics.p_greater(differences, 0.0), statistics.p_greater(-differences, 0.0))
@@ -63,7 +67,8 @@ def effects(table: pd.DataFrame) -> pd.DataFrame:
         }
         row |= {"KL": own["kl_final"].mean(), "length": own["greedy_length_final"].mean()}
         rows.append(row | {"most accurate first": first, "trajectories": len(best)})
-    table = pd.DataFrame(rows).set_index("arm")
+    names = ["arm", "runs", "LM performance", "difference", "low", "high", "p", "at the most accurate", "KL", "length"]
+    table = pd.DataFrame(rows, columns=[*names, "most accurate first", "trajectories"]).set_index("arm")
     tested = table.index[table.index != BASE]
     table.loc[tested, "p"] = statistics.holm(list(table.loc[tested, "p"]))
     table.loc[table.index == BASE, "p"] = np.nan
@@ -80,10 +85,10 @@ def sentence(ablation: Ablation, found: pd.DataFrame) -> str:
         row = found.loc[arm]
         clear = row["p"] <= LEVEL
         change = ("raises" if row["difference"] > 0 else "lowers") if clear else "does not clearly change"
+        wide = f", 95 % interval {row['low']:+.3f} to {row['high']:+.3f}" if np.isfinite(row["low"]) else ", one trajectory"
         parts.append(
-            f"*{words}* {change} LM performance (by {row['difference']:+.3f}, 95 % interval {row['low']:+.3f} to "
-            f"{row['high']:+.3f}) and the most accurate reward model trains the best policy in "
-            f"{row['most accurate first']:.0f} of {row['trajectories']:.0f} trajectories"
+            f"*{words}* {change} LM performance (by {row['difference']:+.3f}{wide}) and the most accurate reward model trains "
+            f"the best policy in {row['most accurate first']:.0f} of {row['trajectories']:.0f} trajectories"
         )
     base = found.loc[BASE] if BASE in found.index else None
     against = f" (*{ablation.base}*: {base['most accurate first']:.0f})" if base is not None else ""

@@ -50,6 +50,7 @@ LATER = (
     "kl_matched",
     "matched_early",
     "best_of_n",
+    *(f"probe_{name}" for name in ("accuracy", "variance", "variance_raw", "margin", "length_correlation", "padding")),
 )
 
 
@@ -107,17 +108,21 @@ def load_curves(folder: Path | str) -> pd.DataFrame:
     return pd.read_csv(path, dtype={"id": str}).replace([np.inf, -np.inf], np.nan)
 
 
+BEST_OF_N = ("n", "kl", "reward", "true_return", "lm_performance")
+
+
 def load_best_of_n(folder: Path | str) -> pd.DataFrame:
     """The study's ``best_of_n.csv``, one row a run and number of responses; empty where it has none."""
     path = Path(folder) / "best_of_n.csv"
-    return pd.read_csv(path, dtype={"id": str}) if path.is_file() else pd.DataFrame(columns=["id", "n", "lm_performance"])
+    return pd.read_csv(path, dtype={"id": str}) if path.is_file() else pd.DataFrame(columns=["id", *BEST_OF_N])
 
 
 def load_checkpoints(folder: Path | str) -> pd.DataFrame:
     """The study's ``reward_models.csv``, one row a checkpoint; raises :class:`AnalysisError` where there is none."""
     path = Path(folder) / "reward_models.csv"
     try:
-        return pd.read_csv(path, dtype={"setting": str})
+        table = pd.read_csv(path, dtype={"setting": str})
+        return table if len(table) else table.reindex(columns=["id", "task", "route", "setting", "rm_seed", "step", "accuracy"])
     except (OSError, pd.errors.EmptyDataError) as error:
         raise AnalysisError(f"{path}: cannot be read ({error}); run its study: make study CONFIG=configs/NAME.yaml") from error
 

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from paradox_utils import statistics, verdict
-from paradox_utils.analysis import READINGS
+from paradox_utils.analysis import READINGS, usable
 from paradox_utils.data.records import TASKS
 from paradox_utils.questions import scores
 
@@ -21,22 +21,26 @@ FALL = 0.03  # in the simulated truths: LM performance lost from one rank to the
 def split(summary: pd.DataFrame, questions: pd.DataFrame) -> pd.DataFrame:
     """One row a task of a crossed pilot: standard deviations by source (``prompts`` is part of ``rest``), and of one run.
 
-    A component estimated below 0 counts as 0.
+    A component estimated below 0 counts as 0. Seeds with an unfinished run are left out, and tasks with fewer than two of each.
     """
     rows = []
     outcome = READINGS["as measured"]
     for task in [task for task in TASKS if (summary["task"] == task).any()]:
-        own = summary[summary["task"] == task]
-        cells = own.pivot(index="rm_seed", columns="ppo_seed", values="id")
+        own = summary[(summary["task"] == task) & usable(summary)].drop_duplicates(["rm_seed", "ppo_seed"])
+        cells = own.pivot(index="rm_seed", columns="ppo_seed", values="id").dropna()
+        if min(cells.shape) < 2:
+            continue
         good, segments = scores(questions, [run for row in cells.to_numpy() for run in row])
         shares = (good / segments.mean(axis=1, keepdims=True)).reshape(*cells.shape, -1)
-        found = statistics.variance_components(own.pivot(index="rm_seed", columns="ppo_seed", values=outcome), shares)
+        performance = own.set_index("id")[outcome].reindex(cells.to_numpy().ravel()).to_numpy().reshape(cells.shape)
+        found = statistics.variance_components(performance, shares)
         parts = {"rm seed": found.rm, "ppo seed": found.ppo, "rest": found.residual, "prompts": found.prompts}
         rows.append({"task": task} | {name: math.sqrt(max(value, 0.0)) for name, value in parts.items()})
         rows[-1]["one run"] = math.hypot(rows[-1]["rm seed"], rows[-1]["ppo seed"], rows[-1]["rest"])
         for name, (rm_seeds, ppo_seeds, nested) in DESIGNS.items():
             rows[-1][name] = math.sqrt(statistics.design_variance(found, rm_seeds, ppo_seeds, nested))
-    return pd.DataFrame(rows).set_index("task")
+    names = ["rm seed", "ppo seed", "rest", "prompts", "one run", *DESIGNS]
+    return pd.DataFrame(rows, columns=["task", *names]).set_index("task")
 
 
 def truths(regret: float, ranks: int = 6, best: int = 3) -> dict[str, list[float]]:

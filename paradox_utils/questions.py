@@ -18,7 +18,7 @@ def load(folder: Path | str, when: str = "final") -> pd.DataFrame:
     path = Path(folder) / "questions.csv"
     if not path.is_file():
         return pd.DataFrame(columns=["good", "segments"])
-    table = pd.read_csv(path, dtype={"good": str, "segments": str})
+    table = pd.read_csv(path, dtype={"id": str, "good": str, "segments": str})
     return table[table["when"] == when].drop_duplicates("id").set_index("id")[["good", "segments"]]
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Literal
 
 import numpy as np
@@ -253,7 +253,8 @@ def table(found: Sequence[Finding]) -> pd.DataFrame:
         | {"missing": ", ".join(f.missing)}
         for f in found
     ]
-    return pd.DataFrame(rows)
+    names = [field.name for field in fields(Comparison)]
+    return pd.DataFrame(rows, columns=[*names, "status", "inverted_u", "missing"])
 
 
 def readings_table(summary: pd.DataFrame) -> pd.DataFrame:
@@ -267,10 +268,8 @@ def readings_table(summary: pd.DataFrame) -> pd.DataFrame:
                 c = finding.of
                 status = finding.status if reading != "true return" else ""  # in its own units, where the margin says nothing
                 values = (reading, c.spearman, c.regret, c.low, c.high, c.p_two_lines, status)
-                rows.append(
-                    dict(zip(("reading", "spearman", "regret", "low", "high", "p two lines", "status"), values, strict=True))
-                )
-    return pd.DataFrame(rows)
+                rows.append(values)
+    return pd.DataFrame(rows, columns=["reading", "spearman", "regret", "low", "high", "p two lines", "status"])
 
 
 def numbers(decision: Verdict, summary: pd.DataFrame) -> dict[str, float | int | str]:

@@ -53,7 +53,8 @@ def teachers(summary: pd.DataFrame, curves: pd.DataFrame, arms: tuple[str, ...] 
     runs = runs.assign(gain=runs["lm_performance_final"] - runs["lm_performance_start"])
     runs = runs.assign(accuracy=runs[accuracy_kind(runs)])
     keys = ["arm", "task", "policy", "rm_seed", "setting", "rm_step"]
-    known = [name for name in (*BEFORE, *ALONG, "gain", "accuracy") if name in runs]
+    known = [*BEFORE, *ALONG, "gain", "accuracy"]
+    runs = runs.reindex(columns=[*keys, *known])  # older runs have no measures before PPO
     table = runs.groupby(keys, dropna=False, sort=False)[known].mean().reset_index()
     # trainings with one seed share initialization and order of data, whatever their route
     group, cluster = table["task"] + ", " + table["policy"], table["task"] + " " + table["rm_seed"].astype(str)
@@ -81,9 +82,8 @@ def standardised(table: pd.DataFrame, columns: list[str]) -> pd.DataFrame:
     """The columns with mean 0 and deviation 1 within each group (task and policy), so that tasks can be pooled; a column that
     is constant in a group is 0 there."""
     groups = table.groupby("group")[columns]
-    return ((table[columns] - groups.transform("mean")) / groups.transform("std").replace(0.0, np.nan)).where(
-        groups.transform("std") != 0, 0.0
-    )
+    away, spread = table[columns] - groups.transform("mean"), groups.transform("std")
+    return (away / spread.replace(0.0, np.nan)).where((spread != 0) | away.isna(), 0.0)
 
 
 def correlations(table: pd.DataFrame, *, resamples: int = 1000, seed: int = 0) -> pd.DataFrame:
@@ -106,9 +106,8 @@ def correlations(table: pd.DataFrame, *, resamples: int = 1000, seed: int = 0) -
                 seed=seed,
                 bounds=(-1.0, 1.0),
             )
-            values = (task, name, found.estimate, found.low, found.high, int(known.sum()))
-            rows.append(dict(zip(("task", "measure", "correlation", "low", "high", "reward models"), values, strict=True)))
-    return pd.DataFrame(rows)
+            rows.append((task, name, found.estimate, found.low, found.high, int(known.sum())))
+    return pd.DataFrame(rows, columns=["task", "measure", "correlation", "low", "high", "reward models"])
 
 
 def pearson(x: np.ndarray, y: np.ndarray) -> float:
@@ -125,6 +124,8 @@ def against_razin(table: pd.DataFrame) -> pd.DataFrame:
     names = {"reward variance": "probe_variance", "accuracy on-policy": "probe_accuracy", "accuracy off-policy": "rm_accuracy"}
     known = table.dropna(subset=[*names.values(), "probe_variance_raw", "gain"])
     rows = pd.DataFrame({"Razin et al. 2025": RAZIN})
+    if len(known) < 3:
+        return rows.assign(here=np.nan, raw=np.nan).rename_axis("measure")
     for column, variance in (("here", "probe_variance"), ("raw", "probe_variance_raw")):
         accuracy = (known["probe_accuracy"] + known["rm_accuracy"]) / 2
         own = known.assign(both=(known[variance] + accuracy) / 2)
@@ -140,9 +141,9 @@ def against_razin(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def thirds(runs: pd.DataFrame) -> pd.Series:
-    """The third of its trajectory's accuracies that each run's reward model is in (0: the least accurate)."""
-    rank = runs.groupby(["task", "policy", "rm_seed"])[accuracy_kind(runs)].rank(method="first", pct=True)
-    return np.ceil(rank * 3).astype(int) - 1
+    """The third of its trajectory's accuracies that each run's reward model is in (0: the least accurate; NaN: unmeasured)."""
+    rank = runs.groupby(["task", "policy", "rm_seed"])[accuracy_kind(runs)].rank(method="dense", pct=True)
+    return np.ceil(rank * 3) - 1
 
 
 def paths(summary: pd.DataFrame, curves: pd.DataFrame, arm: str = "steps") -> pd.DataFrame:
@@ -179,18 +180,22 @@ def fits(table: pd.DataFrame, *, resamples: int = 500, seed: int = 0) -> pd.Data
     A curve that only levels off is fitted with a peak as well, so the ``highest`` true reward of the mean run stands beside
     the one at its ``end``, and its ``farthest`` distance beside that at its end: a run that comes back is no function of √KL.
     """
-    rows = []
+    rows: list[dict[str, object]] = []
     for (task, third), own in table[table["distance"] > 0].groupby(["task", "third"]):
-        found = overoptimisation.fit_intervals(
-            own["distance"], own["true"], own["cluster"].to_numpy(), "rl", resamples=resamples, seed=seed
-        )
-        values = {"alpha": found.fit.alpha, "beta": found.fit.beta, "beta low": found.beta.low, "beta high": found.beta.high}
-        values |= {"peak": found.fit.peak, "peak low": found.peak.low, "peak high": found.peak.high, "inside": found.fit.inside}
+        fit = overoptimisation.fit(own["distance"], own["true"], "rl")
+        values = {"alpha": fit.alpha, "beta": fit.beta, "peak": fit.peak, "inside": fit.inside}
+        if own["cluster"].nunique() > 1:
+            found = overoptimisation.fit_intervals(
+                own["distance"], own["true"], own["cluster"].to_numpy(), "rl", resamples=resamples, seed=seed
+            )
+            values |= {"beta low": found.beta.low, "beta high": found.beta.high}
+            values |= {"peak low": found.peak.low, "peak high": found.peak.high}
         mean = table[(table["task"] == task) & (table["third"] == third)].groupby("update")[["distance", "true"]].mean()
         values |= {"highest": mean["true"].max(), "end": mean["true"].iloc[-1]}
         values |= {"farthest": mean["distance"].max(), "end distance": mean["distance"].iloc[-1]}
-        rows.append({"task": task, "third": third + 1, **values})
-    return pd.DataFrame(rows)
+        rows.append({"task": task, "third": int(third) + 1, **values})
+    names = ["task", "third", "alpha", "beta", "beta low", "beta high", "peak", "peak low", "peak high", "inside"]
+    return pd.DataFrame(rows, columns=[*names, "highest", "end", "farthest", "end distance"])
 
 
 def best_of_n_paths(summary: pd.DataFrame, table: pd.DataFrame, arm: str = "steps") -> pd.DataFrame:

@@ -50,8 +50,8 @@ def pilot(summary: pd.DataFrame, power: pd.DataFrame) -> Figure:
         right = axes[0, 1]
         for index, ((world, regret), rows) in enumerate(power.groupby(["world", "regret"], sort=False)):
             label = f"inverted U, regret {regret:.2f}" if world == "inverted U" else world
-            color = STATUS_COLORS["supported" if world == "inverted U" else "not supported"]
-            right.plot(rows["units"], rows["right"], color=color, marker=MARKERS[index], markersize=4, label=label)
+            look = {"color": STATUS_COLORS["supported" if regret else "not supported"], "marker": MARKERS[index % len(MARKERS)]}
+            right.plot(rows["units"], rows["right"], markersize=4, label=label, **look)
         right.set(title="Power of the rule", xlabel="Units (trajectories of a task)", ylabel="right verdicts", ylim=(0, 1.02))
         right.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
         right.legend(loc="upper center", bbox_to_anchor=(0.45, -0.22), ncols=2, fontsize=7)
@@ -90,6 +90,8 @@ def routes(summary: pd.DataFrame, asked: pd.DataFrame, *, resamples: int = 500, 
     steps = varied.groupby(["arm", "policy", "task"])["rm_step"].nunique()
     arms = [arm for arm in varied["arm"].unique() if groups.loc[arm, "nunique"].max() > 1 or steps.loc[arm].max() > 1]
     policies = list(varied.loc[varied["arm"].isin(arms), "policy"].unique())
+    if not policies:
+        raise ValueError("no family of reward models whose accuracy varies has runs")
     colors = dict(zip(arms, sns.color_palette("colorblind", len(arms)), strict=True))
     with style():
         figure, axes = _panels(len(policies), len(TASKS), 2.8 * len(policies) + 0.6)
