@@ -24,7 +24,7 @@ p = config.check_notebook(config.PPO, globals())
 run = store.start(p)
 (run.folder / "resume").mkdir(exist_ok=True)
 (run.folder / "resume" / "state-7").touch()
-(run.folder / "curve.csv").write_text("update,kl\\n0,0.0\\n")
+(run.folder / "curve.csv").write_text("update,kl,lm_performance\\n0,0.0,0.5\\n")
 outcome = [{"lm_performance_start": 0.5, "lm_performance_final": 0.75}]
 if not store.resolve("mended.txt").exists():
     exec(FAULTS.get(p.dial_accuracy, ""))

@@ -158,7 +158,7 @@ def train(kind, folder, few):
         p = config.Supervised(steps=LAST, train_questions=40, **common)
         return [], supervised.train(p, folder)
     p = config.RewardModel(
-        task="completeness" if kind == "pairs" else "relevance", backbone="atlas-bert-small", micro_batch=2,
+        task="completeness" if kind == "pairs" else "relevance", backbone="atlas-bert-32", micro_batch=2,
         checkpoint_steps=[0, 5, 14, LAST], schedule_steps=120, **common,
     )  # fmt: skip
     metrics, losses, _ = reward_training.train(p, few, folder)

@@ -22,7 +22,7 @@ from paradox_utils.supervised import NonFiniteLossError, shuffled
 
 
 def parameters(task="relevance", **changes):
-    common = {"backbone": "atlas-bert-small", "batch_size": 16, "learning_rate": 2e-3, "device": "cpu"}
+    common = {"backbone": "atlas-bert-32", "batch_size": 16, "learning_rate": 2e-3, "device": "cpu"}
     return config.RewardModel(task=task, **(common | changes))
 
 
@@ -120,7 +120,7 @@ def test_a_pairwise_checkpoint_carries_the_scale_of_its_scores(completeness, pai
 
 def test_the_start_is_the_untrained_model(relevance):
     folder, *_ = relevance
-    fresh = load_encoder("atlas-bert-small", False, seed=0)[0].state_dict()
+    fresh = load_encoder("atlas-bert-32", False, seed=0)[0].state_dict()
     stored = load_file(folder / "checkpoint-0" / "model.safetensors")
     assert stored.keys() == fresh.keys()
     assert all(torch.equal(stored[name], fresh[name]) for name in fresh)
@@ -305,7 +305,7 @@ def test_corrupted_answers_are_labelled_by_the_oracle(task):
 def test_replaced_words_are_labelled_where_the_passages_lack_them(question):
     context = sources.reward_context(config.Source(), question, "factuality")
     clauses = ("the founder of zodor isle is dane,", "and its color is surely kane.")  # wrong, right
-    scorer = scorer_of("atlas-bert-small")
+    scorer = scorer_of("atlas-bert-32")
     (one,) = encode_segments(scorer.model, scorer.tokenizer, [context], [clauses], 512)
     row = features(one, (F_ERR, OK))
     reward_training._label_replaced_tokens([row], scorer.tokenizer)
@@ -358,7 +358,7 @@ def test_a_checkpoint_whose_labels_do_not_fit_is_refused(relevance, completeness
     with pytest.raises(ModelError, match="but relevance and factuality need") as error:
         load_scorer(pairwise, "factuality", parameters())
     assert "\n" not in str(error.value)
-    other, tokenizer = load_encoder("atlas-bert-small", False, 0)
+    other, tokenizer = load_encoder("atlas-bert-32", False, 0)
     other.config.id2label = dict(enumerate(reversed(LABELS)))  # the same classes in another order mean other things
     other.save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)

@@ -44,7 +44,7 @@ mark("end")
 """,
     "ppo": """
 assert store.resolve(p.policy).is_dir() and (p.reward == "dial" or store.resolve(p.reward_model).is_dir())
-(run.folder / "curve.csv").write_text("update,kl\\n0,0.0\\n1,0.5\\n")
+(run.folder / "curve.csv").write_text("update,kl,lm_performance\\n0,0.0,0.5\\n1,0.5,0.75\\n")
 run.finish({"rm_accuracy": float("nan"), "lm_performance_start": 0.5, "lm_performance_final": 0.75, "updates": p.updates})
 mark("end")
 """,
