@@ -530,7 +530,7 @@ def test_one_failure_leaves_the_others_running_and_the_next_call_tries_again(pro
     rows = pd.read_csv(results / "summary.csv", dtype=str)
     assert rows["status"].tolist() == ["ok", "ok"]
     assert rows["rm_step"].tolist()[0] == "10"
-    assert list(pd.read_csv(results / "curves.csv").columns) == ["id", "update", "kl"]
+    assert list(pd.read_csv(results / "curves.csv").columns) == ["id", "update", "kl", "lm_performance"]
     record = json.loads((results / rows["id"][0] / "run.json").read_text())
     assert record["results"]["rm_accuracy"] is None
     assert record["needs"]
