@@ -15,7 +15,7 @@ import pandas as pd
 
 from paradox_utils import statistics
 from paradox_utils.analysis import READING_WORDS, READINGS, Reading, count, run_counts, usable
-from paradox_utils.comparison import ACCURACY_RESOLUTION, ALL, Comparison, compare, families
+from paradox_utils.comparison import ACCURACY_RESOLUTION, ALL, Comparison, Family, compare, families
 from paradox_utils.data.records import TASKS
 
 Status = Literal["supported", "not supported", "undecided"]
@@ -109,19 +109,21 @@ def verdict(summary: pd.DataFrame, reading: Reading = "as measured", *, resample
 
 def findings(summary: pd.DataFrame, reading: Reading = "as measured", *, resamples: int = 2000, seed: int = 0) -> list[Finding]:
     """One finding a task, policy and arm in which accuracy varies, decided together (Holm)."""
-    options = {"smallest": SMALLEST_EFFECT, "margin": EQUIVALENCE_MARGIN, "resamples": resamples, "seed": seed}
-    return _decided([compare([family], reading, **options) for family in families(summary)])
+    return _decided([_compared([family], reading, resamples, seed) for family in families(summary)])
 
 
 def pooled(summary: pd.DataFrame, reading: Reading = "as measured", *, resamples: int = 2000, seed: int = 0) -> list[Finding]:
     """One finding an arm, over its tasks and policies together; the primary one alone, the others decided together."""
-    options = {"smallest": SMALLEST_EFFECT, "margin": EQUIVALENCE_MARGIN, "resamples": resamples, "seed": seed}
-    by_arm: dict[str, list] = {}
+    by_arm: dict[str, list[Family]] = {}
     for family in families(summary):
         by_arm.setdefault(family[0][2], []).append(family)
-    measured = {arm: compare(own, reading, **options) for arm, own in by_arm.items()}
+    measured = {arm: _compared(own, reading, resamples, seed) for arm, own in by_arm.items()}
     first = _decided([c for arm, c in measured.items() if arm == PRIMARY])
     return first + _decided([c for arm, c in measured.items() if arm != PRIMARY])
+
+
+def _compared(own: Sequence[Family], reading: Reading, resamples: int, seed: int) -> Comparison:
+    return compare(own, reading, smallest=SMALLEST_EFFECT, margin=EQUIVALENCE_MARGIN, resamples=resamples, seed=seed)
 
 
 def _decided(comparisons: Sequence[Comparison]) -> list[Finding]:
