@@ -159,7 +159,7 @@ def compared(p: config.PPO, truth: RewardFunction, responses: Responses, rewards
     pairwise = p.task == "completeness"
     agreeing, counted = agreement(rewards.cpu().numpy(), true.cpu().numpy(), p.samples_per_prompt, pairwise)
     if p.reward in ("constant", "length"):
-        counted = counted * 0  # nothing in them to agree with
+        agreeing, counted = agreeing * 0, counted * 0  # nothing in them to agree with: no number, not an infinite one
     return torch.stack([true.sum(1).double().cpu(), torch.tensor(agreeing).double(), torch.tensor(counted).double()], 1)
 
 

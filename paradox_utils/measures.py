@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 BINS = 15
+ROUNDING = 1e-6  # relative to their size, two sums of float32 rewards differ by so much though they mean the same
 
 
 def segment_metrics(
@@ -122,12 +123,12 @@ def best_of_n(proxy: np.ndarray, outcome: np.ndarray, n: int) -> float:
     unbiased estimator of Nakano et al. 2021, eq. 1, that Gao et al. 2023 use); equal proxies share their weight."""
     order = np.argsort(proxy, axis=1, kind="stable")
     total = proxy.shape[1]
-    # of C(N, n) subsets, C(i, n−1) have the (i+1)-th smallest as their best; w_i = w_{i−1} · i / (i − n + 1)
+    # of C(N, n) subsets, C(i, n−1) have the (i+1)-th smallest as their best: w_{N−1} = n / N, w_{i−1} = w_i · (i − n + 1) / i,
+    # from the largest down, as the way up overflows for many responses
     weights = np.zeros(total)
-    weights[n - 1] = 1.0
-    for i in range(n, total):
-        weights[i] = weights[i - 1] * i / (i - n + 1)
-    weights /= weights.sum()
+    weights[-1] = n / total
+    for i in range(total - 1, n - 1, -1):
+        weights[i - 1] = weights[i] * (i - n + 1) / i
     ranked = np.take_along_axis(proxy, order, axis=1)
     results = np.take_along_axis(outcome, order, axis=1)
     means = []

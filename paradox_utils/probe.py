@@ -12,7 +12,7 @@ from paradox_utils import config
 from paradox_utils.data.segments import segment
 from paradox_utils.evaluate import counts
 from paradox_utils.generation import generate
-from paradox_utils.measures import agreement, best_of_n
+from paradox_utils.measures import ROUNDING, agreement, best_of_n
 from paradox_utils.rewards import Judge, RewardFunction
 from paradox_utils.rollout import Prompts, Responses, take
 from paradox_utils.sources import splitter_of
@@ -57,7 +57,7 @@ def probe(
     measures = {
         "probe_accuracy": math.nan if blind else float(agreeing / compared),
         "probe_variance_raw": within,
-        "probe_variance": within / overall if overall else math.nan,
+        "probe_variance": within / overall if overall > ROUNDING**2 * float((totals**2).mean()) else math.nan,
         "probe_margin": _margin(rewards, responses, totals, p),
         "probe_length_correlation": _within_prompts(totals, lengths),
         "probe_padding": _alone(rewards.given, responses, totals),

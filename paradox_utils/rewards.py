@@ -24,7 +24,7 @@ from paradox_utils import config, sources
 from paradox_utils.data import oracle
 from paradox_utils.data.records import ERROR_LABEL, FACTUAL_ERRORS, LABELS, RELEVANCE_ERRORS, DataError, Feedback, Question
 from paradox_utils.data.segments import segment
-from paradox_utils.measures import pair_metrics, segment_metrics
+from paradox_utils.measures import ROUNDING, pair_metrics, segment_metrics
 from paradox_utils.reward_model import NonFiniteScoresError, RewardScorer
 from paradox_utils.rollout import Responses, decode
 
@@ -136,6 +136,8 @@ def control_of(p: config.PPO, feedback: dict[str, list[Feedback]]) -> tuple[Rewa
     """
     words = [len(text.split()) for record in feedback["train"] for text in record.responses]
     centre, size = Centre(float(np.mean(words)), float(np.std(words))), p.reward_size or REWARD_SIZE[p.task]
+    if p.reward == "length" and not centre.std:
+        raise DataError(f"length: every training response has {words[0]} words, so there is no scale; use reward=constant")
 
     def rewards(responses: Responses) -> Tensor:
         values = [1.0 if p.reward == "constant" else (len(t.split()) - centre.mean) / centre.std for t in responses.texts]
@@ -159,7 +161,7 @@ def spread_of(judge: Judge, p: config.PPO, records: Sequence[Feedback], most: in
     totals = [
         sum(v) / (max(1, len(v)) if p.reward_pooling == "mean" else 1) for v in judge(questions, texts, _offsets(texts, p))
     ]
-    if not (spread := float(np.std(totals))):
+    if (spread := float(np.std(totals))) <= ROUNDING * float(np.abs(totals).max()):
         raise DataError("normalise_reward: the reward model values all responses alike; leave it unset, or name another model")
     return spread
 

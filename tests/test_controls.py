@@ -62,6 +62,13 @@ def test_the_length_reward_is_standardised_by_training_responses(question, judge
     assert [placed(row) for row in grid] == [{len(ids) - 1: size} for ids, size in zip(rows, sizes, strict=True)]
 
 
+def test_lengths_that_are_all_the_same_have_no_scale(question, judged):
+    train = [record_of(question, "a b", "c d", "e f", "g h")]
+    with pytest.raises(DataError, match="every training response has 2 words, so there is no scale; use reward=constant"):
+        rewards.control_of(ppo("factuality", reward="length"), judged | {"train": train})
+    rewards.control_of(ppo("factuality", reward="constant"), judged | {"train": train})
+
+
 @pytest.mark.parametrize("task", TASKS)
 def test_length_rewards_of_the_training_responses_have_mean_0_and_the_size_as_deviation(judged, task):
     reward, _ = rewards.control_of(ppo(task, reward="length", reward_size=0.7), judged)
@@ -120,6 +127,14 @@ def test_the_spread_is_that_of_whole_responses(question):
     judge = judge_of({"a.": [1, 1, 1], "b.": [1, -1], "c.": [-1], "d.": []})
     assert rewards.spread_of(judge, ppo("relevance"), records) == pytest.approx(np.std([3, 0, -1, 0]))
     assert rewards.spread_of(judge, ppo("relevance", reward_pooling="mean"), records) == pytest.approx(np.std([1, 0, -1, 0]))
+
+
+def test_rounding_is_no_spread(question):
+    records = [record_of(question, "a.", "b.", "c.", "d.")]
+    judge = judge_of({"a.": [0.1, 0.2, 0.3], "b.": [0.3, 0.2, 0.1], "c.": [0.6], "d.": [0.3, 0.3]})
+    assert 0 < np.std([sum(values) for values in judge([], ["a.", "b.", "c.", "d."], [])]) < 1e-15
+    with pytest.raises(DataError, match="values all responses alike"):
+        rewards.spread_of(judge, ppo("relevance"), records)
 
 
 def test_the_spread_is_measured_on_the_first_questions_of_the_feedback():

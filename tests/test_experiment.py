@@ -186,7 +186,7 @@ def test_rewards_are_compared_with_the_truth_response_by_response(question, judg
     for reward in ("constant", "length"):  # says nothing of segments, so that nothing is compared
         control = p.model_copy(update={"reward": reward})
         found = experiment.compared(control, truth, responses, exact)
-        assert (found[:, 0].tolist(), found[:, 2].tolist()) == (returns, [0, 0])
+        assert found.T.tolist() == [returns, [0, 0], [0, 0]]
 
 
 def test_completeness_is_compared_by_pairs(question, judged):

@@ -255,6 +255,6 @@ def test_best_of_n_agrees_with_all_subsets(data, size, prompts):
 
 
 def test_best_of_many_by_the_expected_maximum():
-    proxy = np.arange(1.0, 1001.0)[None]
-    for n in (1, 500, 1000):  # of n drawn from 1 … N: n (N + 1) / (n + 1); the binomials exceed 64-bit integers
-        assert best_of_n(proxy, proxy, n) == pytest.approx(n * 1001 / (n + 1))
+    proxy = np.arange(1.0, 3001.0)[None]
+    for n in (1, 500, 1500, 3000):  # of n drawn from 1 … N: n (N + 1) / (n + 1); the binomials exceed any float
+        assert best_of_n(proxy, proxy, n) == pytest.approx(n * 3001 / (n + 1))
