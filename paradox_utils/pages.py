@@ -217,6 +217,7 @@ def _analysis(study: Path | None) -> Path:
 def parameter_page() -> str:
     """Every parameter of every stage and of a config file, as a page of tables written from :mod:`paradox_utils.config`."""
     shared = [config.Source, config.Stage]
+    read, other = ([f"`{k}`" for k, v in config.STAGES.items() if issubclass(v, config.Source) == has] for has in (True, False))
     lines = [
         "# Every parameter",
         "",
@@ -225,7 +226,7 @@ def parameter_page() -> str:
         "",
         "## Shared by all stages that read questions",
         "",
-        "`supervised`, `feedback`, `reward_model` and `ppo` take these; `analysis` and `cost` take `out` alone of them.",
+        f"{', '.join(read)} take these; {', '.join(other)} take `out` alone of them.",
         "",
         *_table(config.Source, config.Source.model_fields),
     ]

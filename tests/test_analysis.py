@@ -187,7 +187,8 @@ def test_routes_draw_a_line_an_arm_in_the_panels_of_its_task_and_policy():
     large = nested(flat, rm_seeds=2, tasks=TASKS[:1]).assign(policy="large", id=lambda t: "l" + t["id"])
     dial = named(nested(rising, rm_seeds=2, tasks=TASKS[1:2]), "dial")
     exact = named(nested(flat, rm_seeds=2, accuracies=(1.0,)), "exact")  # does not vary: a dotted line
-    summary = pd.concat([steps, large, dial, exact])
+    waiting = steps.assign(policy="waiting", status="not started", id=lambda t: "w" + t["id"])  # has no panels yet
+    summary = pd.concat([steps, large, dial, exact, waiting])
     figure = draw.routes(summary, questions_of(summary).set_index("id"), resamples=20)
     assert [axis.get_title("left") for axis in figure.axes] == [
         f"{task.capitalize()}, {policy}" for policy in ("atlas-t5", "large") for task in TASKS

@@ -89,7 +89,8 @@ def routes(summary: pd.DataFrame, asked: pd.DataFrame, *, resamples: int = 500, 
     groups = varied.groupby(["arm", "policy", "task"])["setting"].agg(["nunique"])
     steps = varied.groupby(["arm", "policy", "task"])["rm_step"].nunique()
     arms = [arm for arm in varied["arm"].unique() if groups.loc[arm, "nunique"].max() > 1 or steps.loc[arm].max() > 1]
-    policies = list(varied.loc[varied["arm"].isin(arms), "policy"].unique())
+    rows = varied[varied["arm"].isin(arms)]
+    policies = list(rows.loc[usable(rows), "policy"].unique()) or list(rows["policy"].unique())
     if not policies:
         raise ValueError("no family of reward models whose accuracy varies has runs")
     colors = dict(zip(arms, sns.color_palette("colorblind", len(arms)), strict=True))
