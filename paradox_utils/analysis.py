@@ -13,7 +13,19 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
-Reading = Literal["as measured", "as published", "best on validation", "sampled", "at matched KL", "true return", "best of n"]
+from paradox_utils import store
+
+Reading = Literal[
+    "as measured",
+    "as published",
+    "best on validation",
+    "sampled",
+    "at matched KL",
+    "true return",
+    "true return, best on validation",
+    "true return at matched KL",
+    "best of n",
+]
 
 # What counts as the outcome of a run. The first two are decided, the others shown beside them.
 READINGS: dict[Reading, str] = {
@@ -23,6 +35,8 @@ READINGS: dict[Reading, str] = {
     "sampled": "sampled_lm_performance_final",
     "at matched KL": "lm_performance_matched",
     "true return": "true_return_final",
+    "true return, best on validation": "true_return_best",
+    "true return at matched KL": "true_return_matched",
     "best of n": "best_of_n",
 }
 READING_WORDS: dict[Reading, str] = {
@@ -31,10 +45,28 @@ READING_WORDS: dict[Reading, str] = {
     "best on validation": "the score on test questions of the update that validation questions chose",
     "sampled": "the score of sampled answers after the last update, on test questions",
     "at matched KL": "the score on test questions where every run of the comparison first gets equally far from its reference",
-    "true return": "the oracle's labels put through the reward function that PPO maximised",
+    "true return": "the oracle's labels put through the reward function that PPO maximised, after the last update",
+    "true return, best on validation": "the true return at the update that validation questions chose",
+    "true return at matched KL": "the true return where every run of the comparison first gets equally far from its reference",
     "best of n": "the score of the response with the highest reward among those that the policy gave before PPO",
 }
 VALIDATION = "lm_performance_validation"  # after the last update, to select by
+# What to select by, on validation questions, where that is not VALIDATION; the initial policy where it is not that of READINGS.
+SELECTING: dict[Reading, str] = {
+    "best on validation": "lm_performance_best_logged",
+    "at matched KL": "lm_performance_matched_validation",
+    "true return": "true_return_validation",
+    "true return, best on validation": "true_return_validation",
+    "true return at matched KL": "true_return_matched_validation",
+}
+STARTS: dict[Reading, str] = {
+    "as published": "lm_performance_start_validation",
+    "sampled": "sampled_lm_performance_start",
+    "true return": "true_return_start",
+    "true return, best on validation": "true_return_start",
+    "true return at matched KL": "true_return_start",
+    "best of n": "best_of_n_start",
+}
 
 LABELS = ("study", "id", "task", "policy", "route", "setting", "status", "reason")
 NUMBERS = (
@@ -46,10 +78,13 @@ LATER = (
     "sampled_lm_performance_final",
     "true_return_best",
     VALIDATION,
-    "lm_performance_matched",
+    "lm_performance_start_validation",
+    "true_return_validation",
+    *(f"{name}_matched{questions}" for name in ("lm_performance", "true_return") for questions in ("", "_validation")),
     "kl_matched",
     "matched_early",
     "best_of_n",
+    "best_of_n_start",
     *(f"probe_{name}" for name in ("accuracy", "variance", "variance_raw", "margin", "length_correlation", "padding")),
 )
 
@@ -90,8 +125,8 @@ def load(folder: Path | str) -> pd.DataFrame:
     table = with_curves(table, load_curves(folder))
     best = load_best_of_n(folder)
     if len(best):
-        most = best.sort_values("n").groupby("id")["lm_performance"].last()
-        table["best_of_n"] = table["id"].map(most)
+        scores = best.sort_values("n").groupby("id")["lm_performance"]
+        table["best_of_n"], table["best_of_n_start"] = table["id"].map(scores.last()), table["id"].map(scores.first())
     if not usable(table).any():
         counts = ", ".join(f"{n} {status}" for status, n in Counter(table["status"]).items()) or "no rows"
         raise AnalysisError(f"{path}: no finished run ({counts}); see its column `reason`, then {again}")
@@ -150,7 +185,7 @@ def checkpoint_findings(checkpoints: pd.DataFrame) -> list[str]:
 
 
 def with_curves(summary: pd.DataFrame, curves: pd.DataFrame) -> pd.DataFrame:
-    """The summary with :data:`VALIDATION`, and with the LM performance at matched KL.
+    """The summary with what :data:`SELECTING` and :data:`STARTS` name, and with LM performance and true return at matched KL.
 
     Matched: for each task, policy and arm, at the largest KL that all its runs reach (``kl_matched``), by linear interpolation
     along √KL between a run's evaluations on test questions, where it first gets that far. That is coarse: ``matched_early`` is
@@ -162,20 +197,25 @@ def with_curves(summary: pd.DataFrame, curves: pd.DataFrame) -> pd.DataFrame:
         if column not in table:
             table[column] = np.nan
     logged = {run: _evaluated(curve) for run, curve in curves.groupby("id") if run in set(table["id"])}
-    table[VALIDATION] = [
-        float(logged[run]["lm_performance"].iloc[-1]) if run in logged and len(logged[run]) else np.nan for run in table["id"]
-    ]
+    ends = {
+        VALIDATION: ("lm_performance", -1),
+        "true_return_validation": ("true_return", -1),
+        "lm_performance_start_validation": ("lm_performance", 0),
+    }
+    for column, (name, place) in ends.items():
+        known = [logged[run][name] if run in logged and name in logged[run] else [] for run in table["id"]]
+        table[column] = [float(np.asarray(values)[place]) if len(values) else np.nan for values in known]
     for _, rows in table[usable(table)].groupby(["task", "policy", "arm"]):
         paths = {run: logged[run] for run in rows["id"] if run in logged and "test_lm_performance" in logged[run]}
         if paths:
             target = min(float(path["distance"].max()) for path in paths.values())
             known = table["id"].isin(paths) & table.index.isin(rows.index)
+            own = [paths[run] for run in table.loc[known, "id"]]
             table.loc[known, "kl_matched"] = target**2
-            table.loc[known, "lm_performance_matched"] = [_at(paths[run], target) for run in table.loc[known, "id"]]
-            early = [
-                float(paths[run]["distance"].iloc[: min(2, len(paths[run]))].max() >= target) for run in table.loc[known, "id"]
-            ]
-            table.loc[known, "matched_early"] = early
+            table.loc[known, "matched_early"] = [float(path["distance"].iloc[:2].max() >= target) for path in own]
+            for name in ("lm_performance", "true_return"):
+                for column, ending in ((f"test_{name}", ""), (name, "_validation")):
+                    table.loc[known, f"{name}_matched{ending}"] = [_at(path, target, column) for path in own]
     return table
 
 
@@ -185,9 +225,11 @@ def _evaluated(curve: pd.DataFrame) -> pd.DataFrame:
     return curve.assign(distance=np.sqrt(smooth.clip(lower=0.0))).dropna(subset=["lm_performance"])
 
 
-def _at(path: pd.DataFrame, target: float) -> float:
-    """LM performance where the path first gets ``target`` far."""
-    distance, score = path["distance"].to_numpy(), path["test_lm_performance"].to_numpy(dtype=float)
+def _at(path: pd.DataFrame, target: float, column: str) -> float:
+    """A column where the path first gets ``target`` far; NaN where it has none."""
+    if column not in path:
+        return float("nan")
+    distance, score = path["distance"].to_numpy(), path[column].to_numpy(dtype=float)
     beyond = np.flatnonzero(distance >= target)
     if beyond[0] == 0:
         return float(score[0])
@@ -199,6 +241,14 @@ def _at(path: pd.DataFrame, target: float) -> float:
 def usable(summary: pd.DataFrame, reading: Reading = "as measured") -> pd.Series:
     """Which runs have an outcome to count (boolean, one a row)."""
     return summary["status"].isin(("ok", "diverged")) & np.isfinite(summary[READINGS[reading]].astype(float))
+
+
+def unended(summary: pd.DataFrame) -> pd.Series:
+    """Which runs are still to end (boolean): not started, running, or killed, which the next call goes on with. A run that
+    failed by itself has ended, and so have those that wait for one that did."""
+    waits = (summary["status"] == "blocked") & ~summary["reason"].fillna("").str.endswith(store.NEED_FAILED)
+    killed = (summary["status"] == "failed") & summary["reason"].fillna("").str.startswith(store.KILLED)
+    return waits | killed | (summary["status"] == "running")
 
 
 def run_counts(summary: pd.DataFrame) -> str:
@@ -315,10 +365,11 @@ def spacing(summary: pd.DataFrame) -> pd.DataFrame:
 
 
 def room(summary: pd.DataFrame) -> str:
-    """What is left above the most accurate reward models of the route ``steps``, by task, in words: no rank can be better by
-    more than that, whatever teaches it."""
+    """What is left up to a perfect score above the most accurate reward models of the route ``steps``, by task, in words: no
+    rank can be better by more than that, whatever teaches it. Empty where scores are no shares, so that no score is perfect."""
     parts = []
     for task, runs in summary[(summary["arm"] == "steps") & usable(summary)].groupby("task", sort=False):
         top = runs.loc[runs.groupby(["policy", "rm_seed"])[accuracy_kind(runs)].idxmax(), READINGS["as measured"]]
-        parts.append(f"{task} {1 - top.mean():.2f}")
+        if accuracy_kind(runs) == "rm_accuracy" or task != "completeness":  # else completeness is a reward model's score
+            parts.append(f"{task} {1 - top.mean():.2f}")
     return f"Above the most accurate reward models' policies is left: {', '.join(parts)}." if parts else ""

@@ -13,7 +13,18 @@ import numpy as np
 import pandas as pd
 
 from paradox_utils import shapes, statistics
-from paradox_utils.analysis import VALIDATION, Reading, accuracy_kind, contrasts, reward_models, usable
+from paradox_utils.analysis import (
+    READINGS,
+    SELECTING,
+    STARTS,
+    VALIDATION,
+    Reading,
+    accuracy_kind,
+    contrasts,
+    reward_models,
+    unended,
+    usable,
+)
 from paradox_utils.data.records import TASKS
 
 ACCURACY_RESOLUTION = 0.01  # accuracies are distinct if they differ after rounding to this
@@ -27,8 +38,9 @@ class Comparison:
 
     ``*_top``: the most accurate reward model; ``*_best``: the one with the best policy, after the fact; both averaged over
     trajectories. ``regret``, ``low``, ``high``: cross-fitted over complete trajectories, one common rank selected by the
-    others; ``within*``: the same with a rank of its own for each task (pooled only). ``chosen*``: selected by the trajectory's
-    own validation questions; NaN where that is not ``separate``: selected on validation questions and paid on test questions.
+    others; ``within*``: the same with a rank of its own for each task (pooled only); ``without*``: the same without the
+    trajectory ``odd``, whose absence changes the regret most (of at least 4). ``chosen*``: selected by the trajectory's own
+    validation questions; NaN where that is not ``separate``: selected on validation questions and paid on test questions.
     ``best_rank``: the best on average, 1 being the most accurate. Shapes (:mod:`paradox_utils.shapes`) need 3 trajectories; NaN
     where too little is known.
     """
@@ -38,10 +50,11 @@ class Comparison:
     arm: str
     planned: int  # reward models of the study; pooled, each counts for every policy it trains
     reward_models: int  # of them with an accuracy and a finished PPO run
-    unfinished: int  # runs that have not started or not ended
+    unfinished: int  # runs that have not started or not ended, or were killed
     accuracies: int  # distinct ones, in the trajectory with the fewest
     rm_seeds: int  # complete trajectories
     lost: int  # incomplete ones, of a task and policy
+    uneven: bool  # tasks or policies with different numbers of ranks, which cannot be pooled
     ppo_seeds: int  # different ones, in all
     accuracy_kind: str  # rm_accuracy, or rm_accuracy_noisy where no clean labels exist
     majority: float
@@ -65,6 +78,10 @@ class Comparison:
     within: float
     within_low: float
     within_high: float
+    odd: str
+    without: float
+    without_low: float
+    without_high: float
     separate: bool
     chosen: float
     chosen_low: float
@@ -126,17 +143,18 @@ def compare(
     top = pd.DataFrame([group.iloc[0] for group in groups], columns=known.columns)
     best = pd.DataFrame([group.iloc[int(group["performance"].argmax())] for group in groups], columns=known.columns)
     afterwards = [statistics.regret(group["accuracy"], group["performance"]) for group in groups]
-    start = {"true return": "true_return_start", "sampled": "sampled_lm_performance_start"}.get(reading, "lm_performance_start")
+    start = STARTS.get(reading, "lm_performance_start")
     return Comparison(
         task=task if one else ALL,
         policy=policy if one else ", ".join(dict.fromkeys(key[1] for key, _ in families)),
         arm=arm,
         planned=sum(part.planned for part in parts),
         reward_models=len(known),
-        unfinished=int(runs["status"].isin(("blocked", "running")).sum()),
+        unfinished=int(unended(runs).sum()),
         accuracies=int(distinct.min()) if len(distinct) else 0,
         rm_seeds=len(joined),
         lost=sum(part.lost for part in parts),
+        uneven=_uneven(parts),
         ppo_seeds=int(runs.loc[usable(runs, reading), "ppo_seed"].nunique()),
         accuracy_kind=kind,
         majority=float(runs["rm_majority"].mean()) if one else float("nan"),
@@ -172,9 +190,10 @@ def _part(key: tuple[str, str, str], runs: pd.DataFrame, reading: Reading) -> _P
     """Contrasts and reward models of one family, its trajectories labelled by task and seed."""
     models = reward_models(runs, reading)
     difference = contrasts(runs, reading)
-    validated = contrasts(runs, reading, VALIDATION)
+    column = SELECTING.get(reading, VALIDATION)
+    validated = contrasts(runs, reading, column if column in runs else READINGS[reading])
     # the readings `as published` and `best of n` are on validation questions themselves: nothing separate to select by
-    separate = reading not in ("as published", "best of n") and len(difference) > 0
+    separate = reading not in ("as published", "best of n") and column in runs and len(difference) > 0
     separate = separate and validated.index.equals(difference.index) and validated.shape == difference.shape
     selecting = validated if separate else difference
     label = {seed: f"{key[0]} {seed:g}" for seed in models["rm_seed"].unique()}
@@ -184,9 +203,13 @@ def _part(key: tuple[str, str, str], runs: pd.DataFrame, reading: Reading) -> _P
     return _Part(key[0], difference.rename(index=label), selecting.rename(index=label), known, len(models), lost, separate)
 
 
+def _uneven(parts: Sequence[_Part]) -> bool:
+    return len({part.difference.shape[1] for part in parts if len(part.difference)}) > 1
+
+
 def _joined(parts: Sequence[_Part], tasks: Mapping[str, int]) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Contrasts and selecting contrasts of the units: trajectories of a task that all policies of that task have, averaged."""
-    if len({part.difference.shape[1] for part in parts if len(part.difference)}) != 1:
+    if _uneven(parts) or not any(len(part.difference) for part in parts):
         return pd.DataFrame(), pd.DataFrame()
     stacked = [pd.concat([getattr(part, name) for part in parts]) for name in ("difference", "selecting")]
     sizes = stacked[0].groupby(level=0).size()
@@ -214,10 +237,11 @@ def _on_range(values: pd.Series) -> pd.Series:
 
 def _regrets(
     joined: pd.DataFrame, selecting: pd.DataFrame, smallest: float, margin: float, separate: bool
-) -> dict[str, float | int | bool]:
+) -> dict[str, float | int | bool | str]:
     names = ("regret", "low", "high", "p_above", "p_below", "chosen", "chosen_low", "chosen_high")
     if len(joined) < 2:
-        return dict.fromkeys(names, float("nan")) | {"best_rank": 0, "separate": separate}
+        nothing = dict.fromkeys((*names, "without", "without_low", "without_high"), float("nan"))
+        return nothing | {"best_rank": 0, "separate": separate, "odd": ""}
     fitted = statistics.cross_fitted_regret(joined, margin=smallest, selecting=selecting)
     below = statistics.cross_fitted_regret(joined, margin=margin, selecting=selecting).p_below
     own = joined.to_numpy()[np.arange(len(joined)), selecting.to_numpy().argmax(axis=1)]
@@ -225,7 +249,19 @@ def _regrets(
     values = (fitted.interval.estimate, fitted.interval.low, fitted.interval.high, fitted.p_above, below)
     rank = int(joined.mean().to_numpy().argmax()) + 1
     told = dict(zip(names, (*values, chosen.estimate, chosen.low, chosen.high), strict=True))
-    return told | {"best_rank": rank, "separate": separate}
+    return told | {"best_rank": rank, "separate": separate} | _without(joined, selecting, fitted.interval.estimate)
+
+
+def _without(joined: pd.DataFrame, selecting: pd.DataFrame, regret: float) -> dict[str, float | str]:
+    """The regret without the trajectory whose absence changes it most."""
+    if len(joined) < 4:
+        return {"odd": "", "without": float("nan"), "without_low": float("nan"), "without_high": float("nan")}
+    left = {
+        name: statistics.cross_fitted_regret(joined.drop(name), margin=0.0, selecting=selecting.drop(name)).interval
+        for name in joined.index
+    }
+    odd = max(left, key=lambda name: abs(left[name].estimate - regret))
+    return {"odd": odd, "without": left[odd].estimate, "without_low": left[odd].low, "without_high": left[odd].high}
 
 
 def _shapes(known: pd.DataFrame, one: bool) -> dict[str, float | bool]:

@@ -61,12 +61,15 @@ def power(deviation: float, units: Sequence[int], regrets: Sequence[float], stud
 
     ``right``: share *supported* in the worlds of an inverted U (one for each of ``regrets``), *not supported* in the others;
     ``wrong``: share of the opposite verdict. In *ranks apart* the best rank is the 2nd, 3rd or 4th, by task, so that no common
-    one has the whole regret (the largest of ``regrets``); in *one task* it is an inverted U in one task and a plateau in two.
+    one has the whole regret (the largest of ``regrets``). In *one task* an inverted U in one meets a plateau in two, in
+    *one task, others rising* performance rises with accuracy in those two: what one task gains there the others lose, so that
+    on average over tasks no regret is left, and the shares say how often the rule overlooks the one task.
     """
     most = max(regrets)
     worlds = [("inverted U", regret, [truths(regret)["inverted U"]]) for regret in regrets]
     worlds.append(("ranks apart", most, [truths(most, best=best)["inverted U"] for best in (2, 3, 4)]))
-    worlds.append(("one task", most, [truths(most)["inverted U"], *[truths(0.0)["plateau"]] * 2]))
+    for name, others in (("one task", "plateau"), ("one task, others rising", "rising")):
+        worlds.append((name, most, [truths(most)["inverted U"], *[truths(0.0)[others]] * 2]))
     worlds += [(name, 0.0, [truths(0.0)[name]]) for name in ("rising", "plateau")]
     rows = []
     for n in units:

@@ -119,7 +119,8 @@ def quadratic(
 ) -> Quadratic:
     """Lind and Mehlum's test of an inverted U in a quadratic; arrays of shape (N,), at least 3 clusters and 3 distinct x.
 
-    y = a + b x + c x², one intercept a trajectory and stratum, errors jackknifed over clusters with t(clusters − 1). An
+    y = a + b x + c x², one intercept a trajectory and stratum, errors jackknifed over clusters with t(clusters − 1). NaN (p 1)
+    where it is not identified: with fewer than 3 distinct x within trajectories, or without one of the clusters. An
     inverted U rises at the lowest x and falls at the highest: the p-value is the larger of the two one-sided ones (Lind and
     Mehlum 2010, *Oxford Bulletin of Economics and Statistics* 72:109–118). The turning point −b / 2c has Fieller's interval;
     at confidence 1 − 2α it lies within the data exactly where their test rejects at α.
@@ -135,7 +136,9 @@ def quadratic(
     z = x - middle  # x and x² are nearly collinear far from zero
     fitted = _fit(_within(np.column_stack([z, z**2]), cells), _within(y, cells), labels)
     if fitted is None:
-        raise ValueError("a quadratic needs at least 3 distinct x within trajectories, also without any one of them")
+        unknown = Interval(float("nan"), float("nan"), float("nan"), n)
+        nan = float("nan")
+        return Quadratic(nan, unknown, (float(x.min()), float(x.max())), unknown, unknown, 1.0, nan, nan, nan, False)
     (b, c), covariance = fitted
     ends, slopes = (float(x.min()), float(x.max())), []
     for end in ends:

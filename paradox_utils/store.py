@@ -35,6 +35,11 @@ ROOT = Path(os.environ.get("PARADOX_ROOT") or PACKAGE.parent).resolve()
 PRESENTATION = frozenset({"plots", "analysis", "comparison", "verdict", "statistics", "shapes", "config", "store"})
 PACKAGES = ("torch", "transformers", "trl", "numpy")
 STATUSES = ("ok", "diverged")
+KILLED = (
+    "killed: its job ended without a word (killed, out of memory, or its disk too full to say why); "
+    "the next call goes on from its last state"
+)
+NEED_FAILED = "which failed"  # ends the reason of a run that waits for one that failed
 
 
 class StoreError(RuntimeError):

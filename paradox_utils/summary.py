@@ -16,10 +16,6 @@ if TYPE_CHECKING:
 
 RECORDED = "results/recorded"
 WHEN = ("start", "final")
-KILLED = (
-    "killed: its job ended without a word (killed, out of memory, or its disk too full to say why); "
-    "the next call goes on from its last state"
-)
 TABLES = ("summary", "curves", "reward_models", "questions", "best_of_n")
 OF_RUNS = {"curve": "curves", "questions": "questions", "best_of_n": "best_of_n"}  # a PPO run's tables, and a study's
 MEASURES = (
@@ -79,14 +75,15 @@ def states(name: str, runs: list[Run]) -> dict[str, dict[str, Any]]:
             known[run.id] = _read(result / "run.json")
         elif stuck:
             root = known[stuck].get("blocked_by", stuck)
-            reason = f"needs {root} ({describe(by_id[root])})"
+            failed = known[root]["status"] == "failed" and not known[root]["reason"].startswith(store.KILLED)
+            reason = f"needs {root} ({describe(by_id[root])})" + (f", {store.NEED_FAILED}" if failed else "")
             known[run.id] = {"status": "blocked", "reason": reason, "blocked_by": root}
         elif (work / "failure.json").is_file():
             known[run.id] = _read(work / "failure.json")
         elif (work / "started").is_file() and store.held(work / "lock"):
             known[run.id] = {"status": "running", "reason": "a job is still at it; call again when it has ended"}
         elif (work / "started").is_file():
-            known[run.id] = {"status": "failed", "reason": f"{KILLED}; see {work.relative_to(store.ROOT) / 'log.txt'}"}
+            known[run.id] = {"status": "failed", "reason": f"{store.KILLED}; see {work.relative_to(store.ROOT) / 'log.txt'}"}
         else:
             known[run.id] = {"status": "blocked", "reason": "was not started"}
     return known

@@ -21,7 +21,7 @@ from paradox_utils.data.records import TASKS
 Status = Literal["supported", "not supported", "undecided"]
 
 # The regret that matters, in LM performance (a share between 0 and 1), and the one that does not: about the median gap of the
-# nine published comparisons, which is after the fact and so overstated. The design page has the power that goes with it.
+# published comparisons, which is after the fact and so overstated. The design page has the power that goes with it.
 SMALLEST_EFFECT = 0.04
 EQUIVALENCE_MARGIN = 0.04
 ALPHA = 0.025  # on each side, over all comparisons of one kind: with 95 % intervals
@@ -40,7 +40,7 @@ of the most accurate one, at the same PPO seed. Trajectories are the independent
   is too large, so the best rank is selected on the validation questions of all other trajectories and paid on the test
   questions of the one left out. The interval is a 95 % Student interval over trajectories: its lower end belongs to these
   payments, its upper end is the largest upper end of any rank's difference from the most accurate one. It is for new
-  trajectories and the same questions, which all runs share.
+  trajectories, given what all runs share: the questions, the sample of feedback, and one supervised policy of each size.
 - A comparison needs at least {MIN_ACCURACIES} reward models of distinct accuracy (to {ACCURACY_RESOLUTION}) a trajectory,
   {MIN_RM_SEEDS} trajectories and {MIN_PPO_SEEDS} PPO seeds in all. With less it is *undecided*. Trajectories with a reward
   model that was not measured, or has no finished PPO run, are left out. A diverged run counts with the performance it ended
@@ -57,20 +57,24 @@ of the most accurate one, at the same PPO seed. Trajectories are the independent
   verdict; it does not make one.
 - *Readings*: *as measured* takes {READING_WORDS["as measured"]}. *As published* takes {READING_WORDS["as published"]}, the
   initial policy's included: noise can only raise a maximum; it selects and pays on the same questions. Shown beside them: the
-  update that validation chose, sampled answers, the true return, LM performance at matched KL (the largest that all runs of
-  a comparison reach), and best-of-n.
+  update that validation chose, sampled answers, the true return, both at matched KL (the largest that all runs of a
+  comparison reach), and best-of-n. Each selects by its own score on validation questions (sampled answers by greedy ones).
 """
 
 
 @dataclass(frozen=True)
 class Finding:
-    """A comparison with its status, the p-values after Holm's correction, and what the rule needs and the study lacks."""
+    """A comparison with its status, the p-values after Holm's correction, and what the rule needs and the study lacks.
+
+    ``p_above``, ``p_below``: that the regret is not larger, not smaller than what matters; ``p_two_lines``: no inverted U.
+    """
 
     of: Comparison
     status: Status
     missing: tuple[str, ...]
     p_above: float
     p_below: float
+    p_two_lines: float
     inverted_u: bool
 
 
@@ -100,11 +104,25 @@ def verdict(summary: pd.DataFrame, reading: Reading = "as measured", *, resample
     first = next((f for f in pooled(summary, reading, resamples=resamples, seed=seed) if f.of.arm == PRIMARY), None)
     status: Status = first.status if first else "undecided"
     headline = _headline(first)
-    basis = f"LM performance here is {READING_WORDS[reading]}. {run_counts(summary)}"
+    steps = summary[summary["arm"] == PRIMARY]
+    basis = f"LM performance here is {READING_WORDS[reading]}. {run_counts(steps if len(steps) else summary)}"
     own = [finding for finding in found if finding.of.arm == PRIMARY]
-    lines = ([sentence(first)] if first and first.of.task == ALL else []) + [sentence(finding) for finding in own]
+    lines = [f"{sentence(first)} {by_task(steps, reading)}".strip()] if first and first.of.task == ALL else []
+    lines += [sentence(finding) for finding in own]
     text = "\n".join([f"**{headline}** {basis}", "", *(f"- {line}" for line in lines)]).strip()
     return Verdict(status, reading, first, tuple(found), headline, text)
+
+
+def by_task(runs: pd.DataFrame, reading: Reading = "as measured") -> str:
+    """The regret of each task alone, its policies together, in words; empty without intervals. One rank for all tasks can hide
+    what one of them has."""
+    parts = []
+    for task in TASKS:
+        own = [family for family in families(runs) if family[0][0] == task]
+        if own and np.isfinite((c := _compared(own, reading, resamples=1, seed=0)).low):
+            parts.append(f"{task} {c.regret:.3f} ({c.low:.3f} to {c.high:.3f})")
+    together = ", policies together" if runs["policy"].nunique() > 1 else ""
+    return f"By task{together}: {', '.join(parts)}." if len(parts) > 1 else ""
 
 
 def findings(summary: pd.DataFrame, reading: Reading = "as measured", *, resamples: int = 2000, seed: int = 0) -> list[Finding]:
@@ -137,8 +155,8 @@ def _decided(comparisons: Sequence[Comparison]) -> list[Finding]:
     for index, (comparison, lacking) in enumerate(zip(comparisons, lacks, strict=True)):
         above, below = (adjusted[name].get(index, float("nan")) for name in ("p_above", "p_below"))
         status: Status = "supported" if above <= ALPHA else "not supported" if below <= ALPHA else "undecided"
-        shape = adjusted["p_two_lines"].get(index, 1.0) <= ALPHA
-        found.append(Finding(comparison, status, lacking, above, below, shape))
+        bent = adjusted["p_two_lines"].get(index, float("nan"))
+        found.append(Finding(comparison, status, lacking, above, below, bent, bent <= ALPHA))
     return found
 
 
@@ -153,8 +171,8 @@ def _missing(c: Comparison) -> tuple[str, ...]:
         missing.insert(
             0, f"{count(c.unfinished, 'planned run has', 'planned runs have')} not ended, so this is an interim state"
         )
-    if c.lost and missing:
-        missing.append(f"{count(c.lost, 'trajectory', 'trajectories')} left out as incomplete")
+    if c.uneven:
+        missing.append("the same number of reward models in every task and policy (the rule compares rank with rank)")
     return tuple(missing)
 
 
@@ -172,12 +190,13 @@ def known_truths(summary: pd.DataFrame, reading: Reading = "as measured", *, res
 def _headline(first: Finding | None) -> str:
     if first is None:
         return "Undecided: the study has no PPO runs against the checkpoints of a reward model (route steps)."
-    where = f"over {count(first.of.rm_seeds, 'trajectory', 'trajectories')} of reward models"
+    where = f"on average over {count(first.of.rm_seeds, 'trajectory', 'trajectories')} of reward models"
     if first.status == "supported":
-        return f"Supported: a less accurate reward model trained a policy better by more than {SMALLEST_EFFECT} {where}."
+        return f"Supported: a less accurate reward model trained policies better by more than {SMALLEST_EFFECT} {where}."
     if first.status == "not supported":
-        return f"Not supported: choosing the most accurate reward model cost less than {EQUIVALENCE_MARGIN} {where}."
+        return f"Not supported: {where}, the most accurate one cost less than {EQUIVALENCE_MARGIN} against any other rank."
     lacks = f" Too little for a decision: {_join(first.missing)}." if first.missing else ""
+    lacks += f" {_lost(first.of)}".rstrip() if first.of.lost else ""
     return (
         "Undecided: these runs do not tell whether a less accurate reward model trains a better policy than the most accurate "
         f"one.{lacks}"
@@ -207,11 +226,19 @@ def sentence(finding: Finding) -> str:
     text += "" if pool else f"{_top_and_best(f)} "
     if several and np.isfinite(f.regret):
         where = "validation questions" if f.separate else "scores"
-        best = "most accurate" if f.best_rank == 1 else f"{f.best_rank}{ENDINGS.get(f.best_rank, 'th')} most accurate"
+        best = "none is better than the most accurate"
+        if f.best_rank > 1:
+            best = f"the {f.best_rank}{ENDINGS.get(f.best_rank, 'th')} most accurate is best"
+        below = ", below 0 as the rank that the others select did worse than the most accurate" if f.regret < -0.0005 else ""
         text += (
             f"With the rank selected on other trajectories' {where}, the regret is {f.regret:.3f} (95 % interval {f.low:.3f} "
-            f"to {f.high:.3f}); on average the {best} is best. "
+            f"to {f.high:.3f}, over {count(f.rm_seeds, 'trajectory', 'trajectories')}{below}); on average {best}. "
         )
+        if pool and f.odd:
+            text += (
+                f"Without the trajectory that changes it most ({f.odd}) it is {f.without:.3f} ({f.without_low:.3f} to "
+                f"{f.without_high:.3f}). "
+            )
         if pool and np.isfinite(f.within):
             text += f"With a rank for each task it is {f.within:.3f} ({f.within_low:.3f} to {f.within_high:.3f}). "
         if np.isfinite(f.chosen):
@@ -220,7 +247,9 @@ def sentence(finding: Finding) -> str:
                 f"({f.chosen_low:.3f} to {f.chosen_high:.3f}) on the most accurate. "
             )
     if np.isfinite(f.p_two_lines):
-        text += f"The two-lines test {'finds' if finding.inverted_u else 'does not find'} an inverted U. "
+        p = "" if np.isnan(finding.p_two_lines) else f" (p = {finding.p_two_lines:.3f})"
+        text += f"The two-lines test {'finds' if finding.inverted_u else 'does not find'} an inverted U{p}. "
+    text += _lost(f) if f.lost else ""
     return text.strip() + (f" Too little for a decision: {_join(finding.missing)}." if finding.missing else "")
 
 
@@ -230,7 +259,7 @@ def _top_and_best(f: Comparison) -> str:
     def named(accuracy: float, step: str) -> str:
         return f"{accuracy:.3f}{mean}" + (f", step {step}" if step else "")
 
-    same = f.step_best == f.step_top and f.regret_after_the_fact == 0
+    same = f.regret_after_the_fact < 0.0005  # what is printed as nothing
     most = f"The most accurate one ({named(f.accuracy_top, f.step_top)}) led to an LM performance of {f.performance_top:.3f}"
     best = (
         ", the best of all"
@@ -243,6 +272,11 @@ def _top_and_best(f: Comparison) -> str:
     return f"{most}{best} (initial policy: {f.start:.3f}).{weak}"
 
 
+def _lost(f: Comparison) -> str:
+    which = count(f.lost, "trajectory is", "trajectories are")
+    return f"{which} left out as incomplete. "
+
+
 def _join(parts: Sequence[str]) -> str:
     return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"
 
@@ -251,7 +285,13 @@ def table(found: Sequence[Finding]) -> pd.DataFrame:
     """One row a finding, one column a field of its :class:`~paradox_utils.comparison.Comparison`, and its decision."""
     rows = [
         asdict(f.of)
-        | {"status": f.status, "p_above": f.p_above, "p_below": f.p_below, "inverted_u": f.inverted_u}
+        | {
+            "status": f.status,
+            "p_above": f.p_above,
+            "p_below": f.p_below,
+            "p_two_lines": f.p_two_lines,
+            "inverted_u": f.inverted_u,
+        }
         | {"missing": ", ".join(f.missing)}
         for f in found
     ]
@@ -268,7 +308,8 @@ def readings_table(summary: pd.DataFrame) -> pd.DataFrame:
             finding = next(iter(pooled(own, reading, resamples=200)), None)
             if finding:
                 c = finding.of
-                status = finding.status if reading != "true return" else ""  # in its own units, where the margin says nothing
+                # a true return is in its own units, where the margin says nothing
+                status = finding.status if not reading.startswith("true return") else ""
                 values = (reading, c.spearman, c.regret, c.low, c.high, c.p_two_lines, status)
                 rows.append(values)
     return pd.DataFrame(rows, columns=["reading", "spearman", "regret", "low", "high", "p two lines", "status"])

@@ -211,7 +211,7 @@ def finding(regret, status="undecided", missing=(), **changes):
     names = [field.name for field in dataclasses.fields(comparison.Comparison)]
     values = {"task": "relevance", "policy": "t5", "arm": "steps", "regret": regret, "low": regret - 0.1, "high": regret + 0.2}
     of = comparison.Comparison(**(dict.fromkeys(names, np.nan) | values | changes))
-    return verdict.Finding(of, status, missing, 0.5, 0.5, False)
+    return verdict.Finding(of, status, missing, 0.5, 0.5, 0.5, False)
 
 
 def test_forest_draws_what_the_rule_can_decide():
@@ -232,6 +232,17 @@ def test_forest_draws_what_the_rule_can_decide():
     np.testing.assert_allclose(offsets(axis), [[0.1, 0], [0.0, 1], [0.3, 2]])
     with pytest.raises(ValueError, match="no comparison has"):
         draw.forest(found[3:], 0.04)
+
+
+@pytest.mark.parametrize(("seeds", "outcome"), [(5, "not supported"), (2, "undecided")])
+def test_the_picture_in_brief_says_what_the_rule_says(seeds, outcome):
+    summary = pd.concat([nested(rising, rm_seeds=seeds), named(nested(inverted_u, rm_seeds=5), "known-paradox")])
+    figure, decision = draw.in_brief(summary), verdict.verdict(analysis.main_arms(summary))
+    title = " ".join(figure.get_suptitle().split())
+    assert decision.status == outcome
+    assert title.startswith(decision.headline)
+    assert f"Regret {decision.primary.of.regret:.3f} (95 % interval {decision.primary.of.low:.3f} to" in title
+    assert [axis.get_title("left") for axis in figure.axes] == [task.capitalize() for task in TASKS]
 
 
 # --- tables beside the verdict ---

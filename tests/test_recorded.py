@@ -5,7 +5,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from paradox_utils import analysis, config, store, study, summary
+from paradox_utils import analysis, config, store, study, summary, verdict
 
 RECORDED = store.resolve(summary.RECORDED)
 CONTRACT = [
@@ -30,12 +30,13 @@ CONTRACT = [
 ]
 
 
-@pytest.mark.parametrize("name", ["quick", "atlas-headroom", "qa-feedback-dev"])
+@pytest.mark.parametrize("name", ["quick", "atlas-headroom", "atlas-pilot", "atlas", "qa-feedback-dev"])
 def test_a_recorded_study_has_a_row_for_every_planned_run(name):
     settings = config.load_study(store.resolve(f"configs/{name}.yaml"))
     rows = pd.read_csv(RECORDED / name / "summary.csv")
     assert set(CONTRACT) <= set(rows.columns)
-    planned = [(r.labels["task"], r.labels["policy"], r.labels["rm_step"]) for r in plan(settings, name) if r.stage == "ppo"]
+    asked = [labels for run in plan(settings, name) if run.stage == "ppo" for labels in run.all_labels]
+    planned = [(labels["task"], labels["policy"], labels["rm_step"]) for labels in asked]
     found = rows[["task", "policy", "rm_step"]].astype(object).where(rows[["task", "policy", "rm_step"]].notna(), None)
     assert sorted(map(str, planned)) == sorted(str((t, p, None if s is None else int(s))) for t, p, s in found.to_numpy())
     made = store.read_json(RECORDED / name / "provenance.json")["runs"]
@@ -55,6 +56,17 @@ def test_atlas_leaves_room_that_ppo_fills():
     assert (rows["rm_accuracy"] == 1).all()
     assert rows["lm_performance_start"].between(0.35, 0.75).all()
     assert (rows["lm_performance_final"] >= 0.9).all()
+
+
+def test_the_atlas_study_is_whole_and_its_analysis_sees_what_was_built_in():
+    rows = analysis.load(RECORDED / "atlas")
+    assert set(rows["status"]) <= {"ok", "diverged"}
+    told = {name: found.status for name, found in verdict.known_truths(rows, resamples=20).items()}
+    assert told == {"known-paradox": "supported", "known-monotone": "not supported"}
+    steps = rows[rows["arm"] == "steps"].groupby(["task", "policy"])["rm_seed"].nunique()
+    assert (steps >= 3).all()
+    assert len(steps) == 6  # three tasks, two policies
+    assert {"exact", "constant", "length"} <= set(rows["arm"])
 
 
 def test_relevance_beats_the_majority_class_on_human_feedback():

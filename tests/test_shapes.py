@@ -192,8 +192,9 @@ def test_unusable_data_is_refused(test, arguments, message):
 
 def test_x_that_differs_only_between_trajectories_identifies_nothing():
     x, y, clusters = np.repeat([0.1, 0.2, 0.3, 0.4], 3), np.arange(12.0), np.repeat(range(4), 3)
-    with pytest.raises(ValueError, match="within trajectories"):
-        shapes.quadratic(x, y, clusters)
+    curve = shapes.quadratic(x, y, clusters)
+    assert np.isnan([curve.linear, curve.curvature.estimate, curve.turning_point, curve.turning_low]).all()
+    assert (curve.p_supported, curve.turns_inside) == (1, False)
     found = shapes.two_lines(x, y, clusters)
     assert np.isnan(found.first.estimate)
     assert found.p_supported == 1

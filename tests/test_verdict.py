@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from worlds import decide, flat, inverted_u, named, nested, rising, world
 
-from paradox_utils import analysis, comparison, verdict
+from paradox_utils import analysis, comparison, store, verdict
 from paradox_utils.data.records import TASKS
 
 # --- the rule ---
@@ -184,9 +184,62 @@ def test_failed_diverged_and_blocked_runs_are_counted_and_said():
     finding = found.findings[0]
     assert (finding.of.rm_seeds, finding.of.reward_models, finding.of.planned) == (3, 23, 24)
     assert "23 reward models of 24" in found.text
-    interim, incomplete = finding.missing
-    assert (interim[:29], incomplete) == ("1 planned run has not ended, ", "1 trajectory left out as incomplete")
-    assert decide(made.replace({"status": {"blocked": "failed"}})).findings[0].missing == ()
+    assert [missing[:29] for missing in finding.missing] == ["1 planned run has not ended, "]
+    ended = decide(made.replace({"status": {"blocked": "failed"}}))
+    assert ended.findings[0].missing == ()
+    for text in (found.text, ended.text, ended.headline if ended.status == "undecided" else ended.text):
+        assert "1 trajectory is left out as incomplete." in text
+
+
+@pytest.mark.parametrize(
+    ("status", "reason", "open_end"),
+    [
+        ("blocked", "was not started", True),
+        ("blocked", "needs reward_model-1 (reward model relevance)", True),
+        ("blocked", f"needs reward_model-1 (reward model relevance), {store.NEED_FAILED}", False),
+        ("running", "a job is still at it", True),
+        ("failed", f"{store.KILLED}; see log.txt", True),
+        ("failed", "ValueError: nothing to learn from", False),
+        ("diverged", "KL", False),
+    ],
+)
+def test_a_run_that_the_next_call_would_go_on_with_leaves_its_comparison_open(status, reason, open_end):
+    made = world(flat, rm_seeds=4, tasks=("relevance",))
+    made.loc[0, ["status", "reason", "lm_performance_final"]] = [status, reason, np.nan]
+    finding = decide(made).findings[0]
+    assert analysis.unended(made).sum() == finding.of.unfinished == int(open_end)
+    assert any("interim state" in missing for missing in finding.missing) == open_end
+
+
+def test_the_pooled_sentence_tells_each_task_and_the_trajectory_that_weighs_most():
+    made = nested(inverted_u, rm_seeds=5)
+    odd = made.index[(made["task"] == "factuality") & (made["rm_seed"] == 2) & (made["rm_step"] < 200)]
+    made.loc[odd, "lm_performance_final"] += 0.6
+    line = decide(made).text.splitlines()[2]
+    c = decide(made).primary.of
+    assert c.odd == "factuality 2"
+    assert f"Without the trajectory that changes it most (factuality 2) it is {c.without:.3f} (" in line
+    own = [f.of for f in decide(made).findings]
+    assert line.endswith("By task: " + ", ".join(f"{f.task} {f.regret:.3f} ({f.low:.3f} to {f.high:.3f})" for f in own) + ".")
+    alone = decide(made.drop(made.index[(made["task"] == "factuality") & (made["rm_seed"] == 2)])).primary.of
+    assert (c.without, c.without_low, c.without_high) == pytest.approx((alone.regret, alone.low, alone.high))
+
+
+def test_tasks_with_other_numbers_of_reward_models_are_not_pooled_and_the_sentence_says_so():
+    few = world(rising, rm_seeds=4, tasks=TASKS[:1], accuracies=(0.6, 0.68, 0.74, 0.8, 0.86))
+    made = pd.concat([few, world(rising, rm_seeds=4, tasks=TASKS[1:])], ignore_index=True)
+    found = decide(made)
+    assert found.primary.of.uneven
+    assert found.status == "undecided"
+    assert "the same number of reward models in every task and policy" in found.headline
+
+
+def test_trajectories_with_few_finished_reward_models_have_no_shape():
+    made = nested(rising, rm_seeds=3, tasks=TASKS[:1])
+    made.loc[made.index[(made["rm_seed"] > 0) & (made["rm_step"] > 0)], "lm_performance_final"] = np.nan
+    c = decide(made).findings[0].of
+    assert np.isnan(c.turning_point)
+    assert not c.turns_inside
 
 
 def test_failed_rows_with_a_number_do_not_count():

@@ -89,7 +89,7 @@ def accuracy_and_performance(summary: pd.DataFrame, reading: Reading = "as measu
         words = "RM accuracy (share)" if kind == "rm_accuracy" else "RM accuracy on noisy labels (share)"
         for axis in axes[-1]:
             axis.set_xlabel(words)
-        figure.legend(handles=_accuracy_legend(shown), loc="outside lower center", ncols=4)
+        figure.legend(handles=_accuracy_legend(shown), loc="outside lower center", ncols=3)
     return figure
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 
 import numpy as np
@@ -12,11 +13,11 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from paradox_utils import questions
-from paradox_utils.analysis import READINGS, accuracy_kind, reward_models, usable
+from paradox_utils.analysis import READINGS, accuracy_kind, primary, reward_models, usable
 from paradox_utils.comparison import ALL
 from paradox_utils.data.records import TASKS
-from paradox_utils.plots import FAINT, LM_PERFORMANCE, PALETTE, _panels, style
-from paradox_utils.verdict import Finding
+from paradox_utils.plots import FAINT, LM_PERFORMANCE, PALETTE, _panels, accuracy_and_performance, style
+from paradox_utils.verdict import Finding, verdict
 
 STATUS_COLORS = {"supported": "#b2452f", "not supported": "#2f6db2", "undecided": FAINT}
 MARKERS = "osD^vPX*"
@@ -84,7 +85,8 @@ def levels(runs: pd.DataFrame, asked: pd.DataFrame, *, resamples: int, seed: int
 
 def routes(summary: pd.DataFrame, asked: pd.DataFrame, *, resamples: int = 500, seed: int = 0) -> Figure:
     """LM performance against accuracy by route: a panel a task (and policy), a line an arm, a point a rank of accuracy averaged
-    over trajectories, with 95 % intervals; the dashed line is the policy before PPO, the dotted one the exact reward."""
+    over trajectories, with 95 % intervals, faint ones single runs; the dashed line is the policy before PPO, the dotted one the
+    exact reward."""
     varied = summary[summary["rm_seed"].notna()]
     groups = varied.groupby(["arm", "policy", "task"])["setting"].agg(["nunique"])
     steps = varied.groupby(["arm", "policy", "task"])["rm_step"].nunique()
@@ -100,9 +102,13 @@ def routes(summary: pd.DataFrame, asked: pd.DataFrame, *, resamples: int = 500, 
             for axis, task in zip(row, TASKS, strict=True):
                 here = varied[(varied["task"] == task) & (varied["policy"] == policy)]
                 for index, arm in enumerate(arms):
-                    table = levels(here[here["arm"] == arm], asked, resamples=resamples, seed=seed)
+                    own = here[here["arm"] == arm]
+                    table = levels(own, asked, resamples=resamples, seed=seed)
                     if not len(table):
                         continue
+                    done = own[usable(own)]
+                    dots = {"color": colors[arm], "s": 5, "alpha": 0.35, "linewidth": 0}
+                    axis.scatter(done[accuracy_kind(own)], done[READINGS["as measured"]], **dots)
                     bars = np.array([table["performance"] - table["low"], table["high"] - table["performance"]]).clip(min=0)
                     look = {"color": colors[arm], "marker": MARKERS[index % len(MARKERS)], "markersize": 4, "linewidth": 1.1}
                     axis.errorbar(table["accuracy"], table["performance"], yerr=bars, elinewidth=0.6, **look)
@@ -148,4 +154,17 @@ def forest(found: Sequence[Finding], margin: float) -> Figure:
         handles = [Line2D([], [], color=color, linewidth=2, label=status) for status, color in STATUS_COLORS.items()]
         figure.legend(handles=handles, loc="outside lower center", ncols=3)
         axis.grid(visible=False, axis="y")
+    return figure
+
+
+def in_brief(summary: pd.DataFrame) -> Figure:
+    """The primary comparison and what the rule makes of it, in one picture for those who have not opened the book."""
+    runs = primary(summary)
+    decision, figure = verdict(runs, resamples=200), accuracy_and_performance(runs)
+    words = decision.headline
+    if decision.primary and np.isfinite(decision.primary.of.low):
+        f = decision.primary.of
+        words += f" Regret {f.regret:.3f} (95 % interval {f.low:.3f} to {f.high:.3f})."
+    with style():
+        figure.suptitle(textwrap.fill(words, 100), x=0.01, ha="left", fontsize=9)
     return figure
