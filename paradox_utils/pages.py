@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import ast
-import csv
 import hashlib
 import json
 import os
@@ -277,42 +276,13 @@ def _code_span(value: Any) -> str:
 
 
 def published_facts(folder: Path) -> dict[str, str]:
-    """What the prose says of the paper's figures, counted in the tables that were read from them (``book/published``)."""
+    """What the prose says of the paper's figures: :func:`paradox_utils.published_text.facts` of the tables of ``folder``."""
+    from paradox_utils import published, published_text  # they import pandas and SciPy, which the other commands do without
 
-    def table(name: str) -> list[dict[str, str]]:
-        with (folder / f"published_{name}.csv").open(encoding="utf-8", newline="") as file:
-            return list(csv.DictReader(file))
-
-    cases, markers, training = table("lm_headline"), table("lm_performance"), table("training_summary")
-    factuality = [float(m["rm_accuracy"]) for m in markers if (m["policy"], m["task"]) == ("T5-small", "factuality")]
-    correlations = [float(case["spearman_acc_lm"]) for case in cases]
-    kl = [float(row["value_min"]) for row in training if row["metric"] == "kl"]
-    rows = [
-        "| policy | task | best RM | most accurate RM | its rank | corr. | surface |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    for c in cases:
-        best = f"{float(c['best_rm_accuracy']):.3f}→{float(c['best_lm']):.3f}"
-        top = f"{float(c['most_acc_rm_accuracy']):.3f}→{float(c['most_acc_lm']):.3f}"
-        rank = f"{c['most_acc_rank']}/{c['n_rm']} | {float(c['spearman_acc_lm']):+.2f} | {float(c['surface_max']):.3f}"
-        rows.append(f"| {c['policy']} | {c['task']} | {best} | {top} | {rank} |".replace("T5-", "T5\u2011").replace("-", "−"))
-    return {
-        "published_table": "\n".join(rows),
-        "published_cases": str(len(cases)),
-        "factuality_models": str(len(factuality)),
-        "factuality_bunched": str(sum(0.743 <= accuracy <= 0.773 for accuracy in factuality)),
-        "top_wins": str(sum(case["most_acc_rank"] == "1" for case in cases)),
-        "top_rank_worst": str(max(int(case["most_acc_rank"]) for case in cases)),
-        "correlations_positive": str(sum(r > 0 for r in correlations)),
-        "correlation_lowest": f"{min(correlations):+.2f}".replace("-", "−"),
-        "correlation_highest": f"{max(correlations):+.2f}",
-        "surfaces_above_data": str(sum(float(case["surface_max"]) > float(case["best_lm"]) for case in cases)),
-        "factuality_surface_highest": f"{max(float(c['surface_max']) for c in cases if c['task'] == 'factuality'):.3f}",
-        "best_is_highest": str(sum(case["fig2d_best_rank"] == "1" for case in cases)),
-        "kl_curves": str(len(kl)),
-        "kl_negative": str(sum(lowest < 0 for lowest in kl)),
-        "kl_lowest": f"{min(kl):.1f}".replace("-", "−"),
-    }
+    try:
+        return published_text.facts(published.load(folder))
+    except published.PublishedError as error:
+        raise PageError(str(error)) from error
 
 
 # --- small helpers and the command line -------------------------------------------------------------------------------

@@ -22,15 +22,17 @@ POLICIES = ("T5-small", "T5-base", "T5-large")
 SHARES = ("relevance", "factuality")  # LM performance is a share, at most 1; completeness is a mean score
 RESOLUTION = 0.01  # accuracies closer than this count as one
 GRID = 100  # points a side of the drawn surfaces
+FEWEST = 4  # RMs of a pair: a surface through all but one needs three
 
 TABLES = {  # file: the columns that are read
     "published_lm_performance.csv": ("policy", "task", "rm_step", "rm_accuracy", "lm_performance"),
-    "published_lm_headline.csv": ("policy", "task", "surface_max", "surface_max_step", "surface_max_accuracy"),
+    "published_lm_headline.csv": ("policy", "task", "surface_max", "fig2d_best_step"),
     "published_training_summary.csv": ("policy", "task", "rm_role", "metric", "mean_bar", "variance_bar"),
     "published_training_curves.csv.gz": ("policy", "task", "rm_role", "metric", "step", "value"),
 }
 LABELS = ("policy", "task", "rm_role", "metric")  # every other column is a number
 NULLS = ("irrelevant", "as measured")
+JOINT = ("not_first", "place", "regret_sd", "thirds_sd", "spearman", "spearman_upper")  # taken over all pairs
 
 
 class PublishedError(ValueError):
@@ -80,6 +82,10 @@ def load(folder: Path | str) -> Tables:
         }
         if len(models) > 1 or rows.duplicated(["policy", "rm_step"]).any():
             raise PublishedError(f"{folder}: the markers of {task} name other RMs for one policy than for another")
+    for policy, task, rows in pairs(tables.markers):
+        if len(rows) < FEWEST or (rows[["rm_accuracy", "lm_performance"]].nunique() < 2).any():
+            needs = f"at least {FEWEST} RMs, of different accuracy and LM performance"
+            raise PublishedError(f"{folder}: {policy}, {task}: {len(rows)} RMs; what is said of them needs {needs}")
     return tables
 
 
@@ -118,7 +124,8 @@ def clusters(markers: pd.DataFrame) -> pd.DataFrame:
     """How the accuracies of a task's RMs lie, a row a task (the policies share them).
 
     ``distinct``: values left after rounding to :data:`RESOLUTION`; ``top_quarter``, ``middle_half``: share of the RMs in the
-    top quarter and the middle half of the range ``low`` to ``high``; ``gap_low`` to ``gap_high``: its widest empty stretch.
+    top quarter and the middle half of the range ``low`` to ``high``; ``top_low``: the least accuracy in that quarter;
+    ``gap_low`` to ``gap_high``: the widest empty stretch.
     """
     rows = []
     for task in (task for task in TASKS if (markers["task"] == task).any()):
@@ -134,6 +141,7 @@ def clusters(markers: pd.DataFrame) -> pd.DataFrame:
                 "high": high,
                 "distinct": np.unique(np.round(accuracy / RESOLUTION)).size,
                 "top_quarter": float((place >= 0.75).mean()),
+                "top_low": accuracy[place >= 0.75][0],
                 "middle_half": float(((place > 0.25) & (place < 0.75)).mean()),
                 "gap_low": accuracy[widest],
                 "gap_high": accuracy[widest + 1],
@@ -186,7 +194,7 @@ def left_out_errors(models: pd.DataFrame) -> tuple[float, float, int]:
     """How well a surface foretells a marker that it was not drawn through.
 
     Root mean squared error of the surface through all other markers and of their mean, and the number of markers it is taken
-    over: those inside the hull of the others.
+    over: those inside the hull of the others (NaN where there are none).
     """
     at, y = models[["rm_step", "rm_accuracy"]].to_numpy(float), models["lm_performance"].to_numpy(float)
     errors = []
@@ -195,6 +203,8 @@ def left_out_errors(models: pd.DataFrame) -> tuple[float, float, int]:
         drawn = griddata(at[others], y[others], at[i : i + 1], method="cubic")[0]
         errors.append((drawn - y[i], y[others].mean() - y[i]))
     kept = np.array([pair for pair in errors if np.isfinite(pair[0])])
+    if not kept.size:
+        return float("nan"), float("nan"), 0
     return *(float(e) for e in np.sqrt((kept**2).mean(axis=0))), len(kept)
 
 
@@ -308,7 +318,8 @@ def chance(markers: pd.DataFrame, draws: int, seed: int) -> Chance:
                 rows[policy, task, null] = row
     joint = []
     for null in NULLS:
-        for name, combine in {"not_first": np.sum, "place": np.mean, "regret_sd": np.mean, "thirds_sd": np.mean}.items():
+        for name in JOINT:
+            combine = np.sum if name == "not_first" else np.mean
             seen, drawn = (combine(np.hstack([part[i][name] for part in parts[null]]), axis=1) for i in (0, 1))
             joint.append({"null": null, "statistic": name} | _compare(seen, drawn))
     order = [(policy, task, null) for policy, task, _ in pairs(markers) for null in NULLS]
@@ -319,12 +330,14 @@ def outcomes(accuracy: Array, performance: Array) -> dict[str, Array]:
     """Of the most accurate of K RMs, for LM performances (draws, K, P); each of shape (draws, P).
 
     ``not_first``; ``rank``; ``place`` (0 first, 1 last); ``regret``, and ``regret_sd`` in standard deviations of the pair's K
-    values; ``thirds_sd``: mean of the middle third by accuracy minus that of the top third, in the same unit.
+    values; ``thirds_sd``: mean of the middle third by accuracy minus that of the top third, in the same unit. Of all K,
+    ``spearman``: ρ of accuracy and LM performance; ``spearman_upper``: without the least accurate third.
     """
     top, (_, middle, most), y = int(accuracy.argmax()), thirds(accuracy), performance
     rank, lost, spread = 1 + (y > y[:, top : top + 1]).sum(axis=1), y.max(axis=1) - y[:, top], y.std(axis=1, ddof=1)
     contrast = (y[:, middle].mean(axis=1) - y[:, most].mean(axis=1)) / spread
     place = (rank - 1) / (len(accuracy) - 1)
+    upper = np.concatenate([middle, most])
     return {
         "not_first": rank > 1,
         "rank": rank,
@@ -332,7 +345,18 @@ def outcomes(accuracy: Array, performance: Array) -> dict[str, Array]:
         "regret": lost,
         "regret_sd": lost / spread,
         "thirds_sd": contrast,
+        "spearman": _rank_correlations(accuracy, y),
+        "spearman_upper": _rank_correlations(accuracy[upper], y[:, upper]),
     }
+
+
+def _rank_correlations(accuracy: Array, performance: Array) -> Array:
+    """Spearman's ρ of ``accuracy`` (K,) with each column of ``performance`` (draws, K, P), (draws, P); 0 without spread."""
+    a, y = stats.rankdata(accuracy), stats.rankdata(performance, axis=1)
+    a, y = a - a.mean(), y - y.mean(axis=1, keepdims=True)
+    scale = np.sqrt((a @ a) * (y**2).sum(axis=1))
+    together = np.einsum("k,dkp->dp", a, y)
+    return np.divide(together, scale, out=np.zeros_like(together), where=scale > 0)
 
 
 def _compare(observed: Array, simulated: Array) -> dict[str, float]:

@@ -53,6 +53,11 @@ def test_all_points_are_there(data):
         (lambda file: edit(file, "rm_accuracy", "accuracy"), r"performance\.csv: lacks the column rm_accuracy; restore it"),
         (lambda file: edit(file, "0.496", "high"), r"performance\.csv: line 3: rm_accuracy = 'high' is no number"),
         (lambda file: edit(file, "0.496", "0.497"), "markers of relevance name other RMs for one policy than for another"),
+        (
+            lambda file: keep(file, lambda rows: rows["rm_step"] < 100),
+            "factuality: 2 RMs; what is said of them needs at least 4",
+        ),
+        (lambda file: keep(file, lambda rows: rows["rm_accuracy"] == 0.682), "needs at least 4 RMs, of different accuracy"),
     ],
 )
 def test_a_faulty_table_is_refused_in_one_sentence(tmp_path, fault, said):
@@ -67,6 +72,11 @@ def edit(file, old, new):
     file.write_text(file.read_text().replace(old, new, 1))
 
 
+def keep(file, which):
+    table = pd.read_csv(file)
+    table[which(table)].to_csv(file, index=False)
+
+
 # --- accuracies and ranks -----------------------------------------------------------------------------------------------
 
 
@@ -76,7 +86,7 @@ def test_clusters_by_hand():
     assert found["distinct"] == 5  # 50 60 66 69 70 70
     assert found["top_quarter"] == pytest.approx(4 / 6)  # from 0.65
     assert found["middle_half"] == pytest.approx(1 / 6)  # 0.55 to 0.65
-    assert (found["gap_low"], found["gap_high"]) == (0.5, 0.6)
+    assert (found["gap_low"], found["gap_high"], found["top_low"]) == (0.5, 0.6, 0.66)
 
 
 def test_standing_by_hand():
@@ -195,6 +205,44 @@ def test_joint_evidence_is_reproducible_and_counts_pairs(data, chance):
     assert (joint["p"] + joint["p_low"] >= 1).all()
 
 
+def test_correlations_by_hand():
+    accuracy = np.array([0.5, 0.6, 0.7, 0.8, 0.9, 1.0])
+    found = published.outcomes(accuracy, np.array([[9.0, 8, 1, 2, 4, 3], [9.0, 8, 1, 1, 1, 1]])[:, :, None])
+    assert found["spearman"][0].item() == pytest.approx(1 - 6 * 52 / 210)
+    assert found["spearman_upper"][0].item() == pytest.approx(0.8)  # of the last four
+    assert found["spearman_upper"][1].item() == 0  # no spread
+
+
+def test_the_mean_correlation_is_set_against_whole_models_dealt_anew(data, chance):
+    joint, random = chance.joint.set_index(["null", "statistic"]), np.random.default_rng(5)
+    wide = [
+        rows.pivot(index=["rm_step", "rm_accuracy"], columns="policy", values="lm_performance").reset_index("rm_accuracy")
+        for _, rows in data.markers.groupby("task")
+    ]
+
+    def mean_rho(shuffle):
+        return np.mean(
+            [task.drop(columns="rm_accuracy").corrwith(shuffle(task["rm_accuracy"]), method="spearman") for task in wide]
+        )
+
+    dealt = [mean_rho(lambda a: pd.Series(random.permutation(a), a.index)) for _ in range(400)]
+    row = joint.loc[("irrelevant", "spearman")]
+    assert row["observed"] == pytest.approx(published.standing(data.markers)["spearman"].mean())
+    assert row["observed"] == pytest.approx(mean_rho(lambda a: a))
+    assert row[["low", "high"]].to_numpy(float) == pytest.approx(np.quantile(dealt, (0.025, 0.975)), abs=0.04)
+    assert 0.0005 < row["p"] < 0.01
+    assert joint.loc[("as measured", "spearman"), "mean"] == pytest.approx(row["observed"], abs=0.02)
+
+
+def test_policies_that_agree_count_once():
+    place, noise = np.linspace(0.5, 0.7, 21), np.random.default_rng(0).normal(size=21)
+    same = pd.concat(markers(place, noise, policy=policy) for policy in published.POLICIES)
+    row = published.chance(same, DRAWS, 0).joint.set_index(["null", "statistic"]).loc[("irrelevant", "spearman")]
+    assert (row["high"] - row["low"]) / 2 == pytest.approx(
+        1.96 / np.sqrt(20), rel=0.1
+    )  # one correlation, not the mean of three
+
+
 def simulated(shape, seed, noise=0.3, models=20):
     """Three policies on three tasks; LM performance is ``shape`` of the place by accuracy (0 to 1), and noise."""
     random, place = np.random.default_rng(seed), np.linspace(0, 1, models)
@@ -211,6 +259,7 @@ def test_a_true_paradox_is_found():
     assert joint["irrelevant", "thirds_sd"] <= 0.01
     assert joint["irrelevant", "regret_sd"] <= 0.01
     assert "more than expected where accuracy does not matter" in published_text.conclusion(paradox)
+    assert "evidence that less accuracy can be better" in published_text.conclusion(paradox)
     assert "middle third is better" in published_text.thirds(paradox)
 
 
@@ -219,6 +268,8 @@ def test_no_effect_is_not_found_more_often_than_by_chance():
     p = [world.joint.set_index(["null", "statistic"])["p"] for world in worlds]
     assert np.mean([values["irrelevant", "thirds_sd"] <= 0.1 for values in p]) <= 0.25
     assert 0.3 < np.mean([values["irrelevant", "place"] for values in p]) < 0.7
+    assert np.mean([min(published_text.associated(world).values()) <= 0.1 for world in worlds]) <= 0.25
+    assert np.mean([min(published_text.beyond(world).values()) <= 0.1 for world in worlds]) <= 0.25
 
 
 def test_accuracy_that_always_helps_is_no_paradox():
@@ -226,7 +277,20 @@ def test_accuracy_that_always_helps_is_no_paradox():
     joint = helps.joint.set_index(["null", "statistic"])
     assert joint["p_low"]["irrelevant", "place"] <= 0.01
     assert joint["p"]["as measured", "place"] > 0.05
-    assert "no evidence that less accuracy is better" in published_text.conclusion(helps)
+    assert "no evidence that less accuracy is better, and evidence against it" in published_text.conclusion(helps)
+
+
+def test_accuracy_that_always_harms_is_said():
+    harms = published.chance(simulated(lambda x: -x, 0), 500, 0)
+    assert "Over the whole range of accuracy less accurate RMs tend to have better policies" in published_text.conclusion(harms)
+    assert "So the points are evidence that less accuracy can be better." in published_text.conclusion(harms)
+
+
+def test_low_accuracy_alone_that_harms_says_nothing_of_the_top():
+    floor = published.chance(simulated(lambda x: np.minimum(x, 0.3), 3, noise=0.05), 500, 0)
+    assert "than expected where accuracy does not matter" not in published_text.conclusion(floor)
+    assert "matters as much as measured, which an effect that levels off explains as well" in published_text.conclusion(floor)
+    assert published_text.conclusion(floor).endswith("little evidence, either way, on moderate against high accuracy.")
 
 
 # --- training curves ----------------------------------------------------------------------------------------------------
@@ -284,6 +348,66 @@ def test_sentences_say_what_the_tables_say(data, chance):
     assert all(type(value) in (int, float) for value in numbers.values())
     first = standing.assign(top_rank=1, regret=0.0)
     assert published_text.shown(first) == "In all 9 pairs the most accurate RM has the best policy."
+
+
+def judged(**p):
+    "Two worlds with p = 0.5 throughout, except the given one-sided p in the world where accuracy is irrelevant."
+    rows = [
+        {"null": null, "statistic": name, "observed": -1.0 if low else 1.0, "mean": 0.0, "low": -0.1, "high": 0.1}
+        | {"p": 1 - low if low else high, "p_low": low or 1 - high}
+        for null in published.NULLS
+        for name in published.JOINT
+        for high, low in [(p.get(name, 0.5) if null == "irrelevant" else 0.5, p.get(f"{name}_low", 0) * (null == "irrelevant"))]
+    ]
+    return published.Chance(pd.DataFrame({"null": published.NULLS}), pd.DataFrame(rows))
+
+
+@pytest.mark.parametrize(
+    ("p", "said"),
+    [
+        ({}, "no evidence that less accuracy is better. They are little evidence against it either."),
+        ({"regret_sd": 0.03}, "are within what one run for each RM shows anyway"),  # the smallest of six
+        ({"regret_sd": 0.003}, "Its regret is more than expected where accuracy does not matter, which noise of single runs"),
+        ({"regret_sd": 0.003, "thirds_sd": 0.001}, "Its regret and the lead of the middle third on the top third are more"),
+        ({"spearman": 0.02}, "no association with accuracy is clear (mean ρ = +1.00, two-sided p = 0.080)"),
+        ({"spearman": 0.002}, "some evidence that low accuracy is worse, and little evidence, either way, on moderate"),
+        ({"spearman": 0.002, "spearman_upper": 0.02}, "no evidence that less accuracy is better, and evidence against it."),
+        ({"spearman_low": 0.002}, "whole range of accuracy less accurate RMs tend to have better policies (mean ρ = −1.00"),
+        ({"spearman": 0.002, "spearman_upper_low": 0.02}, "less accuracy can be better, and evidence against it."),
+        ({"thirds_sd": 0.001, "spearman": 0.001}, "less accuracy can be better, and evidence against it."),
+    ],
+)
+def test_the_conclusion_follows_from_corrected_p(p, said):
+    text = published_text.conclusion(judged(**p))
+    assert said in text
+    assert "1 pair." in text  # of one, not of "1 pairs"
+
+
+def test_sentences_about_one_pair_and_about_nothing(data):
+    one = published.standing(data.markers).query("policy == 'T5-base' and task == 'completeness'")
+    assert "in 1 of 1 pair; its rank is 1." in published_text.standing(one)
+    assert published_text.shown(one) == "In the one pair the most accurate RM has the best policy."
+    plain = published.peaks(data.markers, data.headline).head(1).assign(near=0, impossible=False, rescaled=lambda t: t["peak"])
+    text = published_text.peaks(plain.assign(overshoot=-0.1, difference=np.nan, error_surface=np.nan))
+    assert text.startswith("No maxima were read from the figures. 0 of 1 surface rise above every marker, and 1 peaks where")
+    assert "No surface of a share exceeds 1. No surface can be drawn without one of its markers." in text
+    assert text.endswith("change by up to 0.00.")
+    assert "nan" not in text
+    two = plain.assign(impossible=True).loc[[0, 0]]
+    assert "but 2 surfaces do (" in published_text.impossible(two)
+    curves = published.curve_variances(data.curves, data.training)
+    assert "curve" not in published_text.variances(curves[curves["metric"] == "none"])
+    lone = curves[(curves["rm_role"] == "most_accurate") & (curves["policy"] == "T5-large")].head(1)
+    assert "in 0 of 0 pairs" in published_text.variances(lone)
+    assert published_text.bars(lone) == "The points of 1 of 1 curve give the paper's variance to a millionth."
+    assert published_text.bars(lone.assign(variance_bar=np.nan)).startswith("The points of 0 of 0 curves")
+    off = published_text.bars(lone.assign(variance_bar=lone["variance"] / 1.5))
+    assert "1 curve of T5-large is off by up to 50 %" in off
+
+
+@pytest.mark.parametrize(("value", "text"), [(-0.001, "+0.00"), (-0.5, "−0.50"), (0.27, "+0.27")])
+def test_signed_numbers(value, text):
+    assert published_text._signed(value) == text
 
 
 def test_figures_have_a_panel_a_pair(data, chance):
