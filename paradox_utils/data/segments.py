@@ -40,7 +40,7 @@ def segment(text: str, task: Task, splitter: str) -> Spans:
 
 
 def sentences(text: str, splitter: str) -> Spans:
-    """Sentences of ``text`` by ``splitter``: punctuation, pysbd or spacy (the paper's)."""
+    """Sentences of ``text`` by ``splitter``: punctuation, pysbd or spacy (the released code's)."""
     return list(_sentences(text, splitter))
 
 
