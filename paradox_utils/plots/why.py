@@ -7,20 +7,23 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 import seaborn as sns
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from paradox_utils import overoptimisation
 from paradox_utils.data.records import TASKS
-from paradox_utils.plots import FAINT, LM_PERFORMANCE, PALETTE, _panels, style
+from paradox_utils.plots import FAINT, INK, LM_PERFORMANCE, PALETTE, _panels, style
+from paradox_utils.why import BEFORE
 
 THIRDS = ("least accurate third", "middle third", "most accurate third")
 SHADES = sns.color_palette("viridis", 3)
+MARKERS = "osD^"  # a policy
 
 
 def predictors(table: pd.DataFrame, words: Mapping[str, str]) -> Figure:
     """Correlation of each measure with the gain (rows of :func:`paradox_utils.why.correlations`): all tasks together as
-    diamonds with 95 % intervals, single tasks as dots."""
+    diamonds with 95 % intervals, single tasks as dots. A line parts what is known before PPO from what is measured along it."""
     pooled = table[table["task"] == "all"].set_index("measure")
     names = [name for name in words if name in pooled.index]
     with style():
@@ -29,15 +32,18 @@ def predictors(table: pd.DataFrame, words: Mapping[str, str]) -> Figure:
         axis.axvline(0, color=FAINT, linewidth=0.8)
         for place, name in enumerate(reversed(names)):
             row = pooled.loc[name]
-            axis.plot([row["low"], row["high"]], [place, place], color="#222222", linewidth=1.4)
-            axis.scatter([row["correlation"]], [place], color="#222222", marker="D", s=26, zorder=3)
+            axis.plot([row["low"], row["high"]], [place, place], color=INK, linewidth=1.4)
+            axis.scatter([row["correlation"]], [place], color=INK, marker="D", s=26, zorder=3)
             for index, task in enumerate(TASKS):
                 own = table[(table["task"] == task) & (table["measure"] == name)]
                 axis.scatter(own["correlation"], [place + 0.12 * (1 - index)] * len(own), color=PALETTE[task], s=16, zorder=2)
+        later = sum(name not in BEFORE for name in names)
+        if 0 < later < len(names):
+            axis.axhline(later - 0.5, color=FAINT, linewidth=0.8)
         axis.set(yticks=range(len(names)), yticklabels=[words[name] for name in reversed(names)], xlim=(-1.02, 1.02))
         axis.set_xlabel("Correlation with the gain in LM performance")
         axis.grid(visible=False, axis="y")
-        handles = [Line2D([], [], color="#222222", marker="D", markersize=5, label="all tasks")]
+        handles = [Line2D([], [], color=INK, marker="D", markersize=5, label="all tasks")]
         handles += [
             Line2D([], [], color=PALETTE[task], marker="o", linestyle="none", markersize=4, label=task) for task in TASKS
         ]
@@ -46,61 +52,102 @@ def predictors(table: pd.DataFrame, words: Mapping[str, str]) -> Figure:
 
 
 def variance_and_gain(teachers: pd.DataFrame) -> Figure:
-    """Gain in LM performance against accuracy on-policy (top) and reward variance within prompts (bottom), a panel a task."""
+    """Gain in LM performance against accuracy on-policy (top) and reward variance within prompts (bottom), a panel a task, a
+    marker a policy."""
     rows = {"probe_accuracy": "accuracy on-policy", "probe_variance": "reward variance within prompts"}
+    markers = dict(zip(dict.fromkeys(teachers["policy"]), MARKERS, strict=False))
     with style():
         figure, axes = _panels(len(rows), len(TASKS), 4.6)
         for line, (name, words) in zip(axes, rows.items(), strict=True):
             for axis, task in zip(line, TASKS, strict=True):
-                own = teachers[teachers["task"] == task]
-                axis.scatter(own[name], own["gain"], s=14, color=PALETTE[task], alpha=0.7, linewidth=0)
+                for policy, marker in markers.items():
+                    own = teachers[(teachers["task"] == task) & (teachers["policy"] == policy)]
+                    axis.scatter(own[name], own["gain"], s=14, color=PALETTE[task], alpha=0.7, linewidth=0, marker=marker)
                 axis.axhline(0, color=FAINT, linewidth=0.8)
                 axis.set(title=task.capitalize() if name == "probe_accuracy" else "", xlabel=words)
             line[0].set_ylabel("gain in LM performance")
+        if len(markers) > 1:
+            handles = [Line2D([], [], color=INK, marker=m, linestyle="none", markersize=4, label=p) for p, m in markers.items()]
+            figure.legend(handles=handles, loc="outside lower center", ncols=len(handles))
     return figure
 
 
 def overoptimised(table: pd.DataFrame, fits: pd.DataFrame) -> Figure:
-    """Reward gained, by update (top) and along √KL (bottom), a panel a task, a colour a third of accuracies: the reward model's
-    own (dashed) and the true one (solid), means over runs, and along √KL the fitted R = d (α − β log d) (thin)."""
+    """Reward gained, by update (top) and along √KL (bottom), a panel a task and policy, a colour a third of accuracies: the
+    reward model's own (dashed) and the true one (solid), means over runs, and along √KL the fitted R = d (α − β log d) (thin).
+    """
+    policies = _policies(table)
     with style():
-        figure, axes = _panels(2, len(TASKS), 5.2)
-        for column, task in enumerate(TASKS):
-            top, bottom = axes[:, column]
-            for third in range(3):
-                own = table[(table["task"] == task) & (table["third"] == third)]
-                if not len(own):
-                    continue
-                means = own.groupby("update")[["distance", "proxy", "true"]].mean()
-                for axis, x in ((top, means.index), (bottom, means["distance"])):
-                    axis.plot(x, means["proxy"], color=SHADES[third], linestyle="--", linewidth=1.0)
-                    axis.plot(x, means["true"], color=SHADES[third], linewidth=1.6)
-                bottom.scatter(means["distance"].iloc[-1:], means["true"].iloc[-1:], color=SHADES[third], s=22, zorder=3)
-                found = fits[(fits["task"] == task) & (fits["third"] == third + 1)]
-                if len(found):
-                    d = np.linspace(1e-3, float(means["distance"].max()), 80)
-                    curve = overoptimisation.gain(d, float(found["alpha"].iloc[0]), float(found["beta"].iloc[0]), "rl")
-                    bottom.plot(d, curve, color=SHADES[third], linewidth=0.6)
-            top.set(title=task.capitalize(), xlabel="PPO update")
-            bottom.set(xlabel="√KL from the reference policy")
+        figure, axes = _panels(2 * len(policies), len(TASKS), 5.2 * len(policies))
+        for line, policy in enumerate(policies):
+            for column, task in enumerate(TASKS):
+                top, bottom = axes[2 * line : 2 * line + 2, column]
+                for third in range(3):
+                    own = _of(table, task, policy, third)
+                    if len(own):
+                        means = own.groupby("update")[["distance", "proxy", "true"]].mean()
+                        _gained(top, means.index, means, third)
+                        _gained(bottom, means["distance"], means, third)
+                        _curve(bottom, float(means["distance"].max()), _of(fits, task, policy, third + 1), third, "rl")
+                top.set(title=_title(task, policy, policies), xlabel="PPO update")
+                bottom.set(xlabel="√KL from the reference policy")
         figure.supylabel("reward gained (deviations of the true one)", fontsize=9)
-        handles = [Line2D([], [], color=SHADES[i], label=label) for i, label in enumerate(THIRDS)]
-        handles += [Line2D([], [], color="#222222", linewidth=1.6, label="true reward (dot: end)")]
-        handles += [Line2D([], [], color="#222222", linestyle="--", label="the reward model's")]
-        figure.legend(handles=handles, loc="outside lower center", ncols=3)
+        figure.legend(handles=_thirds_and_rewards(), loc="outside lower center", ncols=3)
     return figure
 
 
-def best_of_n(paths: pd.DataFrame) -> Figure:
-    """LM performance of the response with the highest reward among n, along √KL: a panel a task, a colour a third."""
+def best_of_n(paths: pd.DataFrame, fits: pd.DataFrame) -> Figure:
+    """The response with the highest reward among n, along √KL, a panel a task and policy, a colour a third: its LM performance
+    (top), and the reward gained over a single response (bottom): the reward model's own (dashed) and the true one (solid), with
+    the fitted R = d (α − β d) (thin)."""
+    policies = _policies(paths)
     with style():
-        figure, axes = _panels(1, len(TASKS), 2.9)
-        for axis, task in zip(axes[0], TASKS, strict=True):
-            for third in range(3):
-                own = paths[(paths["task"] == task) & (paths["third"] == third)]
-                means = own.groupby("n")[["distance", "lm_performance"]].mean()
-                axis.plot(means["distance"], means["lm_performance"], color=SHADES[third], marker="o", markersize=3)
-            axis.set(title=task.capitalize(), xlabel="√KL of best-of-n", ylabel=LM_PERFORMANCE[task])
-        handles = [Line2D([], [], color=SHADES[i], label=label) for i, label in enumerate(THIRDS)]
-        figure.legend(handles=handles, loc="outside lower center", ncols=3)
+        figure, axes = _panels(2 * len(policies), len(TASKS), 5.2 * len(policies))
+        for line, policy in enumerate(policies):
+            for column, task in enumerate(TASKS):
+                top, bottom = axes[2 * line : 2 * line + 2, column]
+                for third in range(3):
+                    own = _of(paths, task, policy, third)
+                    if len(own):
+                        means = own.groupby("n")[["distance", "lm_performance", "proxy", "true"]].mean()
+                        top.plot(means["distance"], means["lm_performance"], color=SHADES[third], marker="o", markersize=3)
+                        _gained(bottom, means["distance"], means, third)
+                        far = float(means["distance"].max())
+                        _curve(bottom, far, _of(fits, task, policy, third + 1), third, "best-of-n")
+                top.set(title=_title(task, policy, policies), ylabel=LM_PERFORMANCE[task])
+                bottom.set(xlabel="√KL of best-of-n", ylabel="" if column else "reward gained")
+        figure.legend(handles=_thirds_and_rewards(), loc="outside lower center", ncols=3)
     return figure
+
+
+def _policies(table: pd.DataFrame) -> list[str]:
+    return list(dict.fromkeys(table["policy"])) or [""]
+
+
+def _title(task: str, policy: str, policies: list[str]) -> str:
+    return task.capitalize() + (f"\n{policy}" if len(policies) > 1 else "")
+
+
+def _of(table: pd.DataFrame, task: str, policy: str, third: int) -> pd.DataFrame:
+    if table.empty:
+        return table
+    return table[(table["task"] == task) & (table["policy"] == policy) & (table["third"] == third)]
+
+
+def _gained(axis: Axes, x: pd.Series | pd.Index, means: pd.DataFrame, third: int) -> None:
+    axis.plot(x, means["proxy"], color=SHADES[third], linestyle="--", linewidth=1.0)
+    axis.plot(x, means["true"], color=SHADES[third], linewidth=1.6)
+    axis.scatter(x[-1:], means["true"].iloc[-1:], color=SHADES[third], s=16, zorder=3)
+
+
+def _curve(axis: Axes, far: float, found: pd.DataFrame, third: int, form: overoptimisation.Form) -> None:
+    if len(found):
+        d = np.linspace(1e-3, far, 80)
+        alpha, beta = float(found["alpha"].iloc[0]), float(found["beta"].iloc[0])
+        axis.plot(d, overoptimisation.gain(d, alpha, beta, form), color=SHADES[third], linewidth=0.6)
+
+
+def _thirds_and_rewards() -> list[Line2D]:
+    handles = [Line2D([], [], color=SHADES[i], label=label) for i, label in enumerate(THIRDS)]
+    handles += [Line2D([], [], color=INK, linewidth=1.6, label="true reward (dot: end)")]
+    return [*handles, Line2D([], [], color=INK, linestyle="--", label="the reward model's")]
