@@ -57,9 +57,9 @@ study: $(INSTALLED) ## run a study: CONFIG=configs/NAME.yaml [WORKERS=2 THREADS=
 
 given = $(if $($(1)),--$(subst _,-,$(shell echo $(1) | tr A-Z a-z)) $($(1)))
 
-record: $(INSTALLED) ## keep a finished study's tables in results/recorded, and quick's figure for the README
+record: $(INSTALLED) ## keep a finished study's tables in results/recorded, and draw the README's figure from them
 	$(BIN)/python -m paradox_utils.execute record $(CONFIG)
-	$(BIN)/python -c 'from paradox_utils import analysis, plots; f = plots.accuracy_and_performance(analysis.load("results/recorded/quick")); f.savefig("book/static/quick.png", dpi=150)'
+	$(BIN)/python -c 'from paradox_utils import analysis; from paradox_utils.plots import study; study.in_brief(analysis.load("results/recorded/atlas")).savefig("book/static/atlas.png", dpi=150)'
 
 pages: $(INSTALLED) ## execute the stale pages in notebooks/ again and stamp them
 	$(BIN)/python -m paradox_utils.pages execute

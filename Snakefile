@@ -1,4 +1,4 @@
-# Lists the runs of one study; paradox_utils/study.py plans them and paradox_utils/execute.py runs each.
+# Lists the runs of one study; paradox_utils/study.py plans them and paradox_utils/job.py runs each.
 #   python -m paradox_utils.execute study configs/quick.yaml     (what `make study` calls; it holds the locks and summarises)
 #
 # A run's id is a hash of all that makes it, so a run is stale exactly when its run.json does not exist. `update` keeps

@@ -249,18 +249,23 @@ def _regrets(
     values = (fitted.interval.estimate, fitted.interval.low, fitted.interval.high, fitted.p_above, below)
     rank = int(joined.mean().to_numpy().argmax()) + 1
     told = dict(zip(names, (*values, chosen.estimate, chosen.low, chosen.high), strict=True))
-    return told | {"best_rank": rank, "separate": separate} | _without(joined, selecting, fitted.interval.estimate)
+    return told | {"best_rank": rank, "separate": separate} | _without(joined, selecting, fitted.interval)
 
 
-def _without(joined: pd.DataFrame, selecting: pd.DataFrame, regret: float) -> dict[str, float | str]:
-    """The regret without the trajectory whose absence changes it most."""
+def _without(joined: pd.DataFrame, selecting: pd.DataFrame, regret: statistics.Interval) -> dict[str, float | str]:
+    """The regret without the trajectory whose absence changes it most, the ends of its interval included."""
     if len(joined) < 4:
         return {"odd": "", "without": float("nan"), "without_low": float("nan"), "without_high": float("nan")}
     left = {
         name: statistics.cross_fitted_regret(joined.drop(name), margin=0.0, selecting=selecting.drop(name)).interval
         for name in joined.index
     }
-    odd = max(left, key=lambda name: abs(left[name].estimate - regret))
+
+    def change(name: Hashable) -> float:
+        own = left[name]
+        return abs(own.estimate - regret.estimate) + abs(own.low - regret.low) + abs(own.high - regret.high)
+
+    odd = max(left, key=change)
     return {"odd": odd, "without": left[odd].estimate, "without_low": left[odd].low, "without_high": left[odd].high}
 
 

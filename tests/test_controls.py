@@ -11,7 +11,8 @@ import torch
 from conftest import answered
 from hypothesis import given
 from hypothesis import strategies as st
-from test_rewards import ORACLE, RIGHT, StubScorer, atlas_tokenizer, placed, ppo, respond, tokens
+from test_rewards_judges import StubScorer
+from test_rewards_tokens import ORACLE, RIGHT, atlas_tokenizer, placed, ppo, respond, tokens
 
 from paradox_utils import config, experiment, reward_model, rewards, sources
 from paradox_utils.data.records import TASKS, DataError

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from test_rewards import respond, tokens
+from test_rewards_tokens import respond, tokens
 from test_rollout import tiny_model
 
 from paradox_utils import config, experiment, ppo, preparation

@@ -8,7 +8,7 @@ import sys
 import pandas as pd
 import psutil
 import pytest
-from test_study import project, run_study, start_study, wait_for, write_notebook  # noqa: F401 (project is a fixture)
+from test_study_whole import project, run_study, start_study, wait_for, write_notebook  # noqa: F401 (project is a fixture)
 
 from paradox_utils import analysis, config, store, study, summary
 
@@ -169,7 +169,7 @@ def test_half_a_record_never_passes_for_a_whole_one(project, damage):  # noqa: F
 
 
 def test_a_rerun_keeps_a_state_with_what_it_builds_on_and_nothing_else(tmp_path):
-    from paradox_utils.execute import clear
+    from paradox_utils.job import clear
 
     for folder in ("resume", "checkpoint-10"):
         (tmp_path / folder).mkdir()

@@ -14,7 +14,7 @@ import psutil
 import pytest
 import torch
 from safetensors.torch import load_file
-from test_study import wait_for
+from test_study_whole import wait_for
 
 from paradox_utils import checkpoint, config, experiment, ppo, processes, resume, store
 

@@ -7,7 +7,7 @@ import time
 
 import pandas as pd
 import pytest
-from test_study import REPOSITORY, run_study, start_study, wait_for
+from test_study_whole import REPOSITORY, run_study, start_study, wait_for
 
 CONFIG = """
 study: tiny

@@ -109,7 +109,7 @@ def test_every_quantity_of_a_record_is_documented_and_no_other(tables, tmp_path)
     about = {"status", "reason", "results", "parameters", *store.environment()}  # what made it, and how it ended
     measured = {*record, *results, *losses, *tables["training"]} - about - {"checkpoints"}  # those are rows of a table
     measured |= tables["results"].keys() - set(documented("runs"))
-    code = "".join((store.ROOT / "paradox_utils" / f"{name}.py").read_text(encoding="utf-8") for name in ("store", "execute"))
+    code = "".join((store.ROOT / "paradox_utils" / f"{name}.py").read_text(encoding="utf-8") for name in ("store", "job"))
     measured |= set(re.findall(r'"(peak_\w+_mb|\w+_seconds)"', code))  # on a GPU, and in a study's own record
     assert sorted(documented("records")) == sorted(measured)
 
@@ -135,6 +135,14 @@ def test_details_are_numbered_in_order_and_have_the_same_lines():
         assert [line for line in lines if line != "Parameters"] == ["Paper", "Released code", "Here", "Code"], block[:40]
         assert lines in (["Paper", "Released code", "Here", "Code"], ["Paper", "Released code", "Here", "Parameters", "Code"])
         assert re.search(r"^- \*Code\*: \{src\}`", block, flags=re.MULTILINE), block[:40]
+
+
+def test_details_say_where_the_paper_states_it_or_that_it_does_not():
+    """No entry is left open: each names a place in the paper, or says that there is none."""
+    assert "not recorded" not in DETAILS
+    for block in BLOCKS:
+        paper = re.search(r"^- \*Paper\*: (.*?)^- ", block, flags=re.MULTILINE | re.DOTALL).group(1)
+        assert re.search(r"\b(not stated|tables? \d|sections? \d|figures)", paper), block[:40]
 
 
 def groups():

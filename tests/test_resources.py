@@ -6,7 +6,7 @@ import sys
 
 import psutil
 import pytest
-from test_study import REPOSITORY, planned, project, run_study, write_notebook  # noqa: F401 (project is a fixture)
+from test_study_whole import REPOSITORY, planned, project, run_study, write_notebook  # noqa: F401 (project is a fixture)
 
 from paradox_utils import resources, store, study
 from paradox_utils.execute import Share, main, shares

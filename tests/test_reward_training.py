@@ -370,7 +370,7 @@ def test_a_checkpoint_whose_labels_do_not_fit_is_refused(relevance, completeness
 
 
 def test_ppo_takes_a_checkpoint_with_its_metrics_and_its_scale(completeness, pairs):
-    from test_rewards import respond, tokens
+    from test_rewards_tokens import respond, tokens
 
     folder, metrics, *_ = completeness
     p = config.PPO(task="completeness", reward_model=str(folder / "checkpoint-30"), device="cpu")
@@ -392,7 +392,7 @@ def test_ppo_takes_a_checkpoint_with_its_metrics_and_its_scale(completeness, pai
 
 
 def test_ppo_rewards_segments_by_a_checkpoint_named_by_task(relevance, judged, tmp_path):
-    from test_rewards import respond, tokens
+    from test_rewards_tokens import respond, tokens
 
     folder, metrics, *_ = relevance
     (tmp_path / "rm-relevance").symlink_to(folder / "checkpoint-40")

@@ -2,7 +2,8 @@
 
 import pandas as pd
 import pytest
-from test_study import SHARED, planned, project, trained  # noqa: F401 (project is a fixture)
+from test_study_plans import SHARED
+from test_study_whole import planned, project, trained  # noqa: F401 (project is a fixture)
 
 from paradox_utils import analysis, store, summary
 

@@ -1,0 +1,205 @@
+"""One run of a study: its notebook executed, its result published.
+
+papermill executes the notebook in the run's work folder. A result folder appears when its run has succeeded, ``run.json`` last.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import logging
+import os
+import re
+import resource
+import shutil
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import IO, Any
+
+from paradox_utils import config, resources, store, study, summary
+from paradox_utils.study import Run, describe
+from paradox_utils.summary import folders
+
+
+def load(path: str) -> tuple[config.Study, list[Run]]:
+    """A config file's study and its runs; raises :class:`ParameterError` or :class:`StoreError`."""
+    settings = config.load_study(Path(path))
+    return settings, study.plan(settings, path)
+
+
+def say(line: str) -> None:
+    """Print a line at once and whole, as several processes print side by side; a job whose terminal is gone goes on."""
+    with contextlib.suppress(OSError):
+        sys.stdout.write(line + "\n")
+        sys.stdout.flush()
+
+
+def run_one(path: str, name: str, gpus: Sequence[str] | None = None, runs_per_gpu: int = 1) -> int:
+    """Execute one run of a study unless it is finished; 0 if it is finished now, else 1 and ``failure.json`` says why.
+
+    ``gpus``: those it may choose from; None: it sees what this process sees.
+    """
+    settings, runs = load(path)
+    run = next((run for run in runs if run.id == name), None)
+    if run is None:
+        say(f"{name}: not a run of {path}; its parameters, code or data have changed since the call began: call again")
+        return 1
+    work, result = folders(settings.study, run)
+    work.mkdir(parents=True, exist_ok=True)
+    with (work / "lock").open("a+") as lock:
+        if not store.acquire(lock):
+            say(f"{describe(run)}: waits, as a job that outlived its scheduler is still at it")
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        if (result / "run.json").is_file():
+            return 0
+        (work / "started").touch()  # empty, so that a full disk has room for it; gone once the run's end is on record
+        clear(work)
+        shutil.rmtree(result, ignore_errors=True)  # half published by a job that was killed, or made empty by Snakemake
+        started = time.perf_counter()
+        try:
+            with resources.held_gpus(study.gpus(run), gpus or (), runs_per_gpu) as own:
+                if gpus is not None:
+                    os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(own)
+                say(f"{summary.progress(settings.study, runs)} {describe(run)}: started")
+                record = execute(settings.study, run, work)
+            record["seconds"] = round(time.perf_counter() - started, 3)
+            publish(work, result, record)
+        except Exception as error:
+            shutil.rmtree(result, ignore_errors=True)
+            reason = explain(error)
+            try:
+                store.write_json(work / "failure.json", {"id": run.id, "status": "failed", "reason": reason})
+                (work / "started").unlink()
+            except OSError as second:  # the mark `started` stays, from which the summary knows
+                reason += f" (this could not be recorded: {second.strerror})"
+            with contextlib.suppress(OSError), (work / "log.txt").open("a", encoding="utf-8") as log:
+                traceback.print_exception(error, file=log)
+            say(f"{summary.progress(settings.study, runs)} {describe(run)}: failed, {reason}")
+            return 1
+        shutil.rmtree(work / "resume", ignore_errors=True)
+        (work / "started").unlink()
+    outcome = ", ".join(filter(None, [f"{record['status']} in {record['seconds']:.0f} s", summary.headline(record)]))
+    say(f"{summary.progress(settings.study, runs)} {describe(run)}: {outcome}")
+    return 0
+
+
+def clear(work: Path) -> None:
+    """Remove what an earlier attempt left. A state to go on from, ``resume``, stays, with the folders that it may build on.
+
+    The run's id is a hash of its parameters, code and data, so whatever lies there was made by the same.
+    """
+    goes_on = (work / "resume").is_dir()
+    for file in work.iterdir():
+        if file.is_dir():
+            if not goes_on:
+                shutil.rmtree(file)
+        elif file.name not in ("lock", "started"):
+            file.unlink()
+
+
+def execute(name: str, run: Run, work: Path) -> dict[str, Any]:
+    """Run the notebook in ``work`` and return the record of the run; raises whatever went wrong."""
+    for need in run.needs:
+        if not store.resolve(study.results_folder(name)).joinpath(need, "run.json").is_file():
+            raise store.StoreError(f"needs {need}, which has not finished; run the whole study")
+    notebook(store.resolve(run.notebook), work / "notebook.ipynb", run.parameters, work / "log.txt")
+    if not (work / "result.json").is_file():
+        raise store.StoreError(f"{run.notebook} came to its end without a result: it must call run.finish(results)")
+    result = store.read_result(work)
+    return {
+        "id": run.id,
+        "study": name,
+        "stage": run.stage,
+        "status": result["status"],
+        "reason": result["reason"],
+        "labels": run.labels,
+        "results": result["results"],
+        "seconds": None,
+        "stage_seconds": result["seconds"],
+        "parameters": run.parameters,
+        "needs": list(run.needs),
+        "notebook": run.notebook,
+        "code_hash": run.code,
+        "data_hash": run.data,
+        **{key: result[key] for key in ("versions", "device", "threads", "platform")},
+        **{key: value for key, value in result.items() if key.startswith("peak_")},
+    }
+
+
+def notebook(source: Path, target: Path, parameters: dict[str, Any], log: Path) -> None:
+    """Execute a notebook with papermill from the project root; what its cells print goes to ``log`` as well."""
+    import papermill  # half a second: only those who execute pay it
+    from jupyter_client.manager import AsyncKernelManager
+    from traitlets import default
+
+    logging.getLogger("papermill").setLevel(logging.ERROR)  # parameters that keep their default are injected all the same
+    # Papermill writes the paths into the notebook: they must not be this machine's.
+    relative = [os.path.relpath(path, store.ROOT) for path in (source, target)]
+    sockets = tempfile.TemporaryDirectory(prefix="paradox-", ignore_cleanup_errors=True)
+
+    class LocalKernel(AsyncKernelManager):
+        """Talks through socket files: kernels that start at the same time could choose the same network ports."""
+
+        @default("transport")
+        def _through_files(self) -> str:
+            return "ipc"
+
+        @default("ip")
+        def _in_this_folder(self) -> str:
+            return f"{sockets.name}/kernel"
+
+    with sockets, log.open("w", encoding="utf-8") as sink, stderr_to(sink):
+        papermill.execute_notebook(
+            *relative,
+            parameters=parameters,
+            cwd=store.ROOT,
+            kernel_manager_class=LocalKernel,
+            kernel_name="python3",  # this environment's, whatever the notebook was last saved with
+            progress_bar=False,
+            stdout_file=sink,
+            stderr_file=sink,
+        )
+
+
+@contextlib.contextmanager
+def stderr_to(sink: IO[str]) -> Iterator[None]:
+    """Send file descriptor 2, which the kernel inherits, to ``sink``: warnings, and the last words of one that crashes."""
+    saved = os.dup(2)
+    os.dup2(sink.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(saved, 2)
+        os.close(saved)
+
+
+def publish(work: Path, result: Path, record: dict[str, Any]) -> None:
+    """Put the executed notebook, the tables and, last, ``run.json`` where readers look."""
+    result.mkdir(parents=True, exist_ok=True)
+    for file in [work / "notebook.ipynb", *sorted(work.glob("*.csv"))]:
+        store.copy(file, result / file.name)
+    store.write_json(result / "run.json", record)
+
+
+def explain(error: Exception) -> str:
+    """Why a run failed, in one line that says what to do where that is known."""
+    line = one_line(error)
+    if re.search(r"No space left|Disk quota exceeded|File too large|PytorchStreamWriter failed writing", line):
+        return f"the disk is full, or a limit on it is reached ({line}); free some of it and call again"
+    if "DeadKernelError" in line:
+        peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss // (2**20 if sys.platform == "darwin" else 2**10)
+        return (
+            f"killed: the notebook's process was killed or crashed, perhaps out of memory (it held up to {peak} MB); "
+            "the next call goes on from its last state"
+        )
+    return line
+
+
+def one_line(error: Exception) -> str:
+    """Type and message of an exception, of the cell's own one where a notebook raised it."""
+    kind = getattr(error, "ename", type(error).__name__)
+    return " ".join(f"{kind}: {getattr(error, 'evalue', error)}".split())[:600]

@@ -1,0 +1,212 @@
+"""PPO runs on policies of a few thousand weights: that they learn and repeat themselves, and how they end."""
+# ruff: noqa: F811 (the fixture `settings` is imported)
+
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from test_ppo_updates import (  # noqa: F401 (folders and settings are fixtures)
+    LLAMA,
+    NEVER,
+    T5,
+    count,
+    flatten,
+    folders,
+    rolled_out,
+    run,
+    settings,
+    unchanged,
+    weights,
+)
+from test_rollout import KINDS
+
+from paradox_utils import config, experiment, objective, ppo, store
+from paradox_utils.forward import forward, grid
+from paradox_utils.reward_model import load_scorer
+from paradox_utils.rewards import Centre, model_judge, reward_function
+
+# --- the run ------------------------------------------------------------------------------------------------------------------
+
+
+def test_the_same_seed_gives_the_same_run_bit_for_bit_and_another_another(settings):
+    p = settings(preset="as-published", max_gradient_norm=1.0)  # with dropout, which draws random numbers too
+    first, again, other = (run(p.model_copy(update={"seed": seed})) for seed in (0, 0, 1))
+    columns = [column for column in first.curve if column != "seconds"]
+    pd.testing.assert_frame_equal(first.curve[columns], again.curve[columns], check_exact=True)
+    assert all(torch.equal(weight, again.best[name]) for name, weight in first.best.items())
+    assert (first.curve["reward_mean"].dropna() != other.curve["reward_mean"].dropna()).any()
+
+
+def test_how_often_the_run_is_evaluated_changes_nothing_else(settings):
+    often, seldom = (run(settings(updates=4, dropout_in_updates=0.3, evaluate_every=every)) for every in (1, 4))
+    columns = ["reward_mean", "kl", "policy_loss", "value_loss", "gradient_norm"]
+    pd.testing.assert_frame_equal(often.curve[columns], seldom.curve[columns], check_exact=True)
+    assert often.curve["lm_performance"].notna().tolist() == [True] * 5
+    assert seldom.curve["lm_performance"].notna().tolist() == [True, False, False, False, True]
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes"),
+    [
+        (T5, {}),
+        (T5, {"preset": "as-published"}),
+        (T5, {"value_model": "shared", "precision": "bfloat16"}),
+        (LLAMA, {"precision": "bfloat16"}),
+        (LLAMA, {"value_model": "shared"}),
+    ],
+)
+def test_it_learns_what_is_rewarded(settings, kind, changes):
+    p = settings(kind, updates=8, evaluate_every=NEVER, learning_rate=2e-2, decay=False, samples_per_prompt=8, **changes)
+    actors = experiment.load_actors(p)
+    outcome = run(p, actors)
+    earned = outcome.curve["reward_mean"]
+    assert outcome.status == "ok"
+    assert earned.iloc[0] < 0.5
+    assert earned.iloc[-2:].mean() > 2.0
+    assert {weight.dtype for weight in actors.policy.parameters()} == {torch.float32}
+    assert outcome.curve["kl"].iloc[-1] > 0.1
+    assert np.isfinite(outcome.curve.drop(columns=["lm_performance"]).iloc[:-1].to_numpy()).all()
+
+
+def test_without_a_reward_the_penalty_leads_a_strayed_policy_back(settings):
+    p = settings(updates=10, samples_per_prompt=8, evaluate_every=NEVER, kl_coefficient=1.0)
+    actors = experiment.load_actors(p)
+    flatten(actors.policy)
+    kl = run(p, actors, reward=lambda responses: torch.zeros(responses.ids.shape)).curve["kl"]
+    assert kl.iloc[-3:].mean() < 0.5 * kl.iloc[0]
+
+
+def test_no_updates_report_the_start(settings):
+    p = settings(updates=0)
+    actors = experiment.load_actors(p)
+    before = weights(actors.policy)
+    outcome = run(p, actors, evaluate=lambda: {"lm_performance": 0.25})
+    assert (outcome.status, outcome.reason, outcome.finite) == ("ok", "", True)
+    assert outcome.curve["lm_performance"].tolist() == [0.25]
+    assert outcome.curve["reward_mean"].notna().tolist() == [True]
+    assert outcome.curve[["policy_loss", "value_loss", "gradient_norm", "learning_rate"]].isna().all().all()
+    assert unchanged(actors.policy, before)
+    assert all(torch.equal(weight, before[name]) for name, weight in outcome.best.items())
+
+
+def test_the_best_weights_are_those_of_the_best_evaluation(settings):
+    p = settings(updates=5, evaluate_every=2)
+    actors = experiment.load_actors(p)
+    scores, stages, reported = iter([0.1, 0.9, 0.9, 0.4]), [], []
+
+    def evaluate():
+        stages.append(weights(actors.policy))
+        return {"lm_performance": next(scores)}
+
+    outcome = run(p, actors, evaluate=evaluate, report=reported.append)
+    assert outcome.curve.dropna(subset=["lm_performance"])["update"].tolist() == [0, 2, 4, 5]  # every second, and the last
+    assert all(torch.equal(weight, stages[1][name]) for name, weight in outcome.best.items())  # of equals the earlier
+    assert not unchanged(actors.policy, outcome.best)
+    assert [row["update"] for row in reported] == outcome.curve["update"].tolist() == list(range(6))
+    assert list(outcome.curve)[: len(ppo.CURVE)] == list(ppo.CURVE)
+
+
+# --- divergence ---------------------------------------------------------------------------------------------------------------
+
+
+def test_the_kl_rule_counts_rollouts_in_all_and_stops_after_the_last(settings, monkeypatch):
+    kls = iter([3.0, 1.0, 3.0, 1.0, 3.0, 3.0])  # exactly 1.0 does not exceed it
+    real = ppo.measure
+    monkeypatch.setattr(ppo, "measure", lambda rollout: real(rollout) | {"kl": next(kls)})
+    outcome = run(settings(updates=8, kl_stop=1.0, kl_stop_count=3, evaluate_every=NEVER))
+    assert outcome.status == "diverged"
+    assert outcome.reason == "the summed KL exceeded 1 in 3 rollouts, the last at update 4"
+    assert outcome.curve["update"].tolist() == [0, 1, 2, 3, 4]
+    assert outcome.curve["lm_performance"].notna().tolist() == [True, False, False, False, True]
+
+
+@pytest.mark.parametrize(("count", "status"), [(3, "diverged"), (4, "ok")])
+def test_the_kl_rule_needs_its_count(settings, count, status):
+    outcome = run(settings(kl_stop=1e-6, kl_stop_count=count))  # the first rollout's KL is 0, the other three exceed it
+    assert outcome.status == status
+
+
+@pytest.mark.parametrize("broken", [math.nan, math.inf])
+def test_a_reward_that_is_not_finite_ends_the_run_and_spares_the_weights(settings, broken):
+    p = settings(updates=4)
+    actors = experiment.load_actors(p)
+    calls = []
+
+    def reward(responses):
+        calls.append(weights(actors.policy))
+        return torch.full(responses.ids.shape, broken) if len(calls) == 2 else count(responses)
+
+    outcome = run(p, actors, reward)
+    assert outcome.status == "diverged"
+    assert outcome.reason == "the reward is not finite at update 1; check the reward model"
+    assert outcome.finite
+    assert outcome.curve["update"].tolist() == [0, 1]
+    assert np.isfinite(outcome.curve["policy_loss"]).tolist() == [True, False]
+    assert unchanged(actors.policy, calls[1])  # as they were when the reward broke
+    assert set(outcome.best) == set(dict(actors.policy.named_parameters()))
+
+
+def test_a_reward_model_whose_scores_are_not_finite_ends_the_run(settings):
+    p = settings(updates=4)
+    actors = experiment.load_actors(p)
+    scorer = load_scorer(store.resolve(config.FIXTURE_REWARD_MODEL.format(task=p.task)), p.task, p)
+    with torch.no_grad():
+        scorer.model.classifier.bias[0] = math.nan
+    before = weights(actors.policy)
+    outcome = run(p, actors, reward_function(actors.tokenizer, model_judge(scorer, p), Centre(), p))
+    assert (outcome.status, outcome.reason) == ("diverged", "the reward is not finite at update 0; check the reward model")
+    assert unchanged(actors.policy, before)
+
+
+def test_a_policy_that_is_broken_from_the_start_ends_the_run(settings):
+    p = settings(updates=4)
+    actors = experiment.load_actors(p)
+    with torch.no_grad():
+        next(actors.policy.parameters()).fill_(math.nan)
+    outcome = run(p, actors, count)
+    assert (outcome.status, outcome.finite) == ("diverged", False)
+    assert outcome.reason.startswith("the policy's logits are not finite at update 0")
+    assert outcome.curve["lm_performance"].isna().all()
+    assert set(outcome.best) == set(dict(actors.policy.named_parameters()))
+
+
+@pytest.mark.parametrize("network", ["policy", "value"])
+def test_a_gradient_that_is_not_finite_under_a_finite_loss_spares_the_weights(settings, network):
+    p = settings(learning_rate=1e-3)
+    actors = experiment.load_actors(p)
+    before = weights(actors.policy), weights(actors.value)
+    next(getattr(actors, network).parameters()).register_hook(lambda gradient: gradient * math.nan)
+    outcome = run(p, actors)
+    assert outcome.status == "diverged"
+    assert "gradient is not finite at update 0; lower learning_rate (0.001)" in outcome.reason
+    assert unchanged(actors.policy, before[0])
+    assert unchanged(actors.value, before[1])
+
+
+@pytest.mark.parametrize("epochs", [1, 4])
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_absurd_learning_rate_ends_the_run_with_a_reason(settings, kind, epochs):
+    p = settings(kind, learning_rate=1e30, epochs=epochs)
+    actors = experiment.load_actors(p)
+    before = weights(actors.policy)
+    outcome = run(p, actors)
+    assert outcome.status == "diverged"
+    assert "not finite at update" in outcome.reason
+    assert outcome.reason.endswith("lower learning_rate (1e+30)")
+    assert outcome.curve["lm_performance"].iloc[0] == 0.0
+    assert all(torch.equal(weight, before[name]) for name, weight in outcome.best.items())
+
+
+def test_the_published_settings_are_those_of_the_released_code(settings):
+    p = settings(preset="as-published")
+    assert ppo.temperature_of(p) == 1.0
+    assert ppo.temperature_of(settings()) == 0.7
+    assert (p.top_k, p.whiten_rewards, p.whiten_padding, p.value_clip, p.max_gradient_norm) == (20, True, True, 0.2, None)
+    assert settings(preset="as-published", top_k=5).top_k == 5  # what is said outright counts
+    rollout = rolled_out(p, experiment.load_actors(p))
+    logits = forward(experiment.load_actors(p).policy, rollout.responses)[0]
+    real = rollout.mask.bool()
+    log_p = objective.log_probabilities(logits, rollout.responses.ids[real], 1.0)
+    torch.testing.assert_close(rollout.log_p, grid(log_p, rollout.mask))

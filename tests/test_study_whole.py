@@ -1,0 +1,301 @@
+"""Whole studies: the project's own as planned, and stub notebooks under the real Snakemake and papermill."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import nbformat
+import pandas as pd
+import psutil
+import pytest
+
+from paradox_utils import config, store, study
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+# A stub stage: notes its start and its end in markers.txt, writes what the real one would write, fails or dawdles on demand.
+STUB = """
+import time, json
+from pathlib import Path
+from paradox_utils import store
+markers = store.resolve("markers.txt")
+def mark(word):
+    with markers.open("a") as sink:
+        sink.write(f"{word} {p.out.rsplit('/', 1)[-1]}\\n")
+mark("start")
+time.sleep(float(store.resolve("nap.txt").read_text()))
+if store.resolve("fail.txt").read_text() in p.out:
+    raise RuntimeError("the stub was told\\nto fail")
+run = store.start(p)
+"""
+WORK = {
+    "supervised": '(run.folder / "model").mkdir(); run.finish({}); mark("end")',
+    "feedback": '(run.folder / "feedback.jsonl").write_text("{}"); run.finish({}); mark("end")',
+    "reward_model": """
+for step in p.checkpoint_steps:
+    (run.folder / f"checkpoint-{step}").mkdir()
+run.finish({"checkpoints": [{"step": step, "accuracy": 0.5 + step / 1000} for step in p.checkpoint_steps]})
+mark("end")
+""",
+    "ppo": """
+assert store.resolve(p.policy).is_dir() and (p.reward == "dial" or store.resolve(p.reward_model).is_dir())
+(run.folder / "curve.csv").write_text("update,kl,lm_performance\\n0,0.0,0.5\\n1,0.5,0.75\\n")
+run.finish({"rm_accuracy": float("nan"), "lm_performance_start": 0.5, "lm_performance_final": 0.75, "updates": p.updates})
+mark("end")
+""",
+}
+SCHEMAS = {"supervised": "Supervised", "feedback": "FeedbackParameters", "reward_model": "RewardModel", "ppo": "PPO"}
+ANALYSIS = """
+from pathlib import Path
+import pandas as pd
+from paradox_utils import store
+table = pd.read_csv(store.resolve(results) / "summary.csv")
+store.resolve(out).mkdir(parents=True)
+(store.resolve(out) / "verdict.txt").write_text(f"verdict on {(table.status == 'ok').sum()} runs")
+"""
+CONFIG = """
+study: tiny
+feedback: {prompts: 7}
+tasks:
+  relevance: {reward_model: {checkpoint_steps: [0, 10]}}
+arms:
+  - {route: steps, tasks: [relevance], checkpoints: last}
+  - {route: dial, tasks: [relevance], ppo: {dial_accuracy: 0.8}}
+"""
+
+
+def write_notebook(path, parameters, *cells):
+    tagged = nbformat.v4.new_code_cell(parameters, metadata={"tags": ["parameters"]})
+    notebook = nbformat.v4.new_notebook(cells=[tagged, *(nbformat.v4.new_code_cell(cell) for cell in cells)])
+    notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    nbformat.write(notebook, path)
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    """A project of stub notebooks."""
+    (tmp_path / "notebooks").mkdir()
+    (tmp_path / "configs").mkdir()
+    shutil.copy(REPOSITORY / "Snakefile", tmp_path)
+    for stage, notebook in study.NOTEBOOKS.items():
+        check = f"from paradox_utils import config\np = config.check_notebook(config.{SCHEMAS[stage]}, globals())"
+        write_notebook(tmp_path / notebook, 'out = ""', check, STUB + WORK[stage])
+    write_notebook(tmp_path / "notebooks/05-accuracy-and-performance.ipynb", 'results = ""\nout = ""', ANALYSIS)
+    (tmp_path / "configs/tiny.yaml").write_text(CONFIG)
+    (tmp_path / "nap.txt").write_text("0")
+    (tmp_path / "fail.txt").write_text("nothing")
+    monkeypatch.setattr(store, "ROOT", tmp_path)
+    return tmp_path
+
+
+def planned(project, text=CONFIG):
+    (project / "configs/tiny.yaml").write_text(text)
+    return study.plan(config.load_study(project / "configs/tiny.yaml"), "configs/tiny.yaml")
+
+
+def trained(runs):
+    return [run for run in runs if run.stage == "ppo"]
+
+
+def seeds_of(runs):
+    return sorted((run.labels["rm_seed"], run.labels["ppo_seed"]) for run in trained(runs))
+
+
+def start_study(project, *options):
+    command = [sys.executable, "-m", "paradox_utils.execute", "study", "configs/tiny.yaml", "--workers", "2", *options]
+    environment = os.environ | {"PARADOX_ROOT": str(project)}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    return subprocess.Popen(command, cwd=project, env=environment, start_new_session=True, **pipes)
+
+
+def run_study(project, *options):
+    process = start_study(project, *options)
+    output, _ = process.communicate(timeout=120)
+    return process.returncode, output
+
+
+def markers(project):
+    """[(start or end, stage), …] in the order in which the stubs noted it."""
+    path = project / "markers.txt"
+    lines = path.read_text().splitlines() if path.exists() else []
+    return [(word, name.rsplit("-", 1)[0]) for word, name in map(str.split, lines)]
+
+
+def wait_for(condition, seconds=60):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "did not happen in time"
+        time.sleep(0.1)
+
+
+# --- the project's own ---------------------------------------------------------------------------------------------
+
+
+PLANNED = {"quick": 15, "atlas": None, "atlas-headroom": 9, "atlas-pilot": 27, "qa-feedback-dev": 1} | {
+    f"qa-feedback-t5-{size}": 64 for size in ("small", "base", "large")
+}
+
+
+def test_every_config_is_planned_below():
+    assert {path.stem for path in (REPOSITORY / "configs").glob("*.yaml")} == set(PLANNED)
+
+
+def test_the_atlas_study_has_six_accuracies_and_a_ppo_seed_of_its_own_in_every_trajectory(project):
+    families = {}
+    for run in trained(study.plan(config.load_study(REPOSITORY / "configs/atlas.yaml"))):
+        for x in run.all_labels:
+            if x["rm_seed"] is not None:
+                assert x["ppo_seed"] == x["rm_seed"]
+                family = families.setdefault((x["arm"], x["task"], x["policy"]), {})
+                family.setdefault(x["rm_seed"], set()).add((x["rm_step"], x["setting"]))
+    counts = {key: ({len(rungs) for rungs in family.values()}, len(family)) for key, family in families.items()}
+    assert all(
+        found == ({6}, 5) for (arm, _, _), found in counts.items() if arm in ("steps", "known-paradox", "known-monotone")
+    )
+    assert sum(arm == "steps" for arm, _, _ in counts) == 6  # three tasks, two policies
+    routes = ("dial-prejudice", "label-noise", "data-size", "model-size")
+    assert all(
+        counts[arm, task, "atlas-t5"] == ({6}, 3) for arm in routes for task in ("relevance", "factuality", "completeness")
+    )
+
+
+def test_the_pilot_shares_no_seed_with_the_study_it_plans(project):
+    pilot, whole = (
+        trained(study.plan(config.load_study(REPOSITORY / "configs" / f"{name}.yaml"))) for name in ("atlas-pilot", "atlas")
+    )
+    assert not {run.id for run in pilot} & {run.id for run in whole}
+    for name in ("rm_seed", "ppo_seed"):
+        assert not {run.labels[name] for run in pilot} & {x[name] for run in whole for x in run.all_labels}
+    assert set(seeds_of(pilot)) == {(rm, own) for rm in (100, 101, 102) for own in (100, 101, 102)}
+
+
+@pytest.mark.parametrize("size", ["small", "base", "large"])
+def test_the_papers_configs_hold_the_papers_settings(project, size):
+    runs = study.plan(config.load_study(REPOSITORY / "configs" / f"qa-feedback-t5-{size}.yaml"))
+    models = {r.labels["task"]: r.parameters for r in runs if r.stage == "reward_model" and r.labels["setting"] != "evaluator"}
+    steps = {task: p["checkpoint_steps"] for task, p in models.items()}
+    assert steps["relevance"] == sorted({2 + 150 * k for k in range(20)} | {52, 76, 80, 102})
+    assert steps["factuality"] == [2 + 66 * k for k in range(20)]
+    assert steps["completeness"] == [30 + 300 * k for k in range(20)]
+    assert {task: p["batch_size"] for task, p in models.items()} == {"relevance": 48, "factuality": 96, "completeness": 48}
+    assert {task: p["learning_rate"] for task, p in models.items()} == {
+        "relevance": 5e-6,
+        "factuality": 5e-6,
+        "completeness": 5e-5,
+    }
+    assert all(p["max_length"] == 2048 and p["weight_decay"] == 0.001 and not p["global_attention"] for p in models.values())
+    for p in (run.parameters for run in runs if run.stage == "ppo"):
+        assert p["updates"] * p["prompts_per_update"] * p["samples_per_prompt"] == 80_000
+        assert (p["top_k"], p["temperature"], p["kl_coefficient"], p["learning_rate"]) == (20, 0.7, 0.3, 1e-5)
+        assert (p["whitening"], p["whiten_padding"], p["value_clip"]) == ("root-of-standard-deviation", True, 0.2)
+        assert (p["prompt_limit"], p["response_limit"], p["warmup_updates"]) == (1024, 200, 100)
+
+
+@pytest.mark.parametrize(("name", "ppo"), PLANNED.items())
+def test_the_projects_configs_are_valid(project, name, ppo):
+    path = REPOSITORY / "configs" / f"{name}.yaml"
+    runs = study.plan(config.load_study(path))
+    rows = [run for run in runs if run.stage == "ppo"]
+    assert {run.labels["task"] for run in runs if run.stage == "reward_model"} | {run.labels["task"] for run in rows} == {
+        "relevance",
+        "factuality",
+        "completeness",
+    }
+    if ppo:
+        assert len(rows) == ppo
+        assert sum(run.parameters["reward"] == "dial" for run in rows) == {"quick": 3, "atlas-headroom": 9}.get(name, 0)
+
+
+@pytest.mark.parametrize("stage", study.NOTEBOOKS)
+def test_the_projects_notebooks_take_what_a_study_injects(project, stage):
+    text = CONFIG.replace("checkpoints: last}", "checkpoints: last, rm_seeds: [3], ppo_seeds: [5]}")
+    run = next(run for run in planned(project, text) if run.stage == stage)
+    with (REPOSITORY / study.NOTEBOOKS[stage]).open() as source:
+        cells = nbformat.read(source, 4).cells
+    namespace = {}
+    exec(next(cell.source for cell in cells if "parameters" in cell.metadata.get("tags", [])), namespace)
+    assert config.check_notebook(config.STAGES[stage], namespace | run.parameters).model_dump() == run.parameters
+
+
+# --- run to their end -----------------------------------------------------------------------------------------------
+
+
+def test_one_failure_leaves_the_others_running_and_the_next_call_tries_again(project):
+    (project / "fail.txt").write_text("reward_model")
+    code, output = run_study(project)
+    assert code == 1, output
+    assert "failed: reward_model relevance" in output
+    assert "RuntimeError: the stub was told to fail" in output  # one line, no traceback
+    assert "Traceback" not in output
+    results = project / "results/tiny"
+    rows = pd.read_csv(results / "summary.csv").set_index("route")
+    assert rows.loc["dial", "status"] == "ok"
+    assert rows.loc["dial", "lm_performance_final"] == 0.75
+    assert rows.loc["steps", "status"] == "blocked"
+    assert "reward_model-" in rows.loc["steps", "reason"]
+    assert "verdict on 1 runs" in output
+    finished = {path.parent.name.rsplit("-", 1)[0] for path in results.glob("*/run.json")}
+    assert finished == {"supervised", "feedback", "ppo"}
+    assert not list(results.glob("reward_model-*"))  # no half-filled folder
+    assert list(results.glob(".work/reward_model-*/notebook.ipynb"))  # but the failed notebook can be read
+
+    (project / "fail.txt").write_text("nothing")
+    code, output = run_study(project)
+    assert code == 0, output
+    assert "2 of 5 runs to do" in output
+    assert "LM performance 0.50 → 0.75" in output
+    assert "verdict on 2 runs" in output
+    assert sorted(stage for word, stage in markers(project) if word == "end") == sorted(
+        ["supervised", "feedback", "reward_model", "ppo", "ppo"]
+    )
+    rows = pd.read_csv(results / "summary.csv", dtype=str)
+    assert rows["status"].tolist() == ["ok", "ok"]
+    assert rows["rm_step"].tolist()[0] == "10"
+    assert list(pd.read_csv(results / "curves.csv").columns) == ["id", "update", "kl", "lm_performance"]
+    record = json.loads((results / rows["id"][0] / "run.json").read_text())
+    assert record["results"]["rm_accuracy"] is None
+    assert record["needs"]
+    assert record["versions"]["numpy"]
+    assert not any(str(project) in path.read_text() for path in results.glob("[!.]*/*.*"))  # no path of this machine
+
+    before = (project / "markers.txt").read_text()
+    code, output = run_study(project)
+    assert code == 0
+    assert "nothing to do, all 5 runs are finished" in output
+    assert "verdict on 2 runs" in output
+    assert "started" not in output
+    assert (project / "markers.txt").read_text() == before
+
+
+DIAL_ONLY = "study: tiny\narms: [{route: dial, tasks: [relevance]}]\n"
+
+
+@pytest.mark.parametrize("whole_group", [True, False])
+def test_a_killed_study_continues_and_completes_each_run_once(project, whole_group):
+    (project / "configs/tiny.yaml").write_text(DIAL_ONLY)
+    (project / "nap.txt").write_text("6")
+    process = start_study(project)
+    wait_for(lambda: ("start", "supervised") in markers(project))
+    if whole_group:
+        os.killpg(process.pid, signal.SIGKILL)  # the kernel has a session of its own: it notices and ends itself
+    else:
+        code, output = run_study(project)
+        assert code == 1
+        schedulers = [process.pid, *(child.pid for child in psutil.Process(process.pid).children())]
+        assert any(f"process {pid} is already running it" in output for pid in schedulers[1:])
+        for pid in schedulers:
+            os.kill(pid, signal.SIGKILL)
+    process.wait()  # its output pipe stays open as long as the job that outlives it
+    (project / "nap.txt").write_text("0")
+    code, output = run_study(project)
+    assert code == 0, output
+    assert ("waits" in output) is not whole_group
+    assert [stage for word, stage in markers(project) if word == "end"] == ["supervised", "feedback", "ppo"]
+    starts = [stage for word, stage in markers(project) if word == "start"]
+    assert starts == ["supervised"] * (2 if whole_group else 1) + ["feedback", "ppo"]
+    assert pd.read_csv(project / "results/tiny/summary.csv")["status"].tolist() == ["ok"]
