@@ -191,7 +191,7 @@ def test_routes_draw_a_line_an_arm_in_the_panels_of_its_task_and_policy():
     summary = pd.concat([steps, large, dial, exact, waiting])
     figure = draw.routes(summary, questions_of(summary).set_index("id"), resamples=20)
     assert [axis.get_title("left") for axis in figure.axes] == [
-        f"{task.capitalize()}, {policy}" for policy in ("atlas-t5", "large") for task in TASKS
+        f"{task.capitalize()}\n{policy}" for policy in ("atlas-t5", "large") for task in TASKS
     ]
     assert [len(axis.containers) for axis in figure.axes] == [1, 2, 1, 1, 0, 0]
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["steps", "dial"]

@@ -68,6 +68,11 @@ def _panels(rows: int, columns: int, height: float, **options: Any) -> tuple[Fig
     return figure, axes
 
 
+def _title(task: str, policy: str, policies: Sequence[str]) -> str:
+    """What a panel of a task and policy is called; on two lines, as a panel is narrow."""
+    return task.capitalize() + (f"\n{policy}" if len(policies) > 1 else "")
+
+
 def accuracy_and_performance(summary: pd.DataFrame, reading: Reading = "as measured") -> Figure:
     """LM performance against reward-model accuracy, route ``steps``: one panel a task, one row of panels a policy.
 
@@ -85,7 +90,7 @@ def accuracy_and_performance(summary: pd.DataFrame, reading: Reading = "as measu
             for axis, task in zip(row, tasks, strict=True):
                 runs = shown[(shown["task"] == task) & (shown["policy"] == policy)]
                 _accuracy_panel(axis, runs, kind, reading, PALETTE[task])
-                axis.set(title=task.capitalize() + (f", {policy}" if len(policies) > 1 else ""), ylabel=LM_PERFORMANCE[task])
+                axis.set(title=_title(task, policy, policies), ylabel=LM_PERFORMANCE[task])
         words = "RM accuracy (share)" if kind == "rm_accuracy" else "RM accuracy on noisy labels (share)"
         for axis in axes[-1]:
             axis.set_xlabel(words)

@@ -16,7 +16,7 @@ from paradox_utils import questions
 from paradox_utils.analysis import READINGS, accuracy_kind, primary, reward_models, usable
 from paradox_utils.comparison import ALL
 from paradox_utils.data.records import TASKS
-from paradox_utils.plots import FAINT, LM_PERFORMANCE, PALETTE, _panels, accuracy_and_performance, style
+from paradox_utils.plots import FAINT, LM_PERFORMANCE, PALETTE, _panels, _title, accuracy_and_performance, style
 from paradox_utils.verdict import Finding, verdict
 
 STATUS_COLORS = {"supported": "#b2452f", "not supported": "#2f6db2", "undecided": FAINT}
@@ -117,7 +117,7 @@ def routes(summary: pd.DataFrame, asked: pd.DataFrame, *, resamples: int = 500, 
                 axis.axhline(start, color=FAINT, linestyle="--", linewidth=1.0, zorder=1)
                 if np.isfinite(exact):
                     axis.axhline(exact, color=FAINT, linestyle=":", linewidth=1.0, zorder=1)
-                axis.set(title=task.capitalize() + (f", {policy}" if len(policies) > 1 else ""), ylabel=LM_PERFORMANCE[task])
+                axis.set(title=_title(task, policy, policies), ylabel=LM_PERFORMANCE[task])
                 axis.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
         for axis in axes[-1]:
             axis.set_xlabel("RM accuracy (share)")

@@ -13,7 +13,7 @@ from matplotlib.lines import Line2D
 
 from paradox_utils import overoptimisation
 from paradox_utils.data.records import TASKS
-from paradox_utils.plots import FAINT, INK, LM_PERFORMANCE, PALETTE, _panels, style
+from paradox_utils.plots import FAINT, INK, LM_PERFORMANCE, PALETTE, _panels, _title, style
 from paradox_utils.why import BEFORE
 
 THIRDS = ("least accurate third", "middle third", "most accurate third")
@@ -76,21 +76,16 @@ def overoptimised(table: pd.DataFrame, fits: pd.DataFrame) -> Figure:
     """Reward gained, by update (top) and along √KL (bottom), a panel a task and policy, a colour a third of accuracies: the
     reward model's own (dashed) and the true one (solid), means over runs, and along √KL the fitted R = d (α − β log d) (thin).
     """
-    policies = _policies(table)
     with style():
-        figure, axes = _panels(2 * len(policies), len(TASKS), 5.2 * len(policies))
-        for line, policy in enumerate(policies):
-            for column, task in enumerate(TASKS):
-                top, bottom = axes[2 * line : 2 * line + 2, column]
-                for third in range(3):
-                    own = _of(table, task, policy, third)
-                    if len(own):
-                        means = own.groupby("update")[["distance", "proxy", "true"]].mean()
-                        _gained(top, means.index, means, third)
-                        _gained(bottom, means["distance"], means, third)
-                        _curve(bottom, float(means["distance"].max()), _of(fits, task, policy, third + 1), third, "rl")
-                top.set(title=_title(task, policy, policies), xlabel="PPO update")
-                bottom.set(xlabel="√KL from the reference policy")
+        figure, panels = _pairs(table)
+        for task, policy, top, bottom in panels:
+            for third, own in _thirds(table, task, policy):
+                means = own.groupby("update")[["distance", "proxy", "true"]].mean()
+                _gained(top, means.index, means, third)
+                _gained(bottom, means["distance"], means, third)
+                _curve(bottom, float(means["distance"].max()), _of(fits, task, policy, third + 1), third, "rl")
+            top.set(xlabel="PPO update")
+            bottom.set(xlabel="√KL from the reference policy")
         figure.supylabel("reward gained (deviations of the true one)", fontsize=9)
         figure.legend(handles=_thirds_and_rewards(), loc="outside lower center", ncols=3)
     return figure
@@ -100,32 +95,34 @@ def best_of_n(paths: pd.DataFrame, fits: pd.DataFrame) -> Figure:
     """The response with the highest reward among n, along √KL, a panel a task and policy, a colour a third: its LM performance
     (top), and the reward gained over a single response (bottom): the reward model's own (dashed) and the true one (solid), with
     the fitted R = d (α − β d) (thin)."""
-    policies = _policies(paths)
     with style():
-        figure, axes = _panels(2 * len(policies), len(TASKS), 5.2 * len(policies))
-        for line, policy in enumerate(policies):
-            for column, task in enumerate(TASKS):
-                top, bottom = axes[2 * line : 2 * line + 2, column]
-                for third in range(3):
-                    own = _of(paths, task, policy, third)
-                    if len(own):
-                        means = own.groupby("n")[["distance", "lm_performance", "proxy", "true"]].mean()
-                        top.plot(means["distance"], means["lm_performance"], color=SHADES[third], marker="o", markersize=3)
-                        _gained(bottom, means["distance"], means, third)
-                        far = float(means["distance"].max())
-                        _curve(bottom, far, _of(fits, task, policy, third + 1), third, "best-of-n")
-                top.set(title=_title(task, policy, policies), ylabel=LM_PERFORMANCE[task])
-                bottom.set(xlabel="√KL of best-of-n", ylabel="" if column else "reward gained")
+        figure, panels = _pairs(paths)
+        for task, policy, top, bottom in panels:
+            for third, own in _thirds(paths, task, policy):
+                means = own.groupby("n")[["distance", "lm_performance", "proxy", "true"]].mean()
+                top.plot(means["distance"], means["lm_performance"], color=SHADES[third], marker="o", markersize=3)
+                _gained(bottom, means["distance"], means, third)
+                _curve(bottom, float(means["distance"].max()), _of(fits, task, policy, third + 1), third, "best-of-n")
+            top.set(ylabel=LM_PERFORMANCE[task])
+            bottom.set(xlabel="√KL of best-of-n", ylabel="reward gained" if task == TASKS[0] else "")
         figure.legend(handles=_thirds_and_rewards(), loc="outside lower center", ncols=3)
     return figure
 
 
-def _policies(table: pd.DataFrame) -> list[str]:
-    return list(dict.fromkeys(table["policy"])) or [""]
+def _pairs(table: pd.DataFrame) -> tuple[Figure, list[tuple[str, str, Axes, Axes]]]:
+    """A figure with two panels, one above the other, for each task and policy: task, policy, and the two."""
+    policies = list(dict.fromkeys(table["policy"])) or [""]
+    figure, axes = _panels(2 * len(policies), len(TASKS), 5.2 * len(policies))
+    panels = []
+    for line, policy in enumerate(policies):
+        for task, top, bottom in zip(TASKS, *axes[2 * line : 2 * line + 2], strict=True):
+            top.set(title=_title(task, policy, policies))
+            panels.append((task, policy, top, bottom))
+    return figure, panels
 
 
-def _title(task: str, policy: str, policies: list[str]) -> str:
-    return task.capitalize() + (f"\n{policy}" if len(policies) > 1 else "")
+def _thirds(table: pd.DataFrame, task: str, policy: str) -> list[tuple[int, pd.DataFrame]]:
+    return [(third, own) for third in range(3) if len(own := _of(table, task, policy, third))]
 
 
 def _of(table: pd.DataFrame, task: str, policy: str, third: int) -> pd.DataFrame:
