@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from paradox_utils import config, statistics, store, study
-from paradox_utils.analysis import READINGS, accuracy_kind, count, usable
+from paradox_utils.analysis import READINGS, accuracy_kind, count, settings_of, usable
 from paradox_utils.verdict import EQUIVALENCE_MARGIN
 
 BASE = "ablation-base"
@@ -41,7 +41,14 @@ ABLATIONS = (
     Ablation("Sum or mean over segments", "sum", {"ablation-mean": "mean"}),
     Ablation("Rewards normalised for each reward model", "not normalised", {"ablation-normalised": "normalised"}),
     Ablation("KL coefficient", "", {"ablation-kl-low": "", "ablation-kl-high": ""}, "kl_coefficient"),
-    Ablation("KL estimator and sampling", "as sampled", {"ablation-kl-estimator": "as published"}),
+    Ablation(
+        "KL estimator",
+        "of the distribution sampled",
+        {
+            "ablation-kl-estimator": "of the untempered softmax, as published",
+            "ablation-published-sampling": "as published, with its sampling from the likeliest tokens",
+        },
+    ),
 )
 
 
@@ -50,18 +57,13 @@ def named(summary: pd.DataFrame) -> tuple[Ablation, ...]:
     settings = summary.drop_duplicates("arm").set_index("arm")["setting"]
 
     def words(arm: str, parameter: str) -> str:
-        return _settings(settings.get(arm, "")).get(parameter, arm.removeprefix("ablation-").replace("-", " "))
+        return settings_of(settings.get(arm, "")).get(parameter, arm.removeprefix("ablation-").replace("-", " "))
 
     found = []
     for one in ABLATIONS:
         arms = {arm: text or words(arm, one.parameter) for arm, text in one.arms.items()}
         found.append(replace(one, base=one.base or _planned(str(summary["study"].iloc[0]), one.parameter), arms=arms))
     return tuple(found)
-
-
-def _settings(setting: str) -> dict[str, str]:
-    """``a=1, b=2`` of a summary's column ``setting``, by parameter."""
-    return {name: value for name, _, value in (part.partition("=") for part in setting.split(", ")) if value}
 
 
 def _planned(name: str, parameter: str) -> str:
@@ -133,7 +135,7 @@ def effects(table: pd.DataFrame) -> pd.DataFrame:
             row |= {name: full[name].mean(), f"base {name}": full[f"base {name}"].mean()}
             row |= {f"{name} change{end}": value for end, value in change.items()}
         row |= {"most accurate first": int(full["first"].sum()), "base first": int(full["base first"].sum())}
-        biased = "log_probabilities" in _settings(str(own["setting"].iloc[0]))
+        biased = "log_probabilities" in settings_of(str(own["setting"].iloc[0]))
         row |= {"trajectories": len(full), "KL": np.nan if biased else own["kl_final"].mean()}
         rows.append(row | {"length": own["greedy_length_final"].mean()})
     changes = [f"{name} change{end}" for name in CONTRASTS for end in ("", " low", " high", " p")]
@@ -156,7 +158,7 @@ def _tested(values: pd.Series) -> tuple[float, float, float, float]:
     if not len(x):
         return (float("nan"),) * 4
     mean = statistics.mean_interval(x)
-    p = min(1.0, 2 * min(statistics.p_greater(x, 0.0), statistics.p_greater(-x, 0.0))) if len(x) > 1 else float("nan")
+    p = statistics.two_sided(statistics.p_greater(x, 0.0), statistics.p_greater(-x, 0.0)) if len(x) > 1 else float("nan")
     return mean.estimate, mean.low, mean.high, p
 
 

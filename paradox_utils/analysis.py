@@ -7,6 +7,7 @@ turns measures into a verdict stands in :mod:`paradox_utils.verdict`.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -44,10 +45,10 @@ READING_WORDS: dict[Reading, str] = {
     "as published": "the maximum over logged evaluations, on validation questions",
     "best on validation": "the score on test questions of the update that validation questions chose",
     "sampled": "the score of sampled answers after the last update, on test questions",
-    "at matched KL": "the score on test questions where every run of the comparison first gets equally far from its reference",
+    "at matched KL": "the score on test questions where all runs of a task, policy and route first get equally far",
     "true return": "the oracle's labels put through the reward function that PPO maximised, after the last update",
     "true return, best on validation": "the true return at the update that validation questions chose",
-    "true return at matched KL": "the true return where every run of the comparison first gets equally far from its reference",
+    "true return at matched KL": "the true return where all runs of a task, policy and route first get equally far",
     "best of n": "the score of the response with the highest reward among those that the policy gave before PPO",
 }
 VALIDATION = "lm_performance_validation"  # after the last update, to select by
@@ -207,8 +208,8 @@ def with_curves(summary: pd.DataFrame, curves: pd.DataFrame) -> pd.DataFrame:
         table[column] = [float(np.asarray(values)[place]) if len(values) else np.nan for values in known]
     for _, rows in table[usable(table)].groupby(["task", "policy", "arm"]):
         paths = {run: logged[run] for run in rows["id"] if run in logged and "test_lm_performance" in logged[run]}
-        if paths:
-            target = min(float(path["distance"].max()) for path in paths.values())
+        target = min((float(path["distance"].max()) for path in paths.values()), default=0.0)
+        if target > 0:  # a run whose estimates are all below 0 has no distance at which others could be compared with it
             known = table["id"].isin(paths) & table.index.isin(rows.index)
             own = [paths[run] for run in table.loc[known, "id"]]
             table.loc[known, "kl_matched"] = target**2
@@ -264,6 +265,16 @@ def run_counts(summary: pd.DataFrame) -> str:
     }
     lost = [text for status, text in words.items() if counts[status]]
     return f"{counts['ok']} of {count(len(runs), 'PPO run')} finished" + (f"; {', '.join(lost)}" if lost else "") + "."
+
+
+def listed(names: Sequence[str]) -> str:
+    """Names in a row: a, b and c."""
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def settings_of(setting: str) -> dict[str, str]:
+    """``a=1, b=2`` of a summary's column ``setting``, by parameter."""
+    return {name: value for name, _, value in (part.partition("=") for part in setting.split(", ")) if value}
 
 
 def count(n: int, one: str, many: str = "") -> str:
@@ -369,7 +380,8 @@ def room(summary: pd.DataFrame) -> str:
     rank can be better by more than that, whatever teaches it. Empty where scores are no shares, so that no score is perfect."""
     parts = []
     for task, runs in summary[(summary["arm"] == "steps") & usable(summary)].groupby("task", sort=False):
-        top = runs.loc[runs.groupby(["policy", "rm_seed"])[accuracy_kind(runs)].idxmax(), READINGS["as measured"]]
-        if accuracy_kind(runs) == "rm_accuracy" or task != "completeness":  # else completeness is a reward model's score
-            parts.append(f"{task} {1 - top.mean():.2f}")
+        kind = accuracy_kind(runs)
+        tops = runs.dropna(subset=[kind]).groupby(["policy", "rm_seed"], dropna=False)[kind].idxmax()
+        if len(tops) and (kind == "rm_accuracy" or task != "completeness"):  # else completeness is a reward model's score
+            parts.append(f"{task} {1 - runs.loc[tops, READINGS['as measured']].mean():.2f}")
     return f"Above the most accurate reward models' policies is left: {', '.join(parts)}." if parts else ""

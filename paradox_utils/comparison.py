@@ -175,6 +175,11 @@ def compare(
     )
 
 
+def unit_contrasts(families: Sequence[Family], reading: Reading = "as measured") -> pd.DataFrame:
+    """The units of :func:`compare`, a row each (``TASK RM_SEED``): every rank's outcome minus that of the most accurate (0)."""
+    return _joined([_part(key, runs, reading) for key, runs in families], Counter(key[0] for key, _ in families))[0]
+
+
 @dataclass(frozen=True)
 class _Part:
     task: str
@@ -240,8 +245,7 @@ def _regrets(
 ) -> dict[str, float | int | bool | str]:
     names = ("regret", "low", "high", "p_above", "p_below", "chosen", "chosen_low", "chosen_high")
     if len(joined) < 2:
-        nothing = dict.fromkeys((*names, "without", "without_low", "without_high"), float("nan"))
-        return nothing | {"best_rank": 0, "separate": separate, "odd": ""}
+        return dict.fromkeys(names, float("nan")) | {"best_rank": 0, "separate": separate} | NONE_ODD
     fitted = statistics.cross_fitted_regret(joined, margin=smallest, selecting=selecting)
     below = statistics.cross_fitted_regret(joined, margin=margin, selecting=selecting).p_below
     own = joined.to_numpy()[np.arange(len(joined)), selecting.to_numpy().argmax(axis=1)]
@@ -252,10 +256,13 @@ def _regrets(
     return told | {"best_rank": rank, "separate": separate} | _without(joined, selecting, fitted.interval)
 
 
+NONE_ODD: dict[str, float | str] = {"odd": ""} | dict.fromkeys(("without", "without_low", "without_high"), float("nan"))
+
+
 def _without(joined: pd.DataFrame, selecting: pd.DataFrame, regret: statistics.Interval) -> dict[str, float | str]:
     """The regret without the trajectory whose absence changes it most, the ends of its interval included."""
     if len(joined) < 4:
-        return {"odd": "", "without": float("nan"), "without_low": float("nan"), "without_high": float("nan")}
+        return NONE_ODD
     left = {
         name: statistics.cross_fitted_regret(joined.drop(name), margin=0.0, selecting=selecting.drop(name)).interval
         for name in joined.index

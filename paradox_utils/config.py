@@ -274,6 +274,15 @@ class Analysis(Stage):
     seed: CountOrZero = 0
 
 
+class Design(Stage):
+    """Stage ``design``: what a pilot says a study can find, how a learning rate was chosen, and what that changed."""
+
+    results: str = Field("results/recorded/atlas-pilot", description="folder of the pilot, with summary.csv and questions.csv")
+    rates: str = Field("results/recorded/atlas-learning-rate", description="folder of the runs that chose a learning rate")
+    study: str = Field("results/recorded/atlas", description="folder of the study")
+    former: str = Field("results/recorded/atlas-former-rate", description="folder of the runs that the choice replaced")
+
+
 class Published(Stage):
     """Stage ``published``: what the paper's own figures show, and what chance would show."""
 
@@ -303,6 +312,7 @@ STAGES: dict[str, type[Stage]] = {
     "reward_model": RewardModel,
     "ppo": PPO,
     "analysis": Analysis,
+    "design": Design,
     "published": Published,
     "cost": Cost,
 }
@@ -336,7 +346,9 @@ class Study(Parameters):
     study: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$")]
     about: str = ""
     source: dict[str, Any] = {}
-    policies: dict[str, dict[str, Any]] = Field({"atlas-t5": {}}, description="name → parameters of `supervised`")
+    policies: dict[str, dict[str, Any]] = Field(
+        {"atlas-t5": {}}, description="name → parameters of `supervised`, and under `ppo` what differs in its PPO runs"
+    )
     feedback: dict[str, Any] = {}
     reward_model: dict[str, Any] = {}
     evaluator: dict[str, Any] | None = Field(None, description="qa-feedback: the reward model that scores the policies")

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
 
 from paradox_utils import statistics, verdict
-from paradox_utils.analysis import READINGS, usable
+from paradox_utils.analysis import READINGS, VALIDATION, settings_of, usable
+from paradox_utils.comparison import families, unit_contrasts
 from paradox_utils.data.records import TASKS
 from paradox_utils.questions import scores
 
@@ -83,5 +84,45 @@ def power(deviation: float, units: Sequence[int], regrets: Sequence[float], stud
 
 def unit_deviation(table: pd.DataFrame, policies: int) -> float:
     """Noise of a unit of the pooled comparison (a trajectory averaged over ``policies``), over the tasks of :func:`split`."""
-    noise = table["rm seed"] ** 2 + (table["ppo seed"] ** 2 + table["rest"] ** 2) / policies
-    return float(np.sqrt(noise.mean()))
+    return float(np.sqrt(unit_noise(table, policies).mean()))
+
+
+def unit_noise(table: pd.DataFrame, policies: int) -> pd.Series:
+    """Variance of a unit by task of :func:`split`, the mean of which is :func:`unit_deviation` squared."""
+    return table["rm seed"] ** 2 + (table["ppo seed"] ** 2 + table["rest"] ** 2) / policies
+
+
+def noise_by_rank(runs: pd.DataFrame) -> pd.Series:
+    """A study's own noise of a unit at each rank of accuracy (1: the next to the most accurate), within tasks.
+
+    From the spread of the rank's difference from the most accurate one, taken to hold the noise of both in equal parts, and
+    whatever trajectories really differ in.
+    """
+    contrasts = unit_contrasts(families(runs)).iloc[:, 1:]
+    tasks = [name.rpartition(" ")[0] for name in contrasts.index]
+    return np.sqrt(contrasts.groupby(tasks).var().mean() / 2)
+
+
+def decided(cases: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+    """The primary comparison of several sets of runs, a row each: regret with interval, and status by the rule."""
+    rows = {}
+    for name, runs in cases.items():
+        (finding,) = verdict.pooled(runs, resamples=1)
+        rows[name] = {"regret": finding.of.regret, "low": finding.of.low, "high": finding.of.high, "status": finding.status}
+    return pd.DataFrame.from_dict(rows, orient="index")
+
+
+def learning_rates(summary: pd.DataFrame) -> pd.DataFrame:
+    """What a policy reaches at each learning rate: mean LM performance on validation questions after the last update.
+
+    One row a rate (first `before PPO`), one column a task; their ``mean``, by which the rate is chosen, and its standard error
+    over PPO seeds.
+    """
+    runs = summary[usable(summary)]
+    runs = runs.assign(rate=[float(settings_of(setting)["learning_rate"]) for setting in runs["setting"]])
+    tasks = [task for task in TASKS if (runs["task"] == task).any()]
+    seeds = runs.pivot_table(index=["rate", "ppo_seed"], columns="task", values=VALIDATION)[tasks].mean(axis=1)
+    table = runs.groupby(["rate", "task"])[VALIDATION].mean().unstack()[tasks]
+    start = runs.groupby("task")["lm_performance_start_validation"].mean()[tasks]
+    table = pd.concat([start.to_frame("before PPO").T, table]).rename_axis(index="learning rate", columns=None)
+    return table.assign(mean=table.mean(axis=1)).join(seeds.groupby("rate").sem().rename("standard error"))

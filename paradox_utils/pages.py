@@ -96,7 +96,11 @@ def _assigned(notebook: NotebookNode, path: Path) -> dict[str, Any]:
 def _data(schema: type[config.Stage], parameters: Mapping[str, Any]) -> list[Path]:
     """What a page reads: the project's files that its parameters name, and the fixtures where it may start from one."""
     named = [store.resolve(value) for value in parameters.values() if isinstance(value, str) and value]
-    fixture = [] if schema in (config.Analysis, config.Supervised, config.Published, config.Cost) else [store.ROOT / "fixtures"]
+    fixture = (
+        []
+        if issubclass(schema, config.Analysis | config.Design | config.Supervised | config.Published | config.Cost)
+        else [store.ROOT / "fixtures"]
+    )
     return [path for path in (*named, *fixture) if path.exists() and path.is_relative_to(store.ROOT)]
 
 

@@ -394,13 +394,14 @@ def smooth(step: Array, value: Array, width: float = 0.04) -> Array:
 
 
 def curve_variances(curves: pd.DataFrame, training: pd.DataFrame) -> pd.DataFrame:
-    """:func:`variance_parts` of each curve, with ``variance_bar``, what the paper's bar says (a row a curve)."""
-    bars = training.set_index(list(LABELS))["variance_bar"]
+    """:func:`variance_parts` of each curve (a row), with ``mean_bar`` and ``variance_bar``, what the paper's bars say."""
+    bars = training.set_index(list(LABELS))[["mean_bar", "variance_bar"]]
     rows = []
     for policy, task, both in pairs(curves):
         for (metric, role), curve in both.groupby(["metric", "rm_role"], sort=False):
             curve = curve.sort_values("step", kind="stable")
             key = {"policy": policy, "task": task, "rm_role": role, "metric": metric, "points": len(curve)}
             parts = variance_parts(curve["step"].to_numpy(float), curve["value"].to_numpy(float))
-            rows.append(key | parts | {"variance_bar": float(bars.get((policy, task, role, metric), np.nan))})
+            drawn = bars.reindex([(policy, task, role, metric)]).iloc[0]
+            rows.append(key | parts | drawn.astype(float).to_dict())
     return pd.DataFrame(rows)

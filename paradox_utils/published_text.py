@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import pandas as pd
 
 from paradox_utils import published, statistics
+from paradox_utils.analysis import listed
 from paradox_utils.published import NULLS, RESOLUTION, Chance, Tables
 
 LARGE = 0.05  # a p at most this, corrected, is called hard to reconcile with its world
@@ -125,7 +124,7 @@ def association(found: Chance) -> str:
 def associated(found: Chance) -> dict[str, float]:
     """Two-sided p of the mean correlations where accuracy is irrelevant (twice the smaller tail, at most 1), Holm-corrected."""
     rows = [_joint(found).loc[("irrelevant", name)] for name in ASSOCIATIONS]
-    two_sided = [min(1.0, 2 * min(float(row["p"]), float(row["p_low"]))) for row in rows]
+    two_sided = [statistics.two_sided(float(row["p"]), float(row["p_low"])) for row in rows]
     return dict(zip(ASSOCIATIONS, statistics.holm(two_sided), strict=True))
 
 
@@ -142,7 +141,7 @@ def conclusion(found: Chance) -> str:
     against, p, joint = beyond(found), associated(found), _joint(found)
     count, n = joint.loc[("irrelevant", "not_first"), "observed"], _count(found)
     large = {null: [words for name, words in AGAINST_THE_TOP.items() if against[null, name] <= LARGE] for null in NULLS}
-    exceed = {null: (_and(names), _of(len(names), "is", "are")) for null, names in large.items() if names}
+    exceed = {null: (listed(names), _of(len(names), "is", "are")) for null, names in large.items() if names}
     parts = [f"{names} {verb} more than expected {WORLDS[null]}, {BEYOND[null]}" for null, (names, verb) in exceed.items()]
     smallest = f"smallest {_p(min(against.values()))} after Holm's correction for {len(against)} tests"
     if parts:
@@ -198,19 +197,20 @@ def thirds(found: Chance) -> str:
     """The middle third against the top third over all pairs, where accuracy is irrelevant."""
     row = _joint(found).loc[("irrelevant", "thirds_sd")]
     size = abs(row["observed"])
-    better = f"{'better' if row['observed'] > 0 else 'worse'} than" if size >= 0.005 else "as good as"
+    differs = f"{'better' if row['observed'] > 0 else 'worse'} than the top third by {size:.2f} standard deviations"
     return (
-        f"On average over all pairs the middle third is {better} the top third{f' by {size:.2f}' if size >= 0.005 else ''}"
-        f"{' standard deviations' if size >= 0.005 else ''}. If accuracy did not matter, the difference would be between "
+        f"On average over all pairs the middle third is {differs if size >= 0.005 else 'as good as the top third'}. "
+        "If accuracy did not matter, the difference would be between "
         f"{_signed(row['low'])} and {_signed(row['high'])} in 95 % of cases (as much or more in favour of the middle: "
         f"{_p(row['p'])})."
     )
 
 
 def variances(table: pd.DataFrame) -> str:
-    """What :func:`published.curve_variances` says: shares by metric, and which RM of a pair has the larger variance: a list."""
+    """What :func:`published.curve_variances` says: which RM of a pair has the larger mean and variance, and what the variance
+    mixes; a list with an item a metric."""
     lines = []
-    for metric, name in {"raw_reward": "raw reward", "kl": "the KL estimate"}.items():
+    for metric, name in {"raw_reward": "raw reward", "kl": "KL estimate"}.items():
         rows = table[table["metric"] == metric].set_index(["policy", "task"])
         if rows.empty:
             continue
@@ -218,28 +218,35 @@ def variances(table: pd.DataFrame) -> str:
         trend, slow, noise = rows[["trend", "slow", "noise"]].mean()
         best, most = (rows[rows["rm_role"] == role] for role in ("best_performing", "most_accurate"))
         both = best.index.intersection(most.index)
-        total, batches = (int((best.loc[both, k] > most.loc[both, k]).sum()) for k in ("variance", "batches"))
+        mean, total, batches = (int((best.loc[both, k] > most.loc[both, k]).sum()) for k in ("mean", "variance", "batches"))
+        scale = " (each RM's own reward, on its own scale)" if metric == "raw_reward" else ""
         lines.append(
-            f"- **Variance of {name}**: on average {_share(trend)} is a straight trend over training, {_share(slow)} is slow "
-            f"change of another form, and {_share(noise)} is difference between one batch and the next; of single curves "
-            f"that last share {_reach(100 * rows['noise'], '.0f')} %. The best-performing RM's curve has the larger variance "
-            f"in {total} of {_pairs(len(both))}; of the differences between batches alone, in {batches}."
+            f"- **{name[0].upper()}{name[1:]}**{scale}: the best-performing RM's curve has the higher mean in {mean} of "
+            f"{_pairs(len(both))}. Of the variance on average {_share(trend)} is a straight trend over training, "
+            f"{_share(slow)} is slow change of another form, and {_share(noise)} is difference between one batch and the "
+            f"next; of single curves that last share {_reach(100 * rows['noise'], '.0f')} %. The best-performing RM's curve "
+            f"has the larger variance in {total} of {_pairs(len(both))}; of the differences between "
+            f"batches alone, in {batches}."
         )
     return "\n".join(lines)
 
 
 def bars(table: pd.DataFrame) -> str:
-    """How well the points of the curves give the variances that the paper's bars show."""
-    table = table[table["variance_bar"].notna()]
+    """How well the points of the curves give the means and variances that the paper's bars show."""
+    table = table[table["variance_bar"].notna() & table["mean_bar"].notna()]
     off = (table["variance"] / table["variance_bar"] - 1).abs()
-    others = table[off >= 1e-6]
+    aside = (table["mean"] - table["mean_bar"]).abs()
+    others = table[(off >= 1e-6) | (aside >= 1e-6)]
     count, n = len(table) - len(others), len(table)
-    text = f"The points of {count} of {n} {_of(n, 'curve')} give the paper's variance to a millionth"
+    text = f"The points of {count} of {n} {_of(n, 'curve')} give the paper's mean and variance to a millionth"
     if others.empty:
         return f"{text}."
-    where = _and(sorted(set(others["policy"]), key=published.POLICIES.index))
+    where = listed(sorted(set(others["policy"]), key=published.POLICIES.index))
     which = f"{len(others)} {_of(len(others), 'curve')} of {where} {_of(len(others), 'is', 'are')}"
-    return f"{text}. {which} off by up to {_share(off.max())}, as two samples of one run would be."
+    return (
+        f"{text}. {which} off by up to {aside.max():.2f} in the mean and {_share(off.max())} in the variance, as two "
+        "samples of one run would be."
+    )
 
 
 def numbers(standing: pd.DataFrame, peaks: pd.DataFrame, found: Chance) -> dict[str, float]:
@@ -278,7 +285,7 @@ def facts(tables: Tables) -> dict[str, str]:
     return {
         "published_table": "\n".join(rows),
         "published_cases": str(n),
-        "bunched": _and(bunched),
+        "bunched": listed(bunched),
         "top_wins": str((standing["top_rank"] == 1).sum()),
         "top_rank_worst": str(standing["top_rank"].max()),
         "correlations_positive": str((rho > 0).sum()),
@@ -308,10 +315,6 @@ def _pairs(n: int) -> str:
 
 def _of(n: int, one: str, many: str = "") -> str:
     return one if n == 1 else many or f"{one}s"
-
-
-def _and(names: Sequence[str]) -> str:
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 
 def _p(value: float) -> str:

@@ -294,6 +294,11 @@ def verdict_rates(
     return {"supported": float(above.mean()), "not supported": float((below & ~above).mean())}
 
 
+def two_sided(p_above: float, p_below: float) -> float:
+    """The two-sided p of a test from those of its two sides."""
+    return min(1.0, 2 * min(p_above, p_below))
+
+
 def holm(p_values: Sequence[float]) -> list[float]:
     """p-values adjusted for their number by Holm's step-down procedure (Holm 1979); an empty list stays empty."""
     if not p_values:

@@ -101,8 +101,15 @@ def plan(study: Study, where: str = "study") -> list[Run]:
 def _check_layers(study: Study, where: str) -> None:
     """Every layer on its own, used by an arm or not, so that a message names the place where the mistake stands."""
     _check_layer("source", study.source, f"{where}, source")
-    for name, values in study.policies.items():
-        _check_layer("supervised", values, f"{where}, policies, {name}")
+    for name in study.policies:
+        _check_layer("supervised", _supervised_layer(study, name), f"{where}, policies, {name}")
+        if not isinstance(own := _ppo_layer(study, name), Mapping):
+            raise ParameterError(
+                f"{where}, policies, {name}: ppo = {own!r}: must be parameters of the stage, each with its value"
+            )
+        if "reward_model" in own:
+            raise ParameterError(f"{where}, policies, {name}, ppo: reward_model: cannot be set here; set it in an arm's `ppo`")
+        _check_layer("ppo", own, f"{where}, policies, {name}, ppo")
     _check_layer("feedback", {key: value for key, value in study.feedback.items() if key != "policy"}, f"{where}, feedback")
     if "policy" in study.feedback:
         _check_policy(study, study.feedback["policy"], f"{where}, feedback: policy")
@@ -110,6 +117,7 @@ def _check_layers(study: Study, where: str) -> None:
     _check_layer("reward_model", study.evaluator or {}, f"{where}, evaluator")
     _check_layer("ppo", study.ppo, f"{where}, ppo")
     ppo_layers = [study.ppo, *(task.get("ppo", {}) for task in study.tasks.values()), *(arm.ppo for arm in study.arms)]
+    ppo_layers += [_ppo_layer(study, name) for name in study.policies]
     if study.evaluator is not None and any("evaluator" in layer for layer in ppo_layers):
         raise ParameterError(f"{where}: has both `evaluator:`, which trains one, and a PPO parameter `evaluator`; keep one")
     for task, stages in study.tasks.items():
@@ -122,6 +130,15 @@ def _check_layers(study: Study, where: str) -> None:
         raise ParameterError(f"{where}: arms: must list at least one arm")
     for number, arm in enumerate(study.arms, 1):
         _check_arm(study, arm, f"{where}, arm {number}")
+
+
+def _supervised_layer(study: Study, policy: str) -> dict[str, Any]:
+    return {name: value for name, value in study.policies[policy].items() if name != "ppo"}
+
+
+def _ppo_layer(study: Study, policy: str) -> dict[str, Any]:
+    """What differs in the PPO runs of one policy, in every task; an arm's own `ppo` goes before it."""
+    return study.policies[policy].get("ppo", {})
 
 
 def _check_layer(stage: str, values: Mapping[str, Any], where: str) -> None:
@@ -223,7 +240,8 @@ class _Planner:
             supervised = self.supervised(policy)
             for reward, marks in rewards:
                 for ppo_seed in _ppo_seeds(arm, marks):
-                    values = self.layers("ppo", task) | arm.ppo | {n: v for n, v in varied.items() if stages[n] == "ppo"}
+                    values = self.layers("ppo", task) | _ppo_layer(self.study, policy) | arm.ppo
+                    values |= {name: value for name, value in varied.items() if stages[name] == "ppo"}
                     values |= (
                         reward
                         | (EXACT if _never_errs(values | reward) else {})
@@ -270,7 +288,7 @@ class _Planner:
         return rewards
 
     def supervised(self, policy: str) -> Run:
-        values = self.study.source | self.study.policies[policy]
+        values = self.study.source | _supervised_layer(self.study, policy)
         return self.add("supervised", values, _labels(policy=policy), f"{self.where}, policies, {policy}")
 
     def feedback(self, policy: str) -> Run:

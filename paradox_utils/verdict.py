@@ -14,14 +14,15 @@ import numpy as np
 import pandas as pd
 
 from paradox_utils import statistics
-from paradox_utils.analysis import READING_WORDS, READINGS, Reading, count, run_counts, usable
+from paradox_utils.analysis import READING_WORDS, READINGS, Reading, count, listed, run_counts, usable
 from paradox_utils.comparison import ACCURACY_RESOLUTION, ALL, Comparison, Family, compare, families
 from paradox_utils.data.records import TASKS
 
 Status = Literal["supported", "not supported", "undecided"]
 
-# The regret that matters, in LM performance (a share between 0 and 1), and the one that does not: about the median gap of the
-# published comparisons, which is after the fact and so overstated. The design page has the power that goes with it.
+# The regret that matters, in LM performance (a share between 0 and 1), and the one that does not: about the median gap of all
+# published comparisons, which is after the fact and so overstated. (Of those of shares alone it is smaller, and on the design
+# page, with the power.)
 SMALLEST_EFFECT = 0.04
 EQUIVALENCE_MARGIN = 0.04
 ALPHA = 0.025  # on each side, over all comparisons of one kind: with 95 % intervals
@@ -49,16 +50,18 @@ of the most accurate one, at the same PPO seed. Trajectories are the independent
   smaller than {EQUIVALENCE_MARGIN} (the same way), else *undecided*.
 - **The verdict** is that of one comparison, named beforehand: the route `{PRIMARY}` over all tasks and policies together. A
   unit is a trajectory of a task, averaged over the policies it trained. The comparisons of single tasks, policies and routes
-  are shown with p-values corrected for their number (Holm). The rank it speaks of is one for all tasks; a regret with a rank
-  of its own for each task is shown beside it, and decides nothing.
+  are shown with p-values corrected for their number (Holm). The rank it speaks of is one for all tasks. Shown beside it, and
+  deciding nothing: a regret with a rank of its own for each task, and the comparison for each task alone and for each policy
+  alone, the p-values of either corrected for their number.
 - *Shape*: an inverted U is called present if both slopes of the two-lines test (Simonsohn 2018; up, then down) have a
   one-sided p ≤ {ALPHA}, corrected in the same way. The quadratic of Lind & Mehlum (2010), with the interval of its turning
   point, is shown but decides nothing: it calls a curve that only levels off an inverted U far too often. The shape explains a
   verdict; it does not make one.
 - *Readings*: *as measured* takes {READING_WORDS["as measured"]}. *As published* takes {READING_WORDS["as published"]}, the
   initial policy's included: noise can only raise a maximum; it selects and pays on the same questions. Shown beside them: the
-  update that validation chose, sampled answers, the true return, both at matched KL (the largest that all runs of a
-  comparison reach), and best-of-n. Each selects by its own score on validation questions (sampled answers by greedy ones).
+  update that validation chose, sampled answers, the true return, both at matched KL (the largest that all runs of a task,
+  policy and route reach), and best-of-n. Each selects by its own score on validation questions (sampled answers by greedy
+  ones). No status is given to true returns, which are in each task's own units, nor at matched KL, which is too coarse.
 """
 
 
@@ -80,9 +83,10 @@ class Finding:
 
 @dataclass(frozen=True)
 class Verdict:
-    """The study's verdict in one reading: a sentence (``headline``, plain text), and all of it with the findings (Markdown).
+    """The study's verdict in one reading.
 
-    ``primary`` decides; None where the study has no run of the route ``steps``.
+    ``primary`` decides; None where the study has no run of the route ``steps``. ``headline``: one sentence, plain text;
+    ``text``: it, with what the comparison over tasks rests on; ``singles``: each task and policy, a list (both Markdown).
     """
 
     status: Status
@@ -91,11 +95,13 @@ class Verdict:
     findings: tuple[Finding, ...]
     headline: str
     text: str
+    singles: str
 
     @property
     def plain(self) -> str:
-        """``text`` without Markdown's marks, for a terminal."""
-        return re.sub(r"\*\*|(?<=^- )\*|\*(?= \()", "", self.text, flags=re.MULTILINE)
+        """``text`` and ``singles`` without Markdown's marks, for a terminal."""
+        whole = "\n\n".join(filter(None, [self.text, self.singles]))
+        return re.sub(r"\*\*|(?<=^- )\*|\*(?= \()", "", whole, flags=re.MULTILINE)
 
 
 def verdict(summary: pd.DataFrame, reading: Reading = "as measured", *, resamples: int = 2000, seed: int = 0) -> Verdict:
@@ -106,23 +112,32 @@ def verdict(summary: pd.DataFrame, reading: Reading = "as measured", *, resample
     headline = _headline(first)
     steps = summary[summary["arm"] == PRIMARY]
     basis = f"LM performance here is {READING_WORDS[reading]}. {run_counts(steps if len(steps) else summary)}"
-    own = [finding for finding in found if finding.of.arm == PRIMARY]
-    lines = [f"{sentence(first)} {by_task(steps, reading)}".strip()] if first and first.of.task == ALL else []
-    lines += [sentence(finding) for finding in own]
-    text = "\n".join([f"**{headline}** {basis}", "", *(f"- {line}" for line in lines)]).strip()
-    return Verdict(status, reading, first, tuple(found), headline, text)
+    lines = [f"**{headline}** {basis}"]
+    if first and first.of.task == ALL:
+        main, *further = [*points(first), alone(steps, "task", reading), alone(steps, "policy", reading)]
+        lines += ["", f"- {main}", *(f"  - {point}" for point in further if point)]
+    singles = "\n".join(f"- {sentence(finding)}" for finding in found if finding.of.arm == PRIMARY)
+    return Verdict(status, reading, first, tuple(found), headline, "\n".join(lines), singles)
 
 
-def by_task(runs: pd.DataFrame, reading: Reading = "as measured") -> str:
-    """The regret of each task alone, its policies together, in words; empty without intervals. One rank for all tasks can hide
-    what one of them has."""
-    parts = []
-    for task in TASKS:
-        own = [family for family in families(runs) if family[0][0] == task]
-        if own and np.isfinite((c := _compared(own, reading, resamples=1, seed=0)).low):
-            parts.append(f"{task} {c.regret:.3f} ({c.low:.3f} to {c.high:.3f})")
-    together = ", policies together" if runs["policy"].nunique() > 1 else ""
-    return f"By task{together}: {', '.join(parts)}." if len(parts) > 1 else ""
+def alone(runs: pd.DataFrame, by: Literal["task", "policy"], reading: Reading = "as measured") -> str:
+    """The comparison of each task, or of each policy, alone and pooled over the other, in words; empty if there is but one.
+
+    The verdict is on the average of all of them, which one of them may not share. Decided together (Holm).
+    """
+    place, other = (0, "policy") if by == "task" else (1, "task")
+    groups: dict[str, list[Family]] = {}
+    for family in families(runs):
+        groups.setdefault(family[0][place], []).append(family)
+    compared = {name: _compared(own, reading, resamples=1, seed=0) for name, own in groups.items()}
+    measured = {name: comparison for name, comparison in compared.items() if np.isfinite(comparison.low)}
+    parts = [
+        f"{name} {f.of.regret:.3f} ({f.of.low:.3f} to {f.of.high:.3f}, {f.status})"
+        for name, f in zip(measured, _decided(list(measured.values())), strict=True)
+    ]
+    together = {"policy": ", policies together", "task": ", tasks together"}[other] if runs[other].nunique() > 1 else ""
+    corrected = f"Each status is corrected for there being {len(parts)}, the intervals are not."
+    return f"By {by}{together}: {', '.join(parts)}. {corrected}" if len(parts) > 1 else ""
 
 
 def findings(summary: pd.DataFrame, reading: Reading = "as measured", *, resamples: int = 2000, seed: int = 0) -> list[Finding]:
@@ -195,8 +210,8 @@ def _headline(first: Finding | None) -> str:
         return f"Supported: a less accurate reward model trained policies better by more than {SMALLEST_EFFECT} {where}."
     if first.status == "not supported":
         return f"Not supported: {where}, the most accurate one cost less than {EQUIVALENCE_MARGIN} against any other rank."
-    lacks = f" Too little for a decision: {_join(first.missing)}." if first.missing else ""
-    lacks += f" {_lost(first.of)}".rstrip() if first.of.lost else ""
+    lacks = f" Too little for a decision: {listed(first.missing)}." if first.missing else ""
+    lacks += f" {_lost(first.of)}" if first.of.lost else ""
     return (
         "Undecided: these runs do not tell whether a less accurate reward model trains a better policy than the most accurate "
         f"one.{lacks}"
@@ -205,52 +220,62 @@ def _headline(first: Finding | None) -> str:
 
 def sentence(finding: Finding) -> str:
     """One finding in words (Markdown)."""
+    return " ".join(points(finding))
+
+
+def points(finding: Finding) -> list[str]:
+    """One finding in words (Markdown), a point an item; the first names it, its status and, pooled, its regret."""
     f = finding.of
-    arm = "" if f.arm == PRIMARY else f.arm
-    where = ", ".join(filter(None, (f.policy, arm)))
+    where = ", ".join(filter(None, (f.policy, "" if f.arm == PRIMARY else f.arm)))
     if not f.reward_models:
-        return f"*{f.task}* ({where}): **undecided**; no run against a measured reward model finished."
-    several, pool = f.rm_seeds > 1, f.task == ALL
-    models = count(f.reward_models, "pair of reward model and policy", "pairs of reward model and policy")
-    models = models if pool else count(f.reward_models, "reward model")
-    if f.reward_models < f.planned:
-        models += f" of {f.planned} (the others have no accuracy or no finished run, and are left out of what follows)"
-    kind = "accuracy" if f.accuracy_kind == "rm_accuracy" else "accuracy against the annotators' labels"
-    if pool:
-        kind += " (ranked within its task and policy)"
-    interval = f" (95 % interval {f.spearman_low:.2f} to {f.spearman_high:.2f})" if np.isfinite(f.spearman_low) else ""
-    rho = f"is {f.spearman:.2f}{interval}" if np.isfinite(f.spearman) else "is not defined"
-    text = (
-        f"*{f.task}* ({where}): **{finding.status}**. Spearman's correlation of {kind} and LM performance over {models} {rho}. "
-    )
-    text += "" if pool else f"{_top_and_best(f)} "
-    if several and np.isfinite(f.regret):
-        where = "validation questions" if f.separate else "scores"
-        best = "none is better than the most accurate"
-        if f.best_rank > 1:
-            best = f"the {f.best_rank}{ENDINGS.get(f.best_rank, 'th')} most accurate is best"
-        below = ", below 0 as the rank that the others select did worse than the most accurate" if f.regret < -0.0005 else ""
-        text += (
-            f"With the rank selected on other trajectories' {where}, the regret is {f.regret:.3f} (95 % interval {f.low:.3f} "
-            f"to {f.high:.3f}, over {count(f.rm_seeds, 'trajectory', 'trajectories')}{below}); on average {best}. "
-        )
-        if pool and f.odd:
-            text += (
-                f"Without the trajectory that changes it most ({f.odd}) it is {f.without:.3f} ({f.without_low:.3f} to "
-                f"{f.without_high:.3f}). "
-            )
-        if pool and np.isfinite(f.within):
-            text += f"With a rank for each task it is {f.within:.3f} ({f.within_low:.3f} to {f.within_high:.3f}). "
-        if np.isfinite(f.chosen):
-            text += (
-                f"Whoever trains against all of a trajectory and keeps what validates best gains {f.chosen:.3f} "
-                f"({f.chosen_low:.3f} to {f.chosen_high:.3f}) on the most accurate. "
-            )
+        return [f"*{f.task}* ({where}): **undecided**; no run against a measured reward model finished."]
+    name, pool = f"*{f.task}* ({where}): **{finding.status}**.", f.task == ALL
+    regret = _regret(f) if f.rm_seeds > 1 and np.isfinite(f.regret) else []
+    found = [" ".join([name, *regret[:1]]), *regret[1:]] if pool else [name, _top_and_best(f), *regret]
+    found.append(_correlation(f))
     if np.isfinite(f.p_two_lines):
         p = "" if np.isnan(finding.p_two_lines) else f" (p = {finding.p_two_lines:.3f})"
-        text += f"The two-lines test {'finds' if finding.inverted_u else 'does not find'} an inverted U{p}. "
-    text += _lost(f) if f.lost else ""
-    return text.strip() + (f" Too little for a decision: {_join(finding.missing)}." if finding.missing else "")
+        found.append(f"The two-lines test {'finds' if finding.inverted_u else 'does not find'} an inverted U{p}.")
+    found += [_lost(f)] if f.lost else []
+    return found + ([f"Too little for a decision: {listed(finding.missing)}."] if finding.missing else [])
+
+
+def _regret(f: Comparison) -> list[str]:
+    """The regret, then what tells how much hangs on one trajectory, on one rank for all tasks, and on having to choose."""
+    by = "validation questions" if f.separate else "scores"
+    best = "none is better than the most accurate"
+    if f.best_rank > 1:
+        best = f"the {f.best_rank}{ENDINGS.get(f.best_rank, 'th')} most accurate is best"
+    below = ", below 0 as the rank that the others select did worse than the most accurate" if f.regret < -0.0005 else ""
+    found = [
+        f"With the rank selected on other trajectories' {by}, the regret is {f.regret:.3f} (95 % interval {f.low:.3f} "
+        f"to {f.high:.3f}, over {count(f.rm_seeds, 'trajectory', 'trajectories')}{below}); on average {best}."
+    ]
+    pool = f.task == ALL
+    if pool and f.odd:
+        interval = f"{f.without_low:.3f} to {f.without_high:.3f}"
+        found.append(f"Without the trajectory that changes it most ({f.odd}) it is {f.without:.3f} ({interval}).")
+    if pool and np.isfinite(f.within):
+        found.append(f"With a rank for each task it is {f.within:.3f} ({f.within_low:.3f} to {f.within_high:.3f}).")
+    if np.isfinite(f.chosen):
+        found.append(
+            f"Whoever trains against all of a trajectory and keeps what validates best gains {f.chosen:.3f} "
+            f"({f.chosen_low:.3f} to {f.chosen_high:.3f}) on the most accurate."
+        )
+    return found
+
+
+def _correlation(f: Comparison) -> str:
+    pool = f.task == ALL
+    pairs = count(f.reward_models, "pair of reward model and policy", "pairs of reward model and policy")
+    models = pairs if pool else count(f.reward_models, "reward model")
+    if f.reward_models < f.planned:
+        models += f" of {f.planned} (the others have no accuracy or no finished run, and are left out)"
+    kind = "accuracy" if f.accuracy_kind == "rm_accuracy" else "accuracy against the annotators' labels"
+    kind += " (ranked within its task and policy)" if pool else ""
+    interval = f" (95 % interval {f.spearman_low:.2f} to {f.spearman_high:.2f})" if np.isfinite(f.spearman_low) else ""
+    rho = f"is {f.spearman:.2f}{interval}" if np.isfinite(f.spearman) else "is not defined"
+    return f"Spearman's correlation of {kind} and LM performance over {models} {rho}."
 
 
 def _top_and_best(f: Comparison) -> str:
@@ -274,11 +299,7 @@ def _top_and_best(f: Comparison) -> str:
 
 def _lost(f: Comparison) -> str:
     which = count(f.lost, "trajectory is", "trajectories are")
-    return f"{which} left out as incomplete. "
-
-
-def _join(parts: Sequence[str]) -> str:
-    return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"
+    return f"{which} left out as incomplete."
 
 
 def table(found: Sequence[Finding]) -> pd.DataFrame:
@@ -300,31 +321,35 @@ def table(found: Sequence[Finding]) -> pd.DataFrame:
 
 
 def readings_table(summary: pd.DataFrame) -> pd.DataFrame:
-    """The pooled primary comparison in every reading the runs have: Spearman, regret with interval, and its status."""
-    rows = []
+    """The pooled primary comparison in every reading the runs have: Spearman, regret with interval, and its status.
+
+    True returns are in each task's own units, so they have a row a task. Neither they nor what is read at matched KL have a
+    status (:data:`RULE` says why).
+    """
+    own, rows = summary[summary["arm"] == PRIMARY], []
     for reading in READINGS:
-        own = summary[summary["arm"] == PRIMARY]
-        if READINGS[reading] in own and own[READINGS[reading]].notna().any():
-            finding = next(iter(pooled(own, reading, resamples=200)), None)
+        if READINGS[reading] not in own or own[READINGS[reading]].isna().all():
+            continue
+        tasks = [task for task in TASKS if (own["task"] == task).any()]
+        for task in tasks if reading.startswith("true return") else [ALL]:
+            finding = next(iter(pooled(own if task == ALL else own[own["task"] == task], reading, resamples=200)), None)
             if finding:
                 c = finding.of
-                # a true return is in its own units, where the margin says nothing
-                status = finding.status if not reading.startswith("true return") else ""
-                values = (reading, c.spearman, c.regret, c.low, c.high, c.p_two_lines, status)
-                rows.append(values)
-    return pd.DataFrame(rows, columns=["reading", "spearman", "regret", "low", "high", "p two lines", "status"])
+                status = "" if reading.startswith("true return") or reading.endswith("matched KL") else finding.status
+                rows.append((reading, task, c.spearman, c.regret, c.low, c.high, c.p_two_lines, status))
+    return pd.DataFrame(rows, columns=["reading", "task", "spearman", "regret", "low", "high", "p two lines", "status"])
 
 
 def numbers(decision: Verdict, summary: pd.DataFrame) -> dict[str, float | int | str]:
-    """Values for the book's sentences, under names every study has; means over a task's findings; NaN where not measured."""
-    values: dict[str, float | int | str] = {
+    """Values for the book's sentences and for a study's record; the regret is NaN where none was measured."""
+    of = decision.primary.of if decision.primary else None
+    return {
         "verdict": decision.headline,
         "status": decision.status,
         "runs": f"{count(summary['id'].nunique(), 'PPO run')} of the study {', '.join(sorted(set(summary['study'])))}",
         "runs-finished": int((summary.drop_duplicates("id")["status"] == "ok").sum()),
+        **{
+            name: getattr(of, field) if of else float("nan")
+            for name, field in {"regret": "regret", "regret-low": "low", "regret-high": "high"}.items()
+        },
     }
-    for task in TASKS:
-        own = [finding.of for finding in decision.findings if finding.of.task == task and finding.of.arm == PRIMARY]
-        for name, field in (("regret", "regret_after_the_fact"), ("regret-cross-fitted", "regret"), ("spearman", "spearman")):
-            values[f"{name}-{task}"] = float(np.mean([getattr(c, field) for c in own])) if own else float("nan")
-    return values

@@ -138,7 +138,8 @@ def against_razin(table: pd.DataFrame, writer: str, *, resamples: int = 1000, se
 
     ``here``, with a 95 % interval as in :func:`correlations`: with the variance of normalised rewards, as theirs; ``raw``: with
     that of the rewards PPO was paid. Accuracy on held-out feedback counts as off-policy for policies other than ``writer`` (see
-    :func:`writer`); that of the writer has a row :data:`OWN`. NaN where fewer than 4 ``pairs`` have the measures.
+    :func:`writer`); that of the writer has a row :data:`OWN`, over the reward models that trained another policy as well, so
+    that the two rows differ by policy alone. NaN where fewer than 4 ``pairs`` have the measures.
 
     *Variance and accuracy* is the mean of standardised variance and standardised accuracy, the latter the mean of both
     standardised accuracies: as they are, a share and a reward squared cannot be averaged.
@@ -147,18 +148,22 @@ def against_razin(table: pd.DataFrame, writer: str, *, resamples: int = 1000, se
     rows[["here", "low", "high", "pairs", "raw"]] = [np.nan, np.nan, np.nan, 0, np.nan]
     measures = ["probe_variance", "probe_variance_raw", "probe_accuracy", "rm_accuracy", "gain"]
     known = table.dropna(subset=measures)
-    z = standardised(known, measures).join(known[["group", "cluster", "policy"]]).dropna()  # a pair alone in its group is none
+    named = known.reindex(columns=["task", "arm", "setting", "rm_seed", "rm_step"])
+    known = known.assign(model=[str(tuple(row)) for row in named.to_numpy()])
+    z = standardised(known, measures).join(known[["group", "cluster", "policy", "model"]])
+    z = z.dropna()  # a pair alone in its group is none
     for column, variance in (("here", "probe_variance"), ("raw", "probe_variance_raw")):
         z["accuracy"] = z[["probe_accuracy", "rm_accuracy"]].mean(axis=1)
         z["accuracy"] = standardised(z, ["accuracy"])["accuracy"]
         z["both"] = z[[variance, "accuracy"]].mean(axis=1)
         others = z["policy"] != writer
+        shared = z["model"].isin(z.loc[others, "model"]) | (not others.any())
         ours = {
             "reward variance": (variance, z),
             "accuracy on-policy": ("probe_accuracy", z),
             "accuracy off-policy": ("rm_accuracy", z[others]),
             "variance and accuracy": ("both", z),
-            OWN: ("rm_accuracy", z[~others]),
+            OWN: ("rm_accuracy", z[~others & shared]),
         }
         for words, (name, own) in ours.items():
             if len(own) < 4:
@@ -257,7 +262,10 @@ def compared(rows: pd.DataFrame, writer: str) -> str:
         text += f", for which accuracy on it is on-policy too and goes with the gain at {own:+.2f}"
     theirs, off = rows.loc["accuracy off-policy", ["Razin et al. 2025", "here"]]
     if np.isfinite(off):
-        return text + f"; for other policies it is off-policy, and goes with the gain at {off:+.2f} here, {theirs:+.2f} there."
+        text += (
+            f"; for other policies, against the same reward models, it is off-policy, and goes with the gain at {off:+.2f} here"
+        )
+        return f"{text}, {theirs:+.2f} there."
     return text + f"; of other policies, for which it is off-policy, too few runs have finished to set beside {theirs:+.2f}."
 
 

@@ -298,7 +298,7 @@ def test_the_page_runs_where_arms_are_missing_and_runs_have_failed(tmp_path):
     curves_of(made).to_csv(written(made, tmp_path) / "curves.csv", index=False)
     names = run_page("11", tmp_path)
     assert names["found"]["runs"].to_dict() == dict.fromkeys(
-        [BASE, "ablation-probability", "ablation-kl-high", "ablation-kl-estimator"], 8
+        [BASE, "ablation-probability", "ablation-kl-high", "ablation-kl-estimator", "ablation-published-sampling"], 8
     )
     sentences = [ablations.sentence(one, names["found"]) for one in ABLATIONS]
     assert ["has no finished run to compare" in one for one in sentences] == [False, True, True, True, False]

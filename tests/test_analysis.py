@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 from worlds import (
     ACCURACIES,
+    curves_of,
     flat,
     inverted_u,
     lost,
@@ -75,6 +76,25 @@ def test_curves_are_read_packed_or_not(tmp_path):
 
 
 # --- what curves add ---
+
+
+def test_at_no_distance_nothing_is_matched():
+    made = world(flat, rm_seeds=1, tasks=("relevance",))
+    curves = curves_of(made)
+    curves.loc[curves["id"] == made["id"].iloc[0], "kl"] = -0.01  # an estimate may be; then this run gets nowhere
+    found = analysis.with_curves(made, curves.assign(test_lm_performance=0.5, test_true_return=0.5))
+    assert found[["kl_matched", "lm_performance_matched", "true_return_matched"]].isna().all(axis=None)
+
+
+def test_room_is_told_where_accuracies_or_seeds_are_missing():
+    made = world(flat, rm_seeds=3, tasks=("relevance",))
+    tops = made.loc[made.groupby("rm_seed")["rm_accuracy"].idxmax(), "lm_performance_final"]
+    assert analysis.room(made) == f"Above the most accurate reward models' policies is left: relevance {1 - tops.mean():.2f}."
+    unmeasured = made.assign(rm_accuracy=made["rm_accuracy"].where(made["rm_seed"] > 0))
+    assert analysis.room(unmeasured).endswith(f"relevance {1 - tops.iloc[1:].mean():.2f}.")
+    best = made.loc[made["rm_accuracy"].idxmax(), "lm_performance_final"]
+    assert analysis.room(made.assign(rm_seed=np.nan)).endswith(f"relevance {1 - best:.2f}.")
+    assert analysis.room(made.assign(rm_accuracy=np.nan, rm_accuracy_noisy=np.nan)) == ""
 
 
 def test_matched_kl_interpolates_along_the_distance():

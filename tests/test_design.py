@@ -221,3 +221,21 @@ def test_scores_of_a_made_study_agree_with_its_summary(tmp_path):
     questions_of(made, questions=4000).to_csv(tmp_path / "questions.csv", index=False)
     good, segments = questions.scores(questions.load(tmp_path), made["id"])
     assert good.sum() / segments.sum() == pytest.approx(made[analysis.READINGS["as measured"]][0], abs=0.01)
+
+
+def test_learning_rates_by_hand():
+    rows = [
+        ("relevance", "1e-04", 0.8, 0.5),
+        ("relevance", "1e-04", 0.6, 0.5),
+        ("relevance", "0.001", 0.4, 0.5),
+        ("completeness", "1e-04", 0.3, 0.1),
+        ("completeness", "0.001", 0.9, 0.1),
+        ("completeness", "0.001", 0.0, 0.1),
+    ]
+    made = pd.DataFrame(rows, columns=["task", "rate", analysis.VALIDATION, "lm_performance_start_validation"])
+    made = made.assign(setting="learning_rate=" + made["rate"] + ", dial_accuracy=1.0", status="ok", lm_performance_final=0.5)
+    made.loc[5, "status"] = "failed"  # the score of a run that failed does not count
+    found = design.learning_rates(made)
+    assert found.columns.tolist() == ["relevance", "completeness", "mean"]
+    assert found.index.tolist() == ["before PPO", 0.0001, 0.001]
+    np.testing.assert_allclose(found.to_numpy(float), [[0.5, 0.1, 0.3], [0.7, 0.3, 0.5], [0.4, 0.9, 0.65]])

@@ -332,6 +332,7 @@ def test_curves_give_the_paper_s_bars(data):
     assert (found[["trend", "slow", "noise"]] >= -1e-12).all(axis=None)
     larger = found[found["policy"] != "T5-small"]  # whose bars are of another sample than its points
     assert np.allclose(larger["variance"], larger["variance_bar"], rtol=1e-6)
+    assert np.allclose(larger["mean"], larger["mean_bar"], atol=1e-6)
 
 
 # --- words and figures --------------------------------------------------------------------------------------------------
@@ -399,10 +400,15 @@ def test_sentences_about_one_pair_and_about_nothing(data):
     assert "curve" not in published_text.variances(curves[curves["metric"] == "none"])
     lone = curves[(curves["rm_role"] == "most_accurate") & (curves["policy"] == "T5-large")].head(1)
     assert "in 0 of 0 pairs" in published_text.variances(lone)
-    assert published_text.bars(lone) == "The points of 1 of 1 curve give the paper's variance to a millionth."
+    assert published_text.bars(lone) == "The points of 1 of 1 curve give the paper's mean and variance to a millionth."
     assert published_text.bars(lone.assign(variance_bar=np.nan)).startswith("The points of 0 of 0 curves")
     off = published_text.bars(lone.assign(variance_bar=lone["variance"] / 1.5))
-    assert "1 curve of T5-large is off by up to 50 %" in off
+    assert "1 curve of T5-large is off by up to 0.00 in the mean and 50 % in the variance" in off
+    aside = published_text.bars(lone.assign(mean_bar=lone["mean"] + 0.2))
+    assert "1 curve of T5-large is off by up to 0.20 in the mean and 0 % in the variance" in aside
+    rewards = curves[curves["metric"] == "raw_reward"].pivot(index=["policy", "task"], columns="rm_role", values="mean")
+    higher = (rewards["best_performing"] > rewards["most_accurate"]).sum()
+    assert f"the best-performing RM's curve has the higher mean in {higher} of 9 pairs" in published_text.variances(curves)
 
 
 @pytest.mark.parametrize(("value", "text"), [(-0.001, "+0.00"), (-0.5, "−0.50"), (0.27, "+0.27")])

@@ -5,7 +5,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from paradox_utils import analysis, config, store, study, summary, verdict
+from paradox_utils import analysis, config, design, store, study, summary, verdict
 
 RECORDED = store.resolve(summary.RECORDED)
 CONTRACT = [
@@ -30,7 +30,7 @@ CONTRACT = [
 ]
 
 
-@pytest.mark.parametrize("name", ["quick", "atlas-headroom", "atlas-pilot", "atlas", "qa-feedback-dev"])
+@pytest.mark.parametrize("name", ["quick", "atlas-headroom", "atlas-pilot", "atlas-learning-rate", "atlas", "qa-feedback-dev"])
 def test_a_recorded_study_has_a_row_for_every_planned_run(name):
     settings = config.load_study(store.resolve(f"configs/{name}.yaml"))
     rows = pd.read_csv(RECORDED / name / "summary.csv")
@@ -67,6 +67,14 @@ def test_the_atlas_study_is_whole_and_its_analysis_sees_what_was_built_in():
     assert (steps >= 3).all()
     assert len(steps) == 6  # three tasks, two policies
     assert {"exact", "constant", "length"} <= set(rows["arm"])
+    assert set(rows.loc[rows["arm"] == "exact", "policy"]) == {"atlas-t5", "atlas-t5-large"}
+
+
+def test_the_second_policy_has_the_learning_rate_that_the_exact_reward_chose():
+    rates = design.learning_rates(analysis.load(RECORDED / "atlas-learning-rate"))["mean"].drop("before PPO").astype(float)
+    used = config.load_study(store.resolve("configs/atlas.yaml")).policies["atlas-t5-large"]["ppo"]["learning_rate"]
+    assert rates.idxmax() == used
+    assert rates.index.min() < used < rates.index.max()  # a better one beyond the ends is unlikely
 
 
 def test_relevance_beats_the_majority_class_on_human_feedback():

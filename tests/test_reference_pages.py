@@ -90,7 +90,7 @@ def test_every_column_of_the_analysis_is_documented_once_and_no_other(tables):
     assert sorted(documented("derived")) == sorted({*derived, *why.along(tables["curves"])})
 
 
-@pytest.mark.parametrize("name", ["quick", "qa-feedback-dev", "atlas-headroom", "atlas-pilot"])
+@pytest.mark.parametrize("name", ["quick", "qa-feedback-dev", "atlas-headroom", "atlas-pilot", "atlas-learning-rate", "atlas"])
 def test_every_recorded_column_is_documented(name):
     folder = store.resolve(summary.RECORDED) / name
     for table, label in SECTIONS.items():

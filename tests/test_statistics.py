@@ -90,16 +90,20 @@ def test_impossible_contrasts_are_refused(bad):
         statistics.cross_fitted_regret(bad, margin=MARGIN)
 
 
-def rates(truth, trajectories, margin=MARGIN, studies=400, sd=0.02):
+def rates(truth, trajectories, margin=MARGIN, studies=400, sd=0.02, questions=None):
     """Shares of simulated studies that find a regret above, below the margin, and whose interval covers the true one.
 
-    ``truth``: LM performance by rank of accuracy; the noise of a reward model and of its mean over PPO seeds is ``sd``.
+    ``truth``: LM performance by rank of accuracy; the noise of a reward model and of its mean over PPO seeds is ``sd`` (a
+    number, or one by rank). ``questions``: what validation questions add to the performance they select by.
     """
     random = np.random.default_rng(7)
     true, counts = max(truth) - truth[0], np.zeros(3)
     for _ in range(studies):
         performance = np.asarray(truth) + random.normal(0, sd, (trajectories, len(truth)))
-        found = statistics.cross_fitted_regret(performance - performance[:, :1], margin=margin)
+        selecting = performance if questions is None else performance + random.normal(0, questions, performance.shape)
+        found = statistics.cross_fitted_regret(
+            performance - performance[:, :1], margin=margin, selecting=selecting - selecting[:, :1]
+        )
         counts += (found.p_above <= 0.025, found.p_below <= 0.025, found.interval.low <= true <= found.interval.high)
     return counts / studies
 
@@ -118,6 +122,14 @@ def test_error_rates_where_the_regret_equals_the_margin(trajectories):
     above, below, covered = rates([0.8, 0.81, 0.82, 0.80, 0.75, 0.70], trajectories)
     assert above <= 0.045
     assert below <= 0.025
+    assert covered >= 0.93
+
+
+@pytest.mark.parametrize("truth", [[0.8, 0.81, 0.8 + MARGIN, 0.80, 0.75, 0.70], [0.8, 0.8, 0.8, 0.8, 0.8, 0.8 + MARGIN]])
+def test_error_rates_where_validation_selects_and_noise_grows_with_the_rank(truth):
+    above, below, covered = rates(truth, 15, sd=np.array([0.04, 0.04, 0.05, 0.08, 0.08, 0.14]), questions=0.03)
+    assert above <= 0.045
+    assert below <= 0.045
     assert covered >= 0.93
 
 

@@ -91,6 +91,30 @@ arms:
     assert noisy[0].parameters["reward"] == "model"
 
 
+def test_a_policy_may_have_ppo_parameters_of_its_own_which_an_arm_goes_before(project):
+    runs = planned(
+        project,
+        """
+study: tiny
+policies: {small: {}, large: {steps: 9, ppo: {learning_rate: 2e-4, clip: 0.1}}}
+ppo: {learning_rate: 5e-4, updates: 3}
+tasks: {relevance: {ppo: {learning_rate: 1e-3}}}
+arms:
+  - {route: constant, tasks: [relevance]}
+  - {route: length, tasks: [relevance], ppo: {learning_rate: 3e-3}}
+""",
+    )
+    names = ("learning_rate", "clip", "updates")
+    found = {(r.labels["policy"], r.labels["route"]): [r.parameters[name] for name in names] for r in runs if r.stage == "ppo"}
+    assert found == {
+        ("small", "constant"): [1e-3, 0.2, 3],
+        ("large", "constant"): [2e-4, 0.1, 3],
+        ("small", "length"): [3e-3, 0.2, 3],
+        ("large", "length"): [3e-3, 0.1, 3],
+    }
+    assert {r.parameters["steps"] for r in runs if r.stage == "supervised"} == {1200, 9}
+
+
 def test_qa_feedback_trains_an_evaluator_and_needs_no_feedback_run(project):
     runs = planned(
         project,
@@ -252,6 +276,9 @@ def test_a_control_without_an_accuracy_trains_no_reward_model(project, route):
         ("source: {out: here}", r"source: out = 'here': cannot be set here"),
         ("source: {source: qa-feedback}", r"arm 1, ppo: evaluator = 'oracle'"),
         ("evaluator: {}\nppo: {evaluator: mine}", r"keep one"),
+        ("policies: {x: {ppo: {clip: -1.0}}}", r"policies, x, ppo: clip = -1.0"),
+        ("policies: {x: {ppo: 5}}", r"policies, x: ppo = 5: must be parameters of the stage"),
+        ("policies: {x: {ppo: {reward_model: mine}}}", r"policies, x, ppo: reward_model: cannot be set here"),
         ("policies: {}", r"arm 1: no policy; add one under `policies`"),
         ("arms: []", r"arms: must list at least one arm"),
         ("tasks: {relevance: {evaluator: {}}}", r"the study trains no evaluator"),

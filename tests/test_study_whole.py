@@ -136,9 +136,14 @@ def wait_for(condition, seconds=60):
 # --- the project's own ---------------------------------------------------------------------------------------------
 
 
-PLANNED = {"quick": 15, "atlas": None, "atlas-headroom": 9, "atlas-pilot": 27, "qa-feedback-dev": 1} | {
-    f"qa-feedback-t5-{size}": 64 for size in ("small", "base", "large")
-}
+PLANNED = {
+    "quick": 15,
+    "atlas": None,
+    "atlas-headroom": 9,
+    "atlas-pilot": 27,
+    "atlas-learning-rate": 36,
+    "qa-feedback-dev": 1,
+} | {f"qa-feedback-t5-{size}": 64 for size in ("small", "base", "large")}
 
 
 def test_every_config_is_planned_below():
@@ -208,7 +213,11 @@ def test_the_projects_configs_are_valid(project, name, ppo):
     }
     if ppo:
         assert len(rows) == ppo
-        assert sum(run.parameters["reward"] == "dial" for run in rows) == {"quick": 3, "atlas-headroom": 9}.get(name, 0)
+        assert sum(run.parameters["reward"] == "dial" for run in rows) == {
+            "quick": 3,
+            "atlas-headroom": 9,
+            "atlas-learning-rate": 36,
+        }.get(name, 0)
 
 
 @pytest.mark.parametrize("stage", study.NOTEBOOKS)

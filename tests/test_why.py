@@ -186,9 +186,13 @@ def test_held_out_accuracy_is_off_policy_only_for_policies_that_did_not_write_th
     assert found.loc["accuracy off-policy", "here"] > 0.2
     assert found["pairs"].tolist() == [2 * len(table), 2 * len(table), len(table), 2 * len(table), len(table)]
     said = why.compared(found, "t5")
-    assert f"the gain at {found.loc[why.OWN, 'here']:+.2f}; for other policies it is off-policy" in said
+    assert f"the gain at {found.loc[why.OWN, 'here']:+.2f}; for other policies, against the same reward models" in said
     assert f"{found.loc['accuracy off-policy', 'here']:+.2f} here, -0.51 there" in said
     assert "holds responses of t5, for which" in said
+    extra = table.assign(arm="label-noise", rm_accuracy=table["probe_accuracy"])  # models that trained the writer alone
+    some = why.against_razin(pd.concat([table.assign(arm="steps"), large.assign(arm="steps"), extra]), "t5", resamples=10)
+    assert some.loc[[why.OWN, "accuracy off-policy"], "pairs"].tolist() == [len(table)] * 2
+    assert some.loc["accuracy on-policy", "pairs"] == 3 * len(table)
 
 
 def test_the_writer_is_the_first_policy_that_meets_trained_reward_models():

@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from paradox_utils.analysis import READINGS, Reading, reward_models, usable
+from paradox_utils.analysis import READINGS, Reading, accuracy_kind, reward_models, usable
 from paradox_utils.data.records import TASKS
 
 WIDTH = 7.5  # inches: the text column of the book
@@ -79,7 +79,7 @@ def accuracy_and_performance(summary: pd.DataFrame, reading: Reading = "as measu
     Small dots are runs (PPO seeds), larger ones reward-model checkpoints (means), joined within a trajectory in the order of
     training. Controls (route ``dial``) are open diamonds. Raises ``ValueError`` where no run has an accuracy and a performance.
     """
-    kind = "rm_accuracy" if summary["rm_accuracy"].notna().any() else "rm_accuracy_noisy"
+    kind = accuracy_kind(summary)
     shown = summary[usable(summary, reading) & summary[kind].notna() & summary["route"].isin(("steps", "dial"))]
     tasks, policies = [task for task in TASKS if (shown["task"] == task).any()], list(shown["policy"].unique())
     if not tasks:
