@@ -351,6 +351,21 @@ def controls(summary: pd.DataFrame) -> pd.DataFrame:
     return pd.concat([before, table]).sort_index(level=0, sort_remaining=False)
 
 
+def exact_reached(summary: pd.DataFrame) -> str:
+    """What each policy reaches against the exact reward, in words: hardly a reward model can teach it more. Empty without."""
+    rows = summary[(summary["arm"] == "exact") & usable(summary)]
+    means = rows.groupby(["policy", "task"], sort=False)[READINGS["as measured"]].mean()
+    parts = [
+        f"{policy} {', '.join(f'{score:.2f} in {task}' for (_, task), score in own.items())}"
+        for policy, own in means.groupby(level=0, sort=False)
+    ]
+    return (
+        f"Against the exact reward end, on average: {'; '.join(parts)}. That is the room its reward models have."
+        if parts
+        else ""
+    )
+
+
 def beside_the_score(summary: pd.DataFrame) -> pd.DataFrame:
     """Shape of the responses of the route ``steps`` by rank of accuracy (1: the least accurate), one row a task and rank."""
     names = [f"{name}_final" for name in ("lm_performance", *BESIDE, "sampled_lm_performance") if f"{name}_final" in summary]

@@ -279,7 +279,7 @@ class Design(Stage):
 
     results: str = Field("results/recorded/atlas-pilot", description="folder of the pilot, with summary.csv and questions.csv")
     rates: str = Field("results/recorded/atlas-learning-rate", description="folder of the runs that chose a learning rate")
-    study: str = Field("results/recorded/atlas", description="folder of the study")
+    study: str = Field("results/recorded/atlas", description="folder of the Atlas study")
     former: str = Field("results/recorded/atlas-former-rate", description="folder of the runs that the choice replaced")
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
@@ -103,13 +103,21 @@ def noise_by_rank(runs: pd.DataFrame) -> pd.Series:
     return np.sqrt(contrasts.groupby(tasks).var().mean() / 2)
 
 
-def decided(cases: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
-    """The primary comparison of several sets of runs, a row each: regret with interval, and status by the rule."""
-    rows = {}
-    for name, runs in cases.items():
-        (finding,) = verdict.pooled(runs, resamples=1)
-        rows[name] = {"regret": finding.of.regret, "low": finding.of.low, "high": finding.of.high, "status": finding.status}
-    return pd.DataFrame.from_dict(rows, orient="index")
+def decided(runs: pd.DataFrame) -> pd.DataFrame:
+    """The primary comparison by the rule: of all runs together, of each policy alone and of each task alone, a row each.
+
+    Regret with interval, and status; those of policies, and those of tasks, are decided together, as beside the verdict.
+    """
+    together = verdict.pooled(runs, resamples=1)
+    found = ({"all": together[0]} if together else {}) | verdict.alone(runs, "policy") | verdict.alone(runs, "task")
+    rows = {name: (f.of.regret, f.of.low, f.of.high, f.status) for name, f in found.items()}
+    return pd.DataFrame.from_dict(rows, orient="index", columns=["regret", "low", "high", "status"])
+
+
+def start_rates(curves: pd.DataFrame, summary: pd.DataFrame) -> pd.Series:
+    """The learning rate that the runs of each task began with (the largest of their schedule)."""
+    begun = curves.groupby("id")["learning_rate"].max()
+    return summary.assign(rate=summary["id"].map(begun)).groupby("task", sort=False)["rate"].first()
 
 
 def learning_rates(summary: pd.DataFrame) -> pd.DataFrame:

@@ -61,7 +61,8 @@ of the most accurate one, at the same PPO seed. Trajectories are the independent
   initial policy's included: noise can only raise a maximum; it selects and pays on the same questions. Shown beside them: the
   update that validation chose, sampled answers, the true return, both at matched KL (the largest that all runs of a task,
   policy and route reach), and best-of-n. Each selects by its own score on validation questions (sampled answers by greedy
-  ones). No status is given to true returns, which are in each task's own units, nor at matched KL, which is too coarse.
+  ones). No status is given to true returns, which are in each task's own units, nor at matched KL, where scores are
+  interpolated.
 """
 
 
@@ -114,30 +115,36 @@ def verdict(summary: pd.DataFrame, reading: Reading = "as measured", *, resample
     basis = f"LM performance here is {READING_WORDS[reading]}. {run_counts(steps if len(steps) else summary)}"
     lines = [f"**{headline}** {basis}"]
     if first and first.of.task == ALL:
-        main, *further = [*points(first), alone(steps, "task", reading), alone(steps, "policy", reading)]
+        main, *further = [*points(first), _each(steps, "task", reading), _each(steps, "policy", reading)]
         lines += ["", f"- {main}", *(f"  - {point}" for point in further if point)]
     singles = "\n".join(f"- {sentence(finding)}" for finding in found if finding.of.arm == PRIMARY)
     return Verdict(status, reading, first, tuple(found), headline, "\n".join(lines), singles)
 
 
-def alone(runs: pd.DataFrame, by: Literal["task", "policy"], reading: Reading = "as measured") -> str:
-    """The comparison of each task, or of each policy, alone and pooled over the other, in words; empty if there is but one.
+def alone(runs: pd.DataFrame, by: Literal["task", "policy"], reading: Reading = "as measured") -> dict[str, Finding]:
+    """The comparison of each task, or of each policy, alone and pooled over the other, by name; decided together (Holm).
 
-    The verdict is on the average of all of them, which one of them may not share. Decided together (Holm).
+    The verdict is on the average of all of them, which one of them may not share. Those without an interval are left out.
     """
-    place, other = (0, "policy") if by == "task" else (1, "task")
     groups: dict[str, list[Family]] = {}
     for family in families(runs):
-        groups.setdefault(family[0][place], []).append(family)
+        groups.setdefault(family[0][0 if by == "task" else 1], []).append(family)
     compared = {name: _compared(own, reading, resamples=1, seed=0) for name, own in groups.items()}
     measured = {name: comparison for name, comparison in compared.items() if np.isfinite(comparison.low)}
+    return dict(zip(measured, _decided(list(measured.values())), strict=True))
+
+
+def _each(runs: pd.DataFrame, by: Literal["task", "policy"], reading: Reading) -> str:
+    """:func:`alone` in words; empty if there is but one."""
+    found, other = alone(runs, by, reading), "policy" if by == "task" else "task"
     parts = [
-        f"{name} {f.of.regret:.3f} ({f.of.low:.3f} to {f.of.high:.3f}, {f.status})"
-        for name, f in zip(measured, _decided(list(measured.values())), strict=True)
+        f"{name} {f.of.regret:.3f} ({f.of.low:.3f} to {f.of.high:.3f}, {f.status}{': too little' if f.missing else ''})"
+        for name, f in found.items()
     ]
     together = {"policy": ", policies together", "task": ", tasks together"}[other] if runs[other].nunique() > 1 else ""
-    corrected = f"Each status is corrected for there being {len(parts)}, the intervals are not."
-    return f"By {by}{together}: {', '.join(parts)}. {corrected}" if len(parts) > 1 else ""
+    able = sum(not f.missing for f in found.values())
+    corrected = f" Each status is corrected for there being {able}, the intervals are not." if able > 1 else ""
+    return f"By {by}{together}: {', '.join(parts)}.{corrected}" if len(parts) > 1 else ""
 
 
 def findings(summary: pd.DataFrame, reading: Reading = "as measured", *, resamples: int = 2000, seed: int = 0) -> list[Finding]:

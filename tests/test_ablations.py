@@ -284,9 +284,9 @@ def every_ablation():
 
 def test_the_page_runs_on_every_ablation(tmp_path):
     names = run_page("11", written(every_ablation(), tmp_path), tmp_path / "out")
-    assert (len(names["pairs"]), len(names["found"])) == (63, 7)
+    assert (len(names["pairs"]), len(names["found"])) == (72, 8)
     stored = (tmp_path / "out" / "result.json").read_text()
-    assert stored.count("raises LM performance (by +0.110") == 6
+    assert stored.count("raises LM performance (by +0.110") == 7
     assert "*0.1* raises" in stored
     assert "*0.7* raises" in stored
 

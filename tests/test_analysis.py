@@ -78,6 +78,14 @@ def test_curves_are_read_packed_or_not(tmp_path):
 # --- what curves add ---
 
 
+def test_what_the_exact_reward_reaches_is_told_by_policy():
+    made = world(flat, rm_seeds=1, tasks=TASKS[:2]).assign(arm="exact", lm_performance_final=0.9)
+    other = made.assign(policy="large", lm_performance_final=0.75).query("task == 'relevance'")
+    said = analysis.exact_reached(pd.concat([made, other], ignore_index=True))
+    assert "atlas-t5 0.90 in relevance, 0.90 in factuality; large 0.75 in relevance." in said
+    assert analysis.exact_reached(made.assign(arm="steps")) == ""
+
+
 def test_at_no_distance_nothing_is_matched():
     made = world(flat, rm_seeds=1, tasks=("relevance",))
     curves = curves_of(made)

@@ -3,9 +3,9 @@
 import numpy as np
 import pandas as pd
 import pytest
-from worlds import lost, offsets, questions_of, rising, run_page, study, world
+from worlds import decide, inverted_u, lost, nested, offsets, questions_of, rising, run_page, study, world
 
-from paradox_utils import analysis, design, questions, statistics
+from paradox_utils import analysis, design, questions, statistics, verdict
 from paradox_utils.data.records import TASKS
 from paradox_utils.plots import study as draw
 
@@ -225,17 +225,40 @@ def test_scores_of_a_made_study_agree_with_its_summary(tmp_path):
 
 def test_learning_rates_by_hand():
     rows = [
-        ("relevance", "1e-04", 0.8, 0.5),
-        ("relevance", "1e-04", 0.6, 0.5),
-        ("relevance", "0.001", 0.4, 0.5),
-        ("completeness", "1e-04", 0.3, 0.1),
-        ("completeness", "0.001", 0.9, 0.1),
-        ("completeness", "0.001", 0.0, 0.1),
+        ("relevance", "1e-04", 0, 0.8, 0.5),
+        ("relevance", "1e-04", 1, 0.6, 0.5),
+        ("relevance", "0.001", 0, 0.4, 0.5),
+        ("completeness", "1e-04", 0, 0.2, 0.1),
+        ("completeness", "1e-04", 1, 0.4, 0.1),
+        ("completeness", "0.001", 0, 0.9, 0.1),
+        ("completeness", "0.001", 1, 0.0, 0.1),
     ]
-    made = pd.DataFrame(rows, columns=["task", "rate", analysis.VALIDATION, "lm_performance_start_validation"])
+    made = pd.DataFrame(rows, columns=["task", "rate", "ppo_seed", analysis.VALIDATION, "lm_performance_start_validation"])
     made = made.assign(setting="learning_rate=" + made["rate"] + ", dial_accuracy=1.0", status="ok", lm_performance_final=0.5)
-    made.loc[5, "status"] = "failed"  # the score of a run that failed does not count
+    made.loc[6, "status"] = "failed"  # the score of a run that failed does not count
     found = design.learning_rates(made)
-    assert found.columns.tolist() == ["relevance", "completeness", "mean"]
+    assert found.columns.tolist() == ["relevance", "completeness", "mean", "standard error"]
     assert found.index.tolist() == ["before PPO", 0.0001, 0.001]
-    np.testing.assert_allclose(found.to_numpy(float), [[0.5, 0.1, 0.3], [0.7, 0.3, 0.5], [0.4, 0.9, 0.65]])
+    means = found.drop(columns="standard error").to_numpy(float)
+    np.testing.assert_allclose(means, [[0.5, 0.1, 0.3], [0.7, 0.3, 0.5], [0.4, 0.9, 0.65]])
+    assert found["standard error"].isna().tolist() == [True, False, True]  # of one seed there is none
+    assert found.loc[0.0001, "standard error"] == pytest.approx(0, abs=1e-12)  # both seeds have 0.5 over the tasks
+
+
+def test_runs_are_decided_together_and_by_policy_and_task_as_beside_the_verdict():
+    bent, straight = nested(inverted_u, rm_seeds=5), nested(rising, rm_seeds=5)
+    runs = pd.concat([bent, straight.assign(policy="second", id=straight["id"] + "-second")], ignore_index=True)
+    found = design.decided(runs)
+    assert found.index.tolist() == ["all", "atlas-t5", "second", *TASKS]
+    alone = verdict.alone(runs, "policy") | verdict.alone(runs, "task")
+    assert found["status"].to_dict() == {"all": decide(runs).status} | {name: f.status for name, f in alone.items()}
+    assert found.loc["second", ["regret", "low", "high"]].tolist() == [
+        getattr(alone["second"].of, k) for k in ("regret", "low", "high")
+    ]
+    assert design.decided(runs.assign(rm_seed=np.nan)).empty
+
+
+def test_rates_at_the_start_are_the_largest_of_a_schedule():
+    runs = pd.DataFrame({"id": ["a", "b", "c"], "task": ["relevance", "relevance", "factuality"]})
+    curves = pd.DataFrame({"id": ["a", "a", "b", "c", "c"], "learning_rate": [np.nan, 5e-4, 5e-4, 1e-3, 2e-4]})
+    assert design.start_rates(curves, runs).to_dict() == {"relevance": 5e-4, "factuality": 1e-3}

@@ -77,6 +77,17 @@ def test_the_second_policy_has_the_learning_rate_that_the_exact_reward_chose():
     assert rates.index.min() < used < rates.index.max()  # a better one beyond the ends is unlikely
 
 
+def test_the_runs_that_a_rate_of_its_own_replaced_are_kept_and_comparable():
+    former, now = (analysis.load(RECORDED / name) for name in ("atlas-former-rate", "atlas"))
+    now = now[(now["policy"] == "atlas-t5-large") & now["arm"].isin(["steps", "dial-prejudice"])]
+    labels = ["task", "policy", "arm", "setting", "rm_step", "rm_seed", "ppo_seed", "rm_accuracy"]
+    ordered = [rows[labels].sort_values(labels).reset_index(drop=True) for rows in (former, now)]
+    pd.testing.assert_frame_equal(*ordered, check_dtype=False)
+    assert not set(former["id"]) & set(now["id"])
+    assert set(former["id"]) <= set(analysis.load_curves(RECORDED / "atlas-former-rate")["id"])
+    assert (former["status"] == "ok").all()
+
+
 def test_relevance_beats_the_majority_class_on_human_feedback():
     checkpoints = analysis.load_checkpoints(RECORDED / "qa-feedback-dev")
     rows = checkpoints[(checkpoints["task"] == "relevance") & (checkpoints["setting"] != "evaluator")]

@@ -5,7 +5,7 @@ import re
 import numpy as np
 import pandas as pd
 import pytest
-from worlds import decide, flat, inverted_u, named, nested, rising, world
+from worlds import ACCURACIES, decide, flat, inverted_u, named, nested, rising, world
 
 from paradox_utils import analysis, comparison, store, verdict
 from paradox_utils.data.records import TASKS
@@ -239,6 +239,15 @@ def test_each_policy_alone_is_told_where_there_are_several():
     for found, policy in ((first, bent["policy"].iloc[0]), (second, "second")):
         assert f"{policy} {found.of.regret:.3f} ({found.of.low:.3f} to {found.of.high:.3f}, {found.status})" in by_policy
     assert [first.status, second.status] == ["supported", "not supported"]
+
+
+def test_what_is_too_little_alone_says_so_and_is_not_counted():
+    few = world(rising, rm_seeds=4, tasks=TASKS[:1], accuracies=ACCURACIES[:4])
+    made = pd.concat([few, world(rising, rm_seeds=4, tasks=TASKS[1:])], ignore_index=True)
+    assert verdict.alone(made, "task")[TASKS[0]].missing
+    said = verdict._each(made, "task", "as measured")
+    assert "undecided: too little), factuality" in said
+    assert said.endswith("Each status is corrected for there being 2, the intervals are not.")
 
 
 def test_tasks_with_other_numbers_of_reward_models_are_not_pooled_and_the_sentence_says_so():

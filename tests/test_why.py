@@ -190,7 +190,8 @@ def test_held_out_accuracy_is_off_policy_only_for_policies_that_did_not_write_th
     assert f"{found.loc['accuracy off-policy', 'here']:+.2f} here, -0.51 there" in said
     assert "holds responses of t5, for which" in said
     extra = table.assign(arm="label-noise", rm_accuracy=table["probe_accuracy"])  # models that trained the writer alone
-    some = why.against_razin(pd.concat([table.assign(arm="steps"), large.assign(arm="steps"), extra]), "t5", resamples=10)
+    parts = [table.assign(arm="steps"), large.assign(arm="steps"), extra]
+    some = why.against_razin(pd.concat(parts, ignore_index=True), "t5", resamples=10)
     assert some.loc[[why.OWN, "accuracy off-policy"], "pairs"].tolist() == [len(table)] * 2
     assert some.loc["accuracy on-policy", "pairs"] == 3 * len(table)
 
@@ -455,5 +456,5 @@ def test_the_page_runs_on_two_policies_of_which_one_has_just_begun(tmp_path):
     assert set(names["fitted"]["policy"]) == {"atlas-t5", "large"}
     names = run_page("07", study(both, tmp_path))
     assert len(names["teachers"]) == 90
-    assert "for other policies it is off-policy, and goes with the gain at +" in names["compared"]
+    assert "against the same reward models, it is off-policy, and goes with the gain at +" in names["compared"]
     assert "over 90 pairs of reward model and policy from 9 trajectories" in names["explained"]

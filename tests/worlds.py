@@ -150,10 +150,12 @@ def run_page(name, folder, out=""):
     (path,) = NOTEBOOKS.glob(f"{name}-*.ipynb")
     names: dict = {}
     with mpl.rc_context({"backend": "agg"}):
-        for cell in (cell for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"):
+        cells = [cell for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
+        quicker = {"bootstrap": 30} if any("config.Analysis" in cell.source for cell in cells) else {}
+        for cell in cells:
             exec(cell.source, names)
             if "parameters" in cell.metadata.get("tags", []):
-                names |= {"results": str(folder), "out": str(out), "bootstrap": 30}
+                names |= {"results": str(folder), "out": str(out)} | quicker
     return names
 
 
