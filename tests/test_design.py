@@ -3,7 +3,21 @@
 import numpy as np
 import pandas as pd
 import pytest
-from worlds import decide, inverted_u, lost, nested, offsets, questions_of, rising, run_page, study, world
+from worlds import (
+    curves_of,
+    decide,
+    flat,
+    inverted_u,
+    lost,
+    nested,
+    offsets,
+    questions_of,
+    rising,
+    run_page,
+    study,
+    world,
+    written,
+)
 
 from paradox_utils import analysis, design, questions, statistics, verdict
 from paradox_utils.data.records import TASKS
@@ -193,27 +207,48 @@ def test_the_figure_shows_every_run_and_every_world():
     np.testing.assert_allclose(right.lines[1].get_ydata(), power.query("regret == 0.12 and world == 'inverted U'")["right"])
 
 
-def test_the_page_runs_on_a_pilot(tmp_path):
-    names = run_page("10", study(crossed(), tmp_path), tmp_path / "out")
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """A study of two policies, the former runs of the second, and its runs at two rates, of which the smaller is better."""
+    made = nested(rising, rm_seeds=4)
+    second = made.assign(policy="atlas-t5-large", id="second-" + made["id"])
+    tried = world(flat, rm_seeds=1, accuracies=(1.0,)).assign(arm="exact")
+    slow, fast = (tried.assign(setting=f"learning_rate={rate}", id=f"{rate}-" + tried["id"]) for rate in ("0.0002", "0.001"))
+    fast["lm_performance_final"] -= 0.2
+    parts = {"study": [made, second], "former": [second.assign(lm_performance_final=0.5)], "rates": [slow, fast]}
+    found = {}
+    for name, runs in parts.items():
+        summary = pd.concat(runs, ignore_index=True)
+        found[name] = str(written(summary, tmp_path_factory.mktemp(name)))
+        curves_of(summary).assign(learning_rate=1e-3).to_csv(f"{found[name]}/curves.csv", index=False)
+    return found
+
+
+def test_the_page_runs_on_a_pilot(folders, tmp_path):
+    names = run_page("10", study(crossed(), tmp_path), tmp_path / "out", **folders)
+    assert names["best"].name == 0.0002
+    assert names["chosen"].loc[0.0002, "mean"] > names["chosen"].loc[0.001, "mean"]
+    assert names["changed"].loc[("its own rate", "all"), "status"] == "not supported"
+    assert "With the former rates the verdict was *" in names["said"]
     assert names["split"].index.tolist() == list(TASKS)
     assert len(names["power"]) == 5 * (3 + 5)
     assert "With the planned 15 units, each averaged over 2 policies" in names["sentence"]
     assert (tmp_path / "out" / "result.json").is_file()
 
 
-def test_the_page_runs_on_a_pilot_of_one_task(tmp_path):
-    names = run_page("10", study(crossed(tasks=TASKS[:1]), tmp_path))
+def test_the_page_runs_on_a_pilot_of_one_task(folders, tmp_path):
+    names = run_page("10", study(crossed(tasks=TASKS[:1]), tmp_path), **folders)
     assert names["split"].index.tolist() == ["relevance"]
 
 
 @pytest.mark.parametrize("fault", ["a run", "a task", "a second arm"])
-def test_the_page_runs_where_runs_have_no_result(fault, tmp_path):
+def test_the_page_runs_where_runs_have_no_result(fault, folders, tmp_path):
     made = crossed()
     if fault == "a second arm":
         made = pd.concat([made, made.assign(arm="exact", id="x" + made["id"])])
     else:
         made = lost(made, made.index[:1] if fault == "a run" else made.index[made["task"] == "completeness"])
-    run_page("10", study(made, tmp_path))
+    run_page("10", study(made, tmp_path), **folders)
 
 
 def test_scores_of_a_made_study_agree_with_its_summary(tmp_path):

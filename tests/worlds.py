@@ -145,8 +145,9 @@ def study(summary, folder):
     return folder
 
 
-def run_page(name, folder, out=""):
-    """Every code cell of a page, run on a study's folder; its names. A relative ``folder`` is the project's."""
+def run_page(name, folder, out="", **others):
+    """Every code cell of a page, run on a study's folder, with ``others`` of its parameters; its names. A relative ``folder``
+    is the project's."""
     (path,) = NOTEBOOKS.glob(f"{name}-*.ipynb")
     names: dict = {}
     with mpl.rc_context({"backend": "agg"}):
@@ -155,7 +156,7 @@ def run_page(name, folder, out=""):
         for cell in cells:
             exec(cell.source, names)
             if "parameters" in cell.metadata.get("tags", []):
-                names |= {"results": str(folder), "out": str(out)} | quicker
+                names |= {"results": str(folder), "out": str(out)} | quicker | others
     return names
 
 
