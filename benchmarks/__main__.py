@@ -48,7 +48,7 @@ def main() -> int:
     from benchmarks import table
     from benchmarks.options import Options
     from benchmarks.worker import SideError
-    from paradox_utils import config, store
+    from paradox_utils import config, files
     from paradox_utils.data.records import DataError
 
     device = given.device or _device()
@@ -67,7 +67,7 @@ def main() -> int:
         place = ("cpu", 1, "float32") if alone else (options.device, options.threads, options.precision)
         try:
             rows = getattr(importlib.import_module(module), function)(options)
-        except (DataError, SideError, store.StoreError, config.ParameterError, subprocess.CalledProcessError) as error:
+        except (DataError, SideError, files.FileError, config.ParameterError, subprocess.CalledProcessError) as error:
             sys.stderr.write(f"{name}: {error}\n{_last_words(error)}")
             failed.append(name)
             continue

@@ -19,11 +19,11 @@ from benchmarks.plain import Clock
 from benchmarks.t5 import operator_rows
 from benchmarks.table import Row
 from benchmarks.worker import Side
-from paradox_utils import config, experiment, ppo, sources, store
+from paradox_utils import config, experiment, files, ppo, results, sources
 from paradox_utils import study as studies
 from paradox_utils.rollout import encode_prompts
 
-CONFIG = store.ROOT / "configs" / "atlas.yaml"
+CONFIG = files.ROOT / "configs" / "atlas.yaml"
 LIMIT = 20.0  # seconds
 # The models that a study would have trained first, by those the notebooks start from.
 FIXTURES = {"policy": config.FIXTURE_POLICY, "feedback": config.FIXTURE_FEEDBACK, "reward_model": config.FIXTURE_REWARD_MODEL}
@@ -69,7 +69,7 @@ class Loop:
     def __init__(self, parameters: dict) -> None:
         self.p = config.PPO(**parameters)
         self.actors = experiment.load_actors(self.p)
-        judged = sources.load_feedback(self.p, store.resolve(self.p.feedback))
+        judged = sources.load_feedback(self.p, files.resolve(self.p.feedback))
         self.reward, _, _ = experiment.reward_of(self.p, self.actors.tokenizer, judged)
         self.questions = sources.load_splits(self.p).train
 
@@ -109,13 +109,13 @@ def timed(parameters: dict) -> tuple[float, float, float]:
         environment = os.environ | {"OMP_NUM_THREADS": "1", "MPLBACKEND": "module://matplotlib_inline.backend_inline"}
         started = time.perf_counter()
         subprocess.run(
-            command, cwd=store.ROOT, env=environment, check=True, preexec_fn=_on_one_core,
+            command, cwd=files.ROOT, env=environment, check=True, preexec_fn=_on_one_core,
             stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
         )  # fmt: skip
         whole = time.perf_counter() - started
         curve = (Path(folder) / "out" / "curve.csv").read_text().splitlines()
         updates = float(curve[-1].split(",")[curve[0].split(",").index("seconds")])
-        return whole, updates, store.read_result(Path(folder) / "out")["seconds"]
+        return whole, updates, results.read_result(Path(folder) / "out")["seconds"]
 
 
 def _on_one_core() -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from benchmarks import table
 from benchmarks.options import Options
 from benchmarks.table import Row
-from paradox_utils import config, store
+from paradox_utils import config, files
 from paradox_utils import study as studies
 
 CONFIG = Path(__file__).with_name("twelve.yaml")
@@ -46,10 +46,10 @@ def run(options: Options) -> list[Row]:
 def project(root: Path, quick: bool) -> Path:
     """A project folder of its own, so that nothing is left among the real results."""
     for name in ("Snakefile", "fixtures"):
-        (root / name).symlink_to(store.ROOT / name)
+        (root / name).symlink_to(files.ROOT / name)
     (root / "notebooks").mkdir()
     for page in set(studies.NOTEBOOKS.values()):  # without the analysis page: it takes as long whatever the workers
-        (root / page).symlink_to(store.ROOT / page)
+        (root / page).symlink_to(files.ROOT / page)
     text = CONFIG.read_text(encoding="utf-8")
     if quick:
         text = text.replace("updates: 20", "updates: 1").replace("[0.7, 0.8, 0.9, 1.0]", "[1.0]")

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from paradox_utils import store
+from paradox_utils import files
 
-RECORDED = store.ROOT / "results" / "recorded" / "benchmarks.csv"
+RECORDED = files.ROOT / "results" / "recorded" / "benchmarks.csv"
 PACKAGES = ("torch", "transformers", "trl", "numpy")
 
 
@@ -90,7 +90,7 @@ def commit() -> str:
     """The short git commit of the project, with ``+`` where tracked files differ from it; empty outside a repository."""
 
     def git(*arguments: str) -> str:
-        done = subprocess.run(["git", *arguments], cwd=store.ROOT, capture_output=True, text=True, check=False)
+        done = subprocess.run(["git", *arguments], cwd=files.ROOT, capture_output=True, text=True, check=False)
         return done.stdout.strip()
 
     return git("rev-parse", "--short", "HEAD") + ("+" if git("status", "--porcelain", "--untracked-files=no") else "")
@@ -110,7 +110,7 @@ def record(new: pd.DataFrame, path: Path = RECORDED) -> pd.DataFrame:
     """Put ``new`` into the table at ``path`` and return the whole of it."""
     table = merge(pd.read_csv(path) if path.is_file() else None, new)
     path.parent.mkdir(parents=True, exist_ok=True)
-    store.write_table(path, table.assign(**{c: table[c].map(_short) for c in ("value", "baseline", "ratio")}))
+    files.write_table(path, table.assign(**{c: table[c].map(_short) for c in ("value", "baseline", "ratio")}))
     return table
 
 

@@ -16,10 +16,10 @@ from benchmarks import table, terminal
 from benchmarks.options import Options
 from benchmarks.table import Row
 from benchmarks.worker import Side
-from paradox_utils import store
+from paradox_utils import files
 
 VERSION = "1.12.0"  # the last with a PPOTrainer
-ENVIRONMENT = store.ROOT / ".venv-trl"
+ENVIRONMENT = files.ROOT / ".venv-trl"
 SPEED_UP = 2.0
 ALIKE = 0.25  # agreement: the difference is less than this share of TRL's value, by a 95 % interval
 WINDOWS = ("first update", "middle third of the updates", "last third of the updates")

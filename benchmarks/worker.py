@@ -16,7 +16,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from paradox_utils import store
+from paradox_utils import files
 
 
 class SideError(RuntimeError):
@@ -28,12 +28,12 @@ class Side:
 
     def __init__(self, module: str, settings: dict[str, Any], threads: int, python: Path | str = sys.executable) -> None:
         self.module = module
-        paths = os.pathsep.join(filter(None, [str(store.PACKAGE.parent), os.environ.get("PYTHONPATH")]))
+        paths = os.pathsep.join(filter(None, [str(files.PACKAGE.parent), os.environ.get("PYTHONPATH")]))
         environment = os.environ | {"OMP_NUM_THREADS": str(threads), "TOKENIZERS_PARALLELISM": "false", "PYTHONPATH": paths}
         environment |= {"HF_HUB_DISABLE_PROGRESS_BARS": "1", "TQDM_DISABLE": "1"}
         command = [str(python), "-m", "benchmarks.worker", module, json.dumps(settings)]
         self.process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment, cwd=store.ROOT
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment, cwd=files.ROOT
         )
 
     def __enter__(self) -> Side:

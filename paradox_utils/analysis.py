@@ -14,7 +14,7 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
-from paradox_utils import store
+from paradox_utils import results
 
 Reading = Literal[
     "as measured",
@@ -247,8 +247,8 @@ def usable(summary: pd.DataFrame, reading: Reading = "as measured") -> pd.Series
 def unended(summary: pd.DataFrame) -> pd.Series:
     """Which runs are still to end (boolean): not started, running, or killed, which the next call goes on with. A run that
     failed by itself has ended, and so have those that wait for one that did."""
-    waits = (summary["status"] == "blocked") & ~summary["reason"].fillna("").str.endswith(store.NEED_FAILED)
-    killed = (summary["status"] == "failed") & summary["reason"].fillna("").str.startswith(store.KILLED)
+    waits = (summary["status"] == "blocked") & ~summary["reason"].fillna("").str.endswith(results.NEED_FAILED)
+    killed = (summary["status"] == "failed") & summary["reason"].fillna("").str.startswith(results.KILLED)
     return waits | killed | (summary["status"] == "running")
 
 

@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from paradox_utils import resume
+from paradox_utils import states
 
 
 @dataclass
@@ -46,7 +46,7 @@ def restore(module: nn.Module, saved: dict[str, Tensor]) -> None:
 def save(folder: Path, progress: Progress, networks: dict[str, nn.Module], optimizer: torch.optim.Optimizer) -> None:
     """Write a state in one step and keep the last two; a failed write leaves the earlier ones as they were."""
     folder.mkdir(parents=True, exist_ok=True)
-    with resume.whole_folder(folder / f"state-{progress.update}") as part:
+    with states.whole_folder(folder / f"state-{progress.update}") as part:
         for name, network in networks.items():
             save_file(weights(network), part / f"{name}.safetensors")
         save_file(progress.best, part / "best.safetensors")
@@ -54,8 +54,8 @@ def save(folder: Path, progress: Progress, networks: dict[str, nn.Module], optim
         save_file(moments, part / "moments.safetensors")
         record = {name: value for name, value in vars(progress).items() if name != "best"}
         (part / "progress.json").write_text(json.dumps(record))  # NaN and every digit survive
-        resume.complete(part)
-    resume.keep_last(folder)
+        states.complete(part)
+    states.keep_last(folder)
 
 
 def load(state: Path, networks: dict[str, nn.Module], optimizer: torch.optim.Optimizer) -> Progress:

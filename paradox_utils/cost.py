@@ -19,7 +19,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from paradox_utils import config, store
+from paradox_utils import config, files
 from paradox_utils.data.records import TASKS
 
 # What the benchmark's part `matmul` records, under these names.
@@ -96,7 +96,7 @@ def rates(table: pd.DataFrame, p: config.Cost) -> Rates:
     device = "cuda" if (rows["device"] == "cuda").any() else "cpu"
     rows = rows[rows["device"] == device].set_index("measure")
     if missing := [name for name in MEASURES.values() if name not in rows.index]:
-        raise store.StoreError(f"{p.benchmarks}: has no {missing[0]!r}; run `make bench` (or python -m benchmarks matmul)")
+        raise files.FileError(f"{p.benchmarks}: has no {missing[0]!r}; run `make bench` (or python -m benchmarks matmul)")
     found = {name: float(rows.loc[measure, "value"]) for name, measure in MEASURES.items()}
     small = POLICIES["T5-small"]  # the benchmark's policy, and its value model
     counted = 1e9 * found["work"] / found["episodes"]
@@ -153,9 +153,9 @@ def makespan(lengths: list[float], machines: int) -> float:
 
 def load(p: config.Cost) -> pd.DataFrame:
     """The recorded table of benchmarks; raises :class:`store.StoreError` where there is none."""
-    path: Path = store.resolve(p.benchmarks)
+    path: Path = files.resolve(p.benchmarks)
     if not path.is_file():
-        raise store.StoreError(f"{p.benchmarks}: no such table; run `make bench`, which writes it")
+        raise files.FileError(f"{p.benchmarks}: no such table; run `make bench`, which writes it")
     return pd.read_csv(path)
 
 

@@ -22,8 +22,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING
 
-from paradox_utils import config, job, resources, store, study, summary
+from paradox_utils import config, files, hashes, job, resources, study, summary
 from paradox_utils.job import load, say
+from paradox_utils.results import STATUSES
 from paradox_utils.study import Run, describe
 from paradox_utils.summary import finished, folders
 
@@ -36,7 +37,7 @@ ANALYSIS = "notebooks/05-accuracy-and-performance.ipynb"
 def environment(threads: int) -> dict[str, str]:
     """What every kernel gets: its share of the cores, quiet libraries, and figures that go into the notebook."""
     return {
-        "PARADOX_ROOT": str(store.ROOT),
+        "PARADOX_ROOT": str(files.ROOT),
         "OMP_NUM_THREADS": str(threads),
         "MKL_NUM_THREADS": str(threads),
         "TOKENIZERS_PARALLELISM": "false",
@@ -69,10 +70,10 @@ def run_study(path: str, share: Share, extra: Sequence[str] = ()) -> int:
     """Run what is missing, then summarise in any case; 0 if every run is finished, 1 if not, 130 after an interrupt."""
     os.environ.update(environment(share.threads))
     settings, runs = load(path)
-    scheduler = store.resolve(study.work_folder(settings.study, "scheduler.lock"))
+    scheduler = files.resolve(study.work_folder(settings.study, "scheduler.lock"))
     scheduler.parent.mkdir(parents=True, exist_ok=True)
     with scheduler.open("a+") as lock:
-        if not store.acquire(lock):
+        if not files.acquire(lock):
             say(f"study {settings.study}: process {scheduler.read_text()} is already running it; wait for it or stop it")
             return 1
         lock.truncate(0)
@@ -118,10 +119,10 @@ def snakemake(path: str, name: str, runs: list[Run], share: Share, options: Sequ
     command += ["--keep-going", "--rerun-incomplete", "--nolock", "--scheduler", "greedy", "--rerun-triggers", "input"]
     command += ["--config", f"study={path}", f"threads={share.threads}", f"gpus={len(share.gpus)}"]
     command += [*([] if share.executor else [f"runs_per_gpu={share.runs_per_gpu}"]), *options]
-    log = store.resolve(study.work_folder(name, "snakemake.log"))
+    log = files.resolve(study.work_folder(name, "snakemake.log"))
     with log.open("w", encoding="utf-8") as sink:
         # stdout stays ours for the jobs' progress lines; stderr is Snakemake's own account of them
-        process = subprocess.Popen(command, cwd=store.ROOT, stderr=sink, pass_fds=[lock.fileno()])
+        process = subprocess.Popen(command, cwd=files.ROOT, stderr=sink, pass_fds=[lock.fileno()])
         lock.truncate(0)
         lock.write(str(process.pid))  # it holds the lock even when this process is killed
         lock.flush()
@@ -133,7 +134,7 @@ def snakemake(path: str, name: str, runs: list[Run], share: Share, options: Sequ
             return True
     if code != 0 and not any(record["status"] == "failed" for record in summary.states(name, runs).values()):
         last = log.read_text(encoding="utf-8").strip().splitlines()[-5:]
-        say("\n  ".join([f"Snakemake stopped with exit code {code} (its log: {log.relative_to(store.ROOT)}):", *last]))
+        say("\n  ".join([f"Snakemake stopped with exit code {code} (its log: {log.relative_to(files.ROOT)}):", *last]))
     return False
 
 
@@ -154,8 +155,8 @@ def discard_damaged(name: str, runs: list[Run]) -> None:
         record = folders(name, run)[1] / "run.json"
         try:
             if record.is_file():
-                store.read_json(record)
-        except store.StoreError:
+                files.read_json(record)
+        except files.FileError:
             say(f"{describe(run)}: its record is damaged, so it runs again")
             record.unlink()
 
@@ -165,7 +166,7 @@ def forget_failures(name: str, runs: list[Run]) -> None:
     for run in runs:
         work = folders(name, run)[0]
         (work / "failure.json").unlink(missing_ok=True)
-        if not store.held(work / "lock"):  # else a job that outlived its scheduler is at it
+        if not files.held(work / "lock"):  # else a job that outlived its scheduler is at it
             (work / "started").unlink(missing_ok=True)
 
 
@@ -197,20 +198,20 @@ def summarise(settings: config.Study, runs: list[Run], analyse: bool = True) -> 
 
 def analysis(name: str, rows: pd.DataFrame) -> bool:
     """Execute the analysis notebook on the study's tables unless its stored output is of the same code and tables."""
-    source = store.resolve(ANALYSIS)
-    results = store.resolve(study.results_folder(name))
+    source = files.resolve(ANALYSIS)
+    results = files.resolve(study.results_folder(name))
     work = results / ".work"
     target, folder, stamp = results / source.name, results / "analysis", work / "analysis.json"
     if not source.is_file():
         return True
-    digest = hashlib.sha256(store.code_hash(source, presentation=True).encode())
+    digest = hashlib.sha256(hashes.code_hash(source, presentation=True).encode())
     for table in summary.TABLES:
         digest.update((results / f"{table}.csv").read_bytes())
-    if not (stamp.is_file() and store.read_json(stamp)["key"] == digest.hexdigest() and target.is_file()):
+    if not (stamp.is_file() and files.read_json(stamp)["key"] == digest.hexdigest() and target.is_file()):
         stamp.unlink(missing_ok=True)
         target.unlink(missing_ok=True)  # yesterday's analysis must not pass for today's
         shutil.rmtree(folder, ignore_errors=True)
-        if not rows["status"].isin(store.STATUSES).any():
+        if not rows["status"].isin(STATUSES).any():
             say("analysis: no PPO run is finished, so there is nothing to analyse")
             return False
         say("analysis: started")
@@ -218,11 +219,11 @@ def analysis(name: str, rows: pd.DataFrame) -> bool:
         try:
             job.notebook(source, work / source.name, parameters, work / "analysis.txt")
         except Exception as error:
-            say(f"analysis: failed, {job.one_line(error)} ({(work / source.name).relative_to(store.ROOT)})")
+            say(f"analysis: failed, {job.one_line(error)} ({(work / source.name).relative_to(files.ROOT)})")
             return False
         (work / source.name).replace(target)
-        store.write_json(stamp, {"key": digest.hexdigest()})
-    say(f"analysis: {target.relative_to(store.ROOT)}")
+        files.write_json(stamp, {"key": digest.hexdigest()})
+    say(f"analysis: {target.relative_to(files.ROOT)}")
     if (folder / "verdict.txt").is_file():
         say((folder / "verdict.txt").read_text(encoding="utf-8").rstrip())
     return True
@@ -255,7 +256,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options, extra = parser.parse_known_args(arguments)
     if extra and options.command != "study":
         parser.error(f"unknown: {' '.join(extra)}")
-    os.chdir(store.ROOT)
+    os.chdir(files.ROOT)
     try:
         if options.command == "study":
             return run_study(*chosen(options, extra))
@@ -268,12 +269,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return summarise(settings, runs)
         if options.command == "record":
             summary.write(settings.study, runs)
-            say(f"recorded: {summary.record(settings.study, runs).relative_to(store.ROOT)}")
+            say(f"recorded: {summary.record(settings.study, runs).relative_to(files.ROOT)}")
             return 0
         for run in runs:
             say(f"{run.id:<24} {'finished' if finished(settings.study, run) else 'to do':<8}  {describe(run)}")
         return 0
-    except (config.ParameterError, store.StoreError) as error:
+    except (config.ParameterError, files.FileError) as error:
         sys.stderr.write(f"{error}\n")
         return 2
     except OSError as error:
@@ -304,7 +305,7 @@ def executor_of(profile: str) -> str:
     """What a Snakemake profile hands its jobs to, empty for this machine; raises :class:`ParameterError` if it cannot."""
     import yaml
 
-    file = store.resolve(profile) / "config.yaml"
+    file = files.resolve(profile) / "config.yaml"
     try:
         name = (yaml.safe_load(file.read_text(encoding="utf-8")) or {}).get("executor", "local")
     except OSError as error:

@@ -18,9 +18,10 @@ import torch
 from transformers import PreTrainedTokenizerFast
 from transformers.utils import logging as transformers_logging
 
-from paradox_utils import checkpoint, config, ppo, processes, resume, reward_model, sources, store
+from paradox_utils import checkpoint, config, files, hashes, ppo, processes, reward_model, sources, states
 from paradox_utils.data.records import DataError, Feedback, Question
 from paradox_utils.evaluate import Scores, evaluation
+from paradox_utils.files import resolve
 from paradox_utils.measures import agreement
 from paradox_utils.models import ModelError, device_of, load_policy, load_value_model
 from paradox_utils.probe import Rewards, probe
@@ -38,7 +39,6 @@ from paradox_utils.rewards import (
     spread_of,
 )
 from paradox_utils.rollout import Prompts, Responses, choose, encode_prompts
-from paradox_utils.store import resolve
 
 transformers_logging.disable_progress_bar()
 
@@ -83,7 +83,7 @@ def run_ppo(p: config.PPO, folder: Path, report: Callable[[dict], None] = lambda
         return encode_prompts(actors.policy, actors.tokenizer, mine, p.prompt_limit)
 
     if processes.rank() == 0:
-        resume.claim(folder / "resume", store.made_by(p, "paradox_utils.experiment"))
+        states.claim(folder / "resume", hashes.made_by(p, "paradox_utils.experiment"))
 
     def evaluate() -> dict[str, float]:
         reported = score(test).measures
@@ -119,10 +119,10 @@ def run_ppo(p: config.PPO, folder: Path, report: Callable[[dict], None] = lambda
         "truncated_rm_inputs": int(outcome.curve["truncated_rm_inputs"].sum()),
     }
     if processes.rank() == 0:
-        store.write_table(folder / "curve.csv", outcome.curve)
-        store.write_table(folder / "questions.csv", questions_table({"start": start[0], "final": final[0], "best": best}))
+        files.write_table(folder / "curve.csv", outcome.curve)
+        files.write_table(folder / "questions.csv", questions_table({"start": start[0], "final": final[0], "best": best}))
         if best_of:
-            store.write_table(folder / "best_of_n.csv", pd.DataFrame(best_of))
+            files.write_table(folder / "best_of_n.csv", pd.DataFrame(best_of))
     return outcome, results
 
 
@@ -165,7 +165,7 @@ def compared(p: config.PPO, truth: RewardFunction, responses: Responses, rewards
 
 def _shared(p: config.PPO, folder: Path) -> tuple[ppo.Outcome, dict]:
     """The same run by ``p.processes`` processes that ``accelerate launch`` starts."""
-    store.write_json(folder / "parameters.json", p.model_dump())
+    files.write_json(folder / "parameters.json", p.model_dump())
     # --multi_gpu: several processes by torch's launcher, on CPU cores as well (--cpu would want MPI); port 0: any that is free
     options = ["--multi_gpu", "--num_machines", "1", "--num_processes", str(p.processes), "--main_process_port", "0"]
     options += ["--mixed_precision", "no", "--dynamo_backend", "no"]
@@ -173,13 +173,13 @@ def _shared(p: config.PPO, folder: Path) -> tuple[ppo.Outcome, dict]:
     reason = folder / "error.txt"
     reason.unlink(missing_ok=True)
     done = subprocess.run(
-        [*command, str(os.getpid())], cwd=store.ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        [*command, str(os.getpid())], cwd=files.ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
     if done.returncode:
         sys.stderr.write(done.stdout)
         first = reason.read_text(encoding="utf-8") if reason.is_file() else "killed, or crashed; its output has more"
         raise RuntimeError(f"one of the run's {p.processes} processes ended with an error: {first}")
-    ended = store.read_json(folder / "outcome.json")
+    ended = files.read_json(folder / "outcome.json")
     curve = pd.read_csv(folder / "curve.csv", float_precision="round_trip")
     return ppo.Outcome(curve, ended["status"], ended["reason"], {}, ended["finite"]), ended["results"]
 
@@ -197,7 +197,7 @@ def main(folder: Path, owner: int) -> None:
 
 
 def _take_part(folder: Path) -> None:
-    p = config.check(config.PPO, store.read_json(folder / "parameters.json"))
+    p = config.check(config.PPO, files.read_json(folder / "parameters.json"))
     processes.join(cpu=device_of(p.device).type == "cpu")
     if processes.count() != p.processes:
         raise RuntimeError(
@@ -206,7 +206,7 @@ def _take_part(folder: Path) -> None:
     outcome, results = run_ppo(p, folder)
     if processes.rank() == 0:
         ended = {"status": outcome.status, "reason": outcome.reason, "finite": outcome.finite, "results": results}
-        store.write_json(folder / "outcome.json", ended)
+        files.write_json(folder / "outcome.json", ended)
 
 
 def load_actors(p: config.PPO) -> ppo.Actors:

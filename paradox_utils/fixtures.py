@@ -9,7 +9,7 @@ from pathlib import Path
 from paradox_utils import config, preparation
 from paradox_utils.data.records import TASKS, write_feedback
 from paradox_utils.feedback import collect
-from paradox_utils.store import resolve
+from paradox_utils.files import resolve
 
 FEEDBACK_PROMPTS = 1000
 REWARD_MODELS = {  # the last checkpoint of each becomes the fixture

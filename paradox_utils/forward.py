@@ -41,7 +41,7 @@ def forward(model: PreTrainedModel, responses: Responses) -> tuple[Tensor, Tenso
     return logits, kept["states"]
 
 
-def states(body: PreTrainedModel, responses: Responses) -> Tensor:
+def last_states(body: PreTrainedModel, responses: Responses) -> Tensor:
     """The last states [B, T, D] of a model without a language-model head (of a value model)."""
     inputs, first = _read(body, body, responses)
     with folded(body, responses.samples):

@@ -20,7 +20,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
 
-from paradox_utils import config, resources, store, study, summary
+from paradox_utils import config, files, resources, results, study, summary
 from paradox_utils.study import Run, describe
 from paradox_utils.summary import folders
 
@@ -51,7 +51,7 @@ def run_one(path: str, name: str, gpus: Sequence[str] | None = None, runs_per_gp
     work, result = folders(settings.study, run)
     work.mkdir(parents=True, exist_ok=True)
     with (work / "lock").open("a+") as lock:
-        if not store.acquire(lock):
+        if not files.acquire(lock):
             say(f"{describe(run)}: waits, as a job that outlived its scheduler is still at it")
             fcntl.flock(lock, fcntl.LOCK_EX)
         if (result / "run.json").is_file():
@@ -72,7 +72,7 @@ def run_one(path: str, name: str, gpus: Sequence[str] | None = None, runs_per_gp
             shutil.rmtree(result, ignore_errors=True)
             reason = explain(error)
             try:
-                store.write_json(work / "failure.json", {"id": run.id, "status": "failed", "reason": reason})
+                files.write_json(work / "failure.json", {"id": run.id, "status": "failed", "reason": reason})
                 (work / "started").unlink()
             except OSError as second:  # the mark `started` stays, from which the summary knows
                 reason += f" (this could not be recorded: {second.strerror})"
@@ -104,12 +104,12 @@ def clear(work: Path) -> None:
 def execute(name: str, run: Run, work: Path) -> dict[str, Any]:
     """Run the notebook in ``work`` and return the record of the run; raises whatever went wrong."""
     for need in run.needs:
-        if not store.resolve(study.results_folder(name)).joinpath(need, "run.json").is_file():
-            raise store.StoreError(f"needs {need}, which has not finished; run the whole study")
-    notebook(store.resolve(run.notebook), work / "notebook.ipynb", run.parameters, work / "log.txt")
+        if not files.resolve(study.results_folder(name)).joinpath(need, "run.json").is_file():
+            raise files.FileError(f"needs {need}, which has not finished; run the whole study")
+    notebook(files.resolve(run.notebook), work / "notebook.ipynb", run.parameters, work / "log.txt")
     if not (work / "result.json").is_file():
-        raise store.StoreError(f"{run.notebook} came to its end without a result: it must call run.finish(results)")
-    result = store.read_result(work)
+        raise files.FileError(f"{run.notebook} came to its end without a result: it must call run.finish(results)")
+    result = results.read_result(work)
     return {
         "id": run.id,
         "study": name,
@@ -138,7 +138,7 @@ def notebook(source: Path, target: Path, parameters: dict[str, Any], log: Path) 
 
     logging.getLogger("papermill").setLevel(logging.ERROR)  # parameters that keep their default are injected all the same
     # Papermill writes the paths into the notebook: they must not be this machine's.
-    relative = [os.path.relpath(path, store.ROOT) for path in (source, target)]
+    relative = [os.path.relpath(path, files.ROOT) for path in (source, target)]
     sockets = tempfile.TemporaryDirectory(prefix="paradox-", ignore_cleanup_errors=True)
 
     class LocalKernel(AsyncKernelManager):
@@ -156,7 +156,7 @@ def notebook(source: Path, target: Path, parameters: dict[str, Any], log: Path) 
         papermill.execute_notebook(
             *relative,
             parameters=parameters,
-            cwd=store.ROOT,
+            cwd=files.ROOT,
             kernel_manager_class=LocalKernel,
             kernel_name="python3",  # this environment's, whatever the notebook was last saved with
             progress_bar=False,
@@ -181,8 +181,8 @@ def publish(work: Path, result: Path, record: dict[str, Any]) -> None:
     """Put the executed notebook, the tables and, last, ``run.json`` where readers look."""
     result.mkdir(parents=True, exist_ok=True)
     for file in [work / "notebook.ipynb", *sorted(work.glob("*.csv"))]:
-        store.copy(file, result / file.name)
-    store.write_json(result / "run.json", record)
+        files.copy(file, result / file.name)
+    files.write_json(result / "run.json", record)
 
 
 def explain(error: Exception) -> str:

@@ -33,7 +33,7 @@ from transformers import (
 
 from paradox_utils.data import atlas
 from paradox_utils.data.records import LABELS
-from paradox_utils.store import resolve
+from paradox_utils.files import resolve
 
 
 class ModelError(ValueError):

@@ -29,7 +29,7 @@ import nbformat
 import yaml
 from nbformat import NotebookNode
 
-from paradox_utils import config, store
+from paradox_utils import config, files, hashes
 
 ANALYSIS = "05-accuracy-and-performance.ipynb"
 WAY_OUT = "run `make pages`"
@@ -44,7 +44,7 @@ class PageError(RuntimeError):
 
 def pages() -> list[Path]:
     """The committed notebooks, in order."""
-    return sorted((store.ROOT / "notebooks").glob("*.ipynb"))
+    return sorted((files.ROOT / "notebooks").glob("*.ipynb"))
 
 
 def stamp(path: Path) -> dict[str, str]:
@@ -53,7 +53,7 @@ def stamp(path: Path) -> dict[str, str]:
     schema = _schema(notebook, path)
     parameters = config.check(schema, _assigned(notebook, path), where=_shown(path)).model_dump(mode="json")
     return {
-        "code": store.code_hash(path, presentation=True),
+        "code": hashes.code_hash(path, presentation=True),
         "parameters": _digest([json.dumps(parameters, sort_keys=True).encode()]),
         "data": _digest(_contents(_data(schema, parameters))),
     }
@@ -95,20 +95,20 @@ def _assigned(notebook: NotebookNode, path: Path) -> dict[str, Any]:
 
 def _data(schema: type[config.Stage], parameters: Mapping[str, Any]) -> list[Path]:
     """What a page reads: the project's files that its parameters name, and the fixtures where it may start from one."""
-    named = [store.resolve(value) for value in parameters.values() if isinstance(value, str) and value]
+    named = [files.resolve(value) for value in parameters.values() if isinstance(value, str) and value]
     fixture = (
         []
         if issubclass(schema, config.Analysis | config.Design | config.Supervised | config.Published | config.Cost)
-        else [store.ROOT / "fixtures"]
+        else [files.ROOT / "fixtures"]
     )
-    return [path for path in (*named, *fixture) if path.exists() and path.is_relative_to(store.ROOT)]
+    return [path for path in (*named, *fixture) if path.exists() and path.is_relative_to(files.ROOT)]
 
 
 def _contents(paths: Iterable[Path]) -> Iterable[bytes]:
     for path in paths:
         for file in sorted(p for p in (path.rglob("*") if path.is_dir() else [path]) if p.is_file()):
             if "__pycache__" not in file.parts:
-                yield file.relative_to(store.ROOT).as_posix().encode()
+                yield file.relative_to(files.ROOT).as_posix().encode()
                 yield file.read_bytes()
 
 
@@ -134,7 +134,7 @@ def execute(paths: Iterable[Path]) -> None:
         before = stamp(path)
         with tempfile.TemporaryDirectory() as folder:
             output = Path(folder) / path.name
-            papermill.execute_notebook(path, output, cwd=store.ROOT, kernel_name="python3", progress_bar=sys.stderr.isatty())
+            papermill.execute_notebook(path, output, cwd=files.ROOT, kernel_name="python3", progress_bar=sys.stderr.isatty())
             notebook = clean(nbformat.read(output, as_version=4))
         notebook.metadata["paradox"] = before
         _write(path, notebook)
@@ -169,7 +169,7 @@ def _without_paths(value: Any) -> Any:
     if isinstance(value, str):
         for prefix in (sys.prefix, sys.base_prefix):
             value = value.replace(f"{prefix}/", "<environment>/")
-        value = value.replace(f"{store.ROOT}/", "").replace(str(store.ROOT), ".")
+        value = value.replace(f"{files.ROOT}/", "").replace(str(files.ROOT), ".")
         return re.sub(re.escape(tempfile.gettempdir()) + r"/[^\s'\"<>)]+", "<temporary>", value)
     if isinstance(value, Mapping):
         return {key: item if key == "image/png" else _without_paths(item) for key, item in value.items()}
@@ -184,7 +184,7 @@ def stage(study: Path | None = None) -> Path:
 
     ``study``: a results folder whose executed analysis notebook takes the place of the committed one.
     """
-    root, target = store.ROOT, store.ROOT / "_build" / "source"
+    root, target = files.ROOT, files.ROOT / "_build" / "source"
     analysis = _analysis(study)  # before anything is removed: a missing study must not cost the last build
     shutil.rmtree(root / "_build", ignore_errors=True)  # never yesterday's page in today's book
     shutil.copytree(root / "book", target / "book", ignore=shutil.ignore_patterns("__pycache__"))
@@ -211,7 +211,7 @@ def verdict(study: Path | None = None) -> str:
 
 
 def _analysis(study: Path | None) -> Path:
-    path = store.ROOT / "notebooks" / ANALYSIS if study is None else store.resolve(str(study)) / ANALYSIS
+    path = files.ROOT / "notebooks" / ANALYSIS if study is None else files.resolve(str(study)) / ANALYSIS
     if not path.is_file():
         raise PageError(f"{_shown(path)}: there is no such page; run the study first (`make study CONFIG=configs/NAME.yaml`)")
     return path
@@ -315,7 +315,7 @@ def _parse(source: str) -> ast.Module:
 
 
 def _shown(path: Path) -> str:
-    return path.relative_to(store.ROOT).as_posix() if path.is_relative_to(store.ROOT) else str(path)
+    return path.relative_to(files.ROOT).as_posix() if path.is_relative_to(files.ROOT) else str(path)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -346,7 +346,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"staged {_shown(stage(given.study))}")
         else:
             print(verdict(given.study))
-    except (PageError, config.ParameterError, store.StoreError) as error:
+    except (PageError, config.ParameterError, files.FileError) as error:
         print(error, file=sys.stderr)
         return 1
     return 0

@@ -19,8 +19,8 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from paradox_utils import checkpoint, config, objective, processes, resume
-from paradox_utils.forward import forward, grid, states
+from paradox_utils import checkpoint, config, objective, processes, states
+from paradox_utils.forward import forward, grid, last_states
 from paradox_utils.generation import NonFiniteLogitsError, generate
 from paradox_utils.models import ValueModel
 from paradox_utils.rewards import RewardFunction
@@ -90,7 +90,7 @@ def train(
     set_dropout(actors.value, p.dropout_in_updates)
     optimizer, networks = optimizer_of(p, actors), {"policy": actors.policy, "value": actors.value}
     # all processes go on from the state that process 0 finds
-    state = processes.agreed(lambda: resume.newest(folder)) if folder else None
+    state = processes.agreed(lambda: states.newest(folder)) if folder else None
     progress = checkpoint.Progress(best=checkpoint.weights(actors.policy))
     if state:
         progress = checkpoint.load(state, networks, optimizer)
@@ -267,7 +267,7 @@ def measure(rollout: Rollout) -> dict[str, float]:
 
 def value_of(value: ValueModel, responses: Responses, seen: Tensor) -> Tensor:
     """Values [B, T]: from the value model's own network, or from the states ``seen`` by the policy."""
-    return value(seen if value.body is None else states(value.body, responses))
+    return value(seen if value.body is None else last_states(value.body, responses))
 
 
 def temperature_of(p: config.PPO) -> float:

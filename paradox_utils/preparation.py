@@ -11,11 +11,11 @@ from paradox_utils import config, feedback, sources
 from paradox_utils.data.records import TASKS, Feedback, write_feedback
 from paradox_utils.data.segments import segment
 from paradox_utils.evaluate import lm_performance
+from paradox_utils.files import resolve
 from paradox_utils.generation import generate
 from paradox_utils.models import device_of, load_policy
 from paradox_utils.rewards import oracle_judge
 from paradox_utils.rollout import Responses, encode_prompts
-from paradox_utils.store import resolve
 
 transformers_logging.disable_progress_bar()
 

@@ -19,7 +19,7 @@ from typing import IO
 
 import psutil
 
-from paradox_utils import store, study
+from paradox_utils import files, study
 from paradox_utils.study import Run
 
 BASE_MB = 1000  # a kernel with torch, its libraries and the data
@@ -39,8 +39,8 @@ def memory(name: str, runs: Sequence[Run]) -> dict[str, int]:
     by_id = {run.id: run for run in runs}
     peaks: dict[tuple[object, ...], int] = {}
     for run in runs:
-        with contextlib.suppress(store.StoreError):
-            record = store.read_json(store.resolve(study.results_folder(name)) / run.id / "run.json")
+        with contextlib.suppress(files.FileError):
+            record = files.read_json(files.resolve(study.results_folder(name)) / run.id / "run.json")
             peaks[_kind(run)] = max(peaks.get(_kind(run), 0), record.get("peak_memory_mb") or 0)
     return {run.id: AROUND_MB + round(MARGIN * peaks.get(_kind(run), 0) or _estimate(run, by_id)) for run in runs}
 
@@ -65,7 +65,7 @@ def _weights(model: object, by_id: dict[str, Run]) -> float:
         return 0.0  # a preset of Atlas has a megabyte
     maker = next((by_id[part] for part in Path(model).parts if part in by_id), None)
     hub = Path(os.environ.get("HF_HUB_CACHE") or Path(os.environ.get("HF_HOME") or "~/.cache/huggingface", "hub"))
-    folders = [store.resolve(model), *hub.expanduser().glob(f"models--{model.replace('/', '--')}/snapshots/*")]
+    folders = [files.resolve(model), *hub.expanduser().glob(f"models--{model.replace('/', '--')}/snapshots/*")]
     for folder in folders:
         for pattern in ("*.safetensors", "*.bin"):
             if size := sum(file.stat().st_size for file in folder.glob(pattern)):
@@ -138,6 +138,6 @@ def held_gpus(wanted: int, gpus: Sequence[str], runs_per_gpu: int) -> Iterator[l
 def _take_slot(stack: contextlib.ExitStack, folder: Path, gpu: str, runs_per_gpu: int) -> bool:
     for number in range(runs_per_gpu):
         slot: IO[str] = stack.enter_context((folder / f"{gpu.replace('/', '-')}.{number}").open("a+"))
-        if store.acquire(slot):
+        if files.acquire(slot):
             return True
     return False

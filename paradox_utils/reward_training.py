@@ -19,13 +19,13 @@ from torch.nn.functional import cross_entropy
 from transformers import PreTrainedTokenizerFast, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.modeling_outputs import TokenClassifierOutput
 
-from paradox_utils import config, resume, sources
+from paradox_utils import config, sources, states
 from paradox_utils.data import atlas, oracle
 from paradox_utils.data.records import ERROR_LABEL, LABELS, DataError, Feedback, PairExample, SegmentExample, prefer
+from paradox_utils.files import read_json
 from paradox_utils.measures import pair_metrics, segment_metrics
 from paradox_utils.models import device_of, load_encoder
 from paradox_utils.reward_model import IGNORED, RewardScorer, collate, encode_segments, encode_wholes, features
-from paradox_utils.store import read_json
 from paradox_utils.supervised import STATE, fit, shuffled, training_arguments
 
 
@@ -116,9 +116,9 @@ def train(p: config.RewardModel, feedback: dict[str, list[Feedback]], folder: Pa
 
 def _forget_broken(p: config.RewardModel, folder: Path) -> None:
     """A training whose earlier checkpoints are lost or damaged cannot go on: it starts again."""
-    state = resume.newest(folder / "resume", STATE)
+    state = states.newest(folder / "resume", STATE)
     done = [step for step in p.checkpoint_steps if state and step <= int(state.name.removeprefix(STATE))]
-    broken = [step for step in done if not resume.is_complete(folder / f"checkpoint-{step}")]
+    broken = [step for step in done if not states.is_complete(folder / f"checkpoint-{step}")]
     if broken:
         warnings.warn(f"{folder / f'checkpoint-{broken[0]}'}: is not whole, so the training starts again", stacklevel=2)
         shutil.rmtree(folder / "resume")
@@ -222,15 +222,15 @@ def measure(scorer: RewardScorer, p: config.RewardModel, heldout: list, train: l
 
 def save_checkpoint(scorer: RewardScorer, metrics: dict, folder: Path) -> None:
     """Weights (safetensors), tokenizer, input limits and metrics, all or none of them."""
-    with resume.whole_folder(folder) as part:
+    with states.whole_folder(folder) as part:
         scorer.model.save_pretrained(part)
         scorer.tokenizer.save_pretrained(part)
         settings = {"max_length": scorer.max_length, "global_attention": scorer.global_attention}
         (part / "settings.json").write_text(json.dumps(settings))
         (part / "metrics.json").write_text(json.dumps(metrics))
-        resume.complete(part)
+        states.complete(part)
 
 
 def read_metrics(checkpoint: Path) -> dict:
-    """What :func:`measure` said of a checkpoint; raises :class:`~paradox_utils.store.StoreError` where that is gone."""
+    """What :func:`measure` said of a checkpoint; raises :class:`~paradox_utils.files.FileError` where that is gone."""
     return read_json(checkpoint / "metrics.json")

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from paradox_utils import config, store
+from paradox_utils import config, files, hashes
 from paradox_utils.config import Arm, ParameterError, Study
 
 NOTEBOOKS: dict[str, str] = {
@@ -320,8 +320,8 @@ class _Planner:
         checked = config.check(config.STAGES[stage], by_id, where)
         notebook = NOTEBOOKS[stage]
         if stage not in self.codes:
-            self.codes[stage] = store.code_hash(store.resolve(notebook), presentation=False)
-        code, data = self.codes[stage], store.data_hash(checked, self.digests)
+            self.codes[stage] = hashes.code_hash(files.resolve(notebook), presentation=False)
+        code, data = self.codes[stage], hashes.data_hash(checked, self.digests)
         identity = [stage, checked.model_dump(exclude={"out"}), code, data]
         name = f"{stage}-{hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:10]}"
         paths = {key: f"{work_folder(self.study.study, link.run.id)}/{link.file}" for key, link in links.items()}

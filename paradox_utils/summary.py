@@ -8,7 +8,8 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from paradox_utils import store, study
+from paradox_utils import files, study
+from paradox_utils.results import KILLED, NEED_FAILED, STATUSES
 from paradox_utils.study import Run, describe
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ MEASURES = (
 
 def folders(name: str, run: Run) -> tuple[Path, Path]:
     """A run's work folder (models, logs, lock) and its result folder."""
-    return store.resolve(study.work_folder(name, run.id)), store.resolve(study.results_folder(name)) / run.id
+    return files.resolve(study.work_folder(name, run.id)), files.resolve(study.results_folder(name)) / run.id
 
 
 def finished(name: str, run: Run) -> bool:
@@ -70,20 +71,20 @@ def states(name: str, runs: list[Run]) -> dict[str, dict[str, Any]]:
     by_id = {run.id: run for run in runs}
     for run in runs:
         work, result = folders(name, run)
-        stuck = next((need for need in run.needs if known[need]["status"] not in store.STATUSES), None)
+        stuck = next((need for need in run.needs if known[need]["status"] not in STATUSES), None)
         if (result / "run.json").is_file():
             known[run.id] = _read(result / "run.json")
         elif stuck:
             root = known[stuck].get("blocked_by", stuck)
-            failed = known[root]["status"] == "failed" and not known[root]["reason"].startswith(store.KILLED)
-            reason = f"needs {root} ({describe(by_id[root])})" + (f", {store.NEED_FAILED}" if failed else "")
+            failed = known[root]["status"] == "failed" and not known[root]["reason"].startswith(KILLED)
+            reason = f"needs {root} ({describe(by_id[root])})" + (f", {NEED_FAILED}" if failed else "")
             known[run.id] = {"status": "blocked", "reason": reason, "blocked_by": root}
         elif (work / "failure.json").is_file():
             known[run.id] = _read(work / "failure.json")
-        elif (work / "started").is_file() and store.held(work / "lock"):
+        elif (work / "started").is_file() and files.held(work / "lock"):
             known[run.id] = {"status": "running", "reason": "a job is still at it; call again when it has ended"}
         elif (work / "started").is_file():
-            known[run.id] = {"status": "failed", "reason": f"{store.KILLED}; see {work.relative_to(store.ROOT) / 'log.txt'}"}
+            known[run.id] = {"status": "failed", "reason": f"{KILLED}; see {work.relative_to(files.ROOT) / 'log.txt'}"}
         else:
             known[run.id] = {"status": "blocked", "reason": "was not started"}
     return known
@@ -92,8 +93,8 @@ def states(name: str, runs: list[Run]) -> dict[str, dict[str, Any]]:
 def _read(path: Path) -> dict[str, Any]:
     """A run's record; a damaged one (it is written in one step) counts as a failure."""
     try:
-        return store.read_json(path)
-    except store.StoreError as error:
+        return files.read_json(path)
+    except files.FileError as error:
         return {"status": "failed", "reason": str(error)}
 
 
@@ -101,7 +102,7 @@ def record(name: str, runs: list[Run]) -> Path:
     """Copy the tables of a study, and what made them, to ``results/recorded``: what the book and the history keep."""
     import pandas as pd  # half a second, which `run` need not pay
 
-    source, target = store.resolve(study.results_folder(name)), store.resolve(RECORDED) / name
+    source, target = files.resolve(study.results_folder(name)), files.resolve(RECORDED) / name
     target.mkdir(parents=True, exist_ok=True)
     for table in TABLES:
         text = (source / f"{table}.csv").read_text(encoding="utf-8")
@@ -109,10 +110,10 @@ def record(name: str, runs: list[Run]) -> Path:
             rounded = pd.read_csv(io.StringIO(text), dtype={"id": str}).to_csv(index=False, float_format="%.6g")
             (target / "curves.csv.gz").write_bytes(gzip.compress(rounded.encode(), mtime=0))
         else:
-            store.write_text(target / f"{table}.csv", text)
-    made = [state for state in states(name, runs).values() if state["status"] in store.STATUSES]
+            files.write_text(target / f"{table}.csv", text)
+    made = [state for state in states(name, runs).values() if state["status"] in STATUSES]
     keys = ("id", "stage", "labels", "seconds", "device", "threads", "versions", "platform", "code_hash", "data_hash")
-    store.write_json(target / "provenance.json", {"study": name, "runs": [{key: state[key] for key in keys} for state in made]})
+    files.write_json(target / "provenance.json", {"study": name, "runs": [{key: state[key] for key in keys} for state in made]})
     return target
 
 
@@ -127,7 +128,7 @@ def write(name: str, runs: list[Run]) -> tuple[pd.DataFrame, list[str]]:
     evaluation) and ``best_of_n.csv`` (a row a number of responses); returns the first, and a line a problem."""
     import pandas as pd  # half a second, which `run` need not pay
 
-    folder = store.resolve(study.results_folder(name))
+    folder = files.resolve(study.results_folder(name))
     folder.mkdir(parents=True, exist_ok=True)
     known = states(name, runs)
     rows, checkpoints = [], []
@@ -145,7 +146,7 @@ def write(name: str, runs: list[Run]) -> tuple[pd.DataFrame, list[str]]:
         rows += [{"study": name, "id": run.id, **labels} | measured for labels in run.all_labels]
         for file, tables in parts.items():
             path = folders(name, run)[1] / f"{file}.csv"
-            if record["status"] in store.STATUSES and path.is_file():
+            if record["status"] in STATUSES and path.is_file():
                 values = pd.read_csv(path)
                 values.insert(0, "id", run.id)
                 tables.append(values)
@@ -156,7 +157,7 @@ def write(name: str, runs: list[Run]) -> tuple[pd.DataFrame, list[str]]:
         "reward_models": pd.DataFrame(checkpoints, columns=_names(checkpoints)),
     }
     for file, content in tables.items():
-        store.write_table(folder / f"{file}.csv", content)
+        files.write_table(folder / f"{file}.csv", content)
     failed = [run for run in runs if known[run.id]["status"] == "failed"]
     problems = [f"  failed: {describe(run)} ({run.id}): {known[run.id]['reason']}" for run in failed]
     blocked = Counter(record["reason"] for record in known.values() if record["status"] == "blocked")

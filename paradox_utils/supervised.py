@@ -19,7 +19,7 @@ from transformers import (
     TrainingArguments,
 )
 
-from paradox_utils import config, resume, sources, store
+from paradox_utils import config, hashes, sources, states
 from paradox_utils.data.records import DataError
 from paradox_utils.models import device_of, load_policy
 from paradox_utils.rollout import CUE
@@ -51,11 +51,11 @@ class KeepStates(TrainerCallback):
             control.should_save = False  # what comes next is the result
 
     def on_save(self, args, state, control, **kwargs):  # noqa: ANN001, ANN003, ANN201, D102
-        states = Path(args.output_dir)
-        written = states / f"{STATE}{state.global_step}"
+        folder = Path(args.output_dir)
+        written = folder / f"{STATE}{state.global_step}"
         (written / "training_args.bin").unlink(missing_ok=True)  # a pickle that nothing here reads
-        resume.complete(written)
-        resume.keep_last(states, prefix=STATE)
+        states.complete(written)
+        states.keep_last(folder, prefix=STATE)
 
 
 def training_arguments(folder: Path, steps: int, p: config.Supervised | config.RewardModel, seed: int, **more: object) -> dict:
@@ -91,17 +91,17 @@ def fit(trainer: Trainer, p: config.Supervised | config.RewardModel, folder: Pat
     ``folder/resume`` after it. Nothing is unpickled beyond what ``torch.load(weights_only=True)`` admits: tensors and plain
     containers.
     """
-    states, start = folder / "resume", None
+    kept, start = folder / "resume", None
     if p.resume_every:
-        resume.claim(states, store.made_by(p, "paradox_utils.reward_training"))
-        start = resume.newest(states, STATE)
+        states.claim(kept, hashes.made_by(p, "paradox_utils.reward_training"))
+        start = states.newest(kept, STATE)
     trainer.remove_callback(PrinterCallback)  # a page shows the losses as a figure
     for callback in (StopOnNonFinite(), KeepStates()):
         trainer.add_callback(callback)
     try:
         trainer.train(resume_from_checkpoint=None if start is None else str(start))
     except Exception:
-        resume.keep_last(states, prefix=STATE)  # half a state would hold on to the room that a full disk lacks
+        states.keep_last(kept, prefix=STATE)  # half a state would hold on to the room that a full disk lacks
         raise
     rows = [(row["step"], float(row["loss"])) for row in trainer.state.log_history if "loss" in row]
     return pd.DataFrame(rows, columns=["step", "loss"])
@@ -158,7 +158,7 @@ def train(p: config.Supervised, folder: Path) -> pd.DataFrame:
             data_collator=DataCollatorForSeq2Seq(tokenizer, model=model if model.config.is_encoder_decoder else None),
         )
         losses = fit(trainer, p, folder)
-    with resume.whole_folder(folder / "model") as part:
+    with states.whole_folder(folder / "model") as part:
         model.save_pretrained(part)
         tokenizer.save_pretrained(part)
     return losses

@@ -12,7 +12,7 @@ from benchmarks import plain, table, terminal, workload
 from benchmarks import t5 as versus_plain
 from benchmarks import trl as versus_trl
 from benchmarks.table import Row
-from paradox_utils import config, cost, ppo, store
+from paradox_utils import config, cost, files, ppo
 from paradox_utils.rollout import Responses, encode_prompts
 
 TINY = workload.Size(
@@ -304,7 +304,7 @@ def test_the_grid_is_the_papers():
 
 
 def test_a_table_without_the_rates_is_refused():
-    with pytest.raises(store.StoreError, match="has no 'matrix-multiply rate'"):
+    with pytest.raises(files.FileError, match="has no 'matrix-multiply rate'"):
         cost.rates(measured().assign(part="t5"), config.Cost())
-    with pytest.raises(store.StoreError, match="make bench"):
+    with pytest.raises(files.FileError, match="make bench"):
         cost.load(config.Cost(benchmarks="results/recorded/nothing.csv"))

@@ -18,8 +18,8 @@ from paradox_utils import config, experiment, reward_model, rewards, sources
 from paradox_utils.data.records import TASKS, DataError
 from paradox_utils.data.segments import segment
 from paradox_utils.feedback import annotate
+from paradox_utils.files import resolve
 from paradox_utils.rewards import REWARD_SIZE
-from paradox_utils.store import resolve
 
 SEGMENTED = ("relevance", "factuality")
 

@@ -12,7 +12,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
-from paradox_utils.store import ROOT
+from paradox_utils.files import ROOT
 
 locked_environment = pytest.mark.skipif(
     Path(sys.prefix).resolve() != (ROOT / ".venv").resolve(), reason="runs in another environment than the one make installs"

@@ -13,8 +13,8 @@ from test_rollout import tiny_model
 from paradox_utils import config, experiment, ppo, preparation
 from paradox_utils.data.records import TASKS, DataError
 from paradox_utils.evaluate import Scores
+from paradox_utils.files import resolve
 from paradox_utils.models import ModelError, atlas_policy_tokenizer, load_policy
-from paradox_utils.store import resolve
 
 SMALL = {"updates": 2, "evaluate_every": 2, "prompts_per_update": 4, "samples_per_prompt": 2}
 SMALL |= {"train_questions": 40, "validation_questions": 5, "test_questions": 7}

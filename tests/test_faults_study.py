@@ -10,7 +10,7 @@ import psutil
 import pytest
 from test_study_whole import project, run_study, start_study, wait_for, write_notebook  # noqa: F401 (project is a fixture)
 
-from paradox_utils import analysis, config, store, study, summary
+from paradox_utils import analysis, config, files, study, summary
 
 CONFIG = """
 study: tiny
@@ -18,15 +18,16 @@ arms: [{route: dial, tasks: [relevance], vary: {dial_accuracy: [0.5, 0.6, 0.7, 0
 """
 # A PPO run that leaves a state to go on from; one of these accuracies then meets its fault, until that is mended.
 PPO = """
-from paradox_utils import config, store
+from paradox_utils import config, files
+from paradox_utils.results import begin
 import os, resource, signal, time
 p = config.check_notebook(config.PPO, globals())
-run = store.start(p)
+run = begin(p)
 (run.folder / "resume").mkdir(exist_ok=True)
 (run.folder / "resume" / "state-7").touch()
 (run.folder / "curve.csv").write_text("update,kl,lm_performance\\n0,0.0,0.5\\n")
 outcome = [{"lm_performance_start": 0.5, "lm_performance_final": 0.75}]
-if not store.resolve("mended.txt").exists():
+if not files.resolve("mended.txt").exists():
     exec(FAULTS.get(p.dial_accuracy, ""))
 run.finish(*outcome)
 """
@@ -101,7 +102,7 @@ def test_faults_mark_their_runs_and_leave_the_others(project):  # noqa: F811
     assert "feedback atlas-t5: its record is damaged, so it runs again" in output
     assert "4 of 7 runs to do" in output
     assert rows(project)["status"].to_dict() == {0.5: "ok", 0.6: "ok", 0.7: "ok", 0.8: "diverged", 0.9: "ok"}
-    assert store.read_json(record)["id"] == runs["feedback"].id
+    assert files.read_json(record)["id"] == runs["feedback"].id
     assert not any((work / "resume").exists() for work in works.values())
 
 
@@ -146,7 +147,7 @@ def test_a_full_disk_under_the_study_is_one_sentence_and_keeps_the_old_tables(pr
     before = table.read_text()
     work, _ = summary.folders("tiny", run)
     work.mkdir(parents=True)
-    store.write_json(work / "failure.json", {"id": run.id, "status": "failed", "reason": "it broke"})
+    files.write_json(work / "failure.json", {"id": run.id, "status": "failed", "reason": "it broke"})
     code, output = call(project, "summary", limit=100)
     assert code == 2
     assert output.strip().splitlines()[-1].startswith("the disk is full, or a limit on it is reached")
@@ -185,8 +186,8 @@ def test_a_rerun_keeps_a_state_with_what_it_builds_on_and_nothing_else(tmp_path)
 
 def test_an_interrupted_write_leaves_the_old_file(tmp_path):
     path = tmp_path / "run.json"
-    store.write_json(path, {"whole": 1})
-    write = f"from paradox_utils import store; store.write_json(store.Path({str(path)!r}), {{'x': 'x' * 1000}})"
+    files.write_json(path, {"whole": 1})
+    write = f"from paradox_utils import files; files.write_json(files.Path({str(path)!r}), {{'x': 'x' * 1000}})"
     done = subprocess.run([sys.executable, "-c", write], capture_output=True, text=True, preexec_fn=files_of(100))
     assert "File too large" in done.stderr
-    assert store.read_json(path) == {"whole": 1}
+    assert files.read_json(path) == {"whole": 1}

@@ -20,7 +20,7 @@ from transformers import (
 )
 
 from paradox_utils import objective
-from paradox_utils.forward import foldable, folded, forward, grid, hooked, reaching_head, states
+from paradox_utils.forward import foldable, folded, forward, grid, hooked, last_states, reaching_head
 from paradox_utils.rollout import Prompts, Responses, passes, rows_of, take
 
 COMMON = {"vocab_size": 13, "pad_token_id": PAD, "eos_token_id": EOS}
@@ -186,7 +186,7 @@ def test_a_value_body_that_starts_from_the_policy_has_its_states_and_their_gradi
     body = AutoModel.from_pretrained(tmp_path, attn_implementation=model.config._attn_implementation).eval()
     responses = answers(model)
     real = responses.mask.bool()
-    ours, plain = states(body, responses), forward(model, responses)[1]
+    ours, plain = last_states(body, responses), forward(model, responses)[1]
     assert ours.shape == (*responses.ids.shape, 16)
     close(ours[real], plain[real])
     pull = torch.randn(*ours.shape, generator=torch.Generator().manual_seed(1)) * real[..., None]

@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load_file
 from test_study_whole import wait_for
 
-from paradox_utils import checkpoint, config, experiment, ppo, processes, resume, store
+from paradox_utils import checkpoint, config, experiment, files, ppo, processes, states
 
 PACKAGE = Path(experiment.__file__).parent
 SMALL = {
@@ -105,8 +105,8 @@ def test_a_run_killed_at_random_points_ends_as_one_that_was_not(whole, tmp_path)
 
 MOMENTS = {
     "in the middle of an epoch": (ppo, "_losses", 23),
-    "between a state and its successor's clearing": (resume, "keep_last", 2),
-    "before the curve is written": (store, "write_table", 1),
+    "between a state and its successor's clearing": (states, "keep_last", 2),
+    "before the curve is written": (files, "write_table", 1),
 }
 
 
@@ -133,7 +133,7 @@ def test_a_truncated_state_is_passed_by(whole, tmp_path):
     newest = tmp_path / "resume" / "state-6" / "value.safetensors"
     newest.write_bytes(newest.read_bytes()[:-100])
     with pytest.warns(UserWarning, match="state-6: is not whole"):
-        assert resume.newest(tmp_path / "resume").name == "state-4"
+        assert states.newest(tmp_path / "resume").name == "state-4"
     assert run(tmp_path) == 0
     assert outcome(tmp_path) == whole
 
@@ -157,7 +157,7 @@ def test_a_full_disk_leaves_the_last_whole_state(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="No space left"):
         experiment.run_ppo(config.PPO(**SMALL), tmp_path)
     assert [path.name for path in (tmp_path / "resume").iterdir() if path.is_dir()] == ["state-2"]
-    assert resume.is_complete(tmp_path / "resume" / "state-2")
+    assert states.is_complete(tmp_path / "resume" / "state-2")
 
 
 def test_a_state_is_safetensors_and_json_alone(tmp_path):

@@ -22,7 +22,7 @@ from transformers import (
 from paradox_utils import models
 from paradox_utils.data import atlas
 from paradox_utils.data.records import LABELS
-from paradox_utils.forward import forward, states
+from paradox_utils.forward import forward, last_states
 from paradox_utils.generation import generate
 from paradox_utils.models import (
     ENCODER_PRESETS,
@@ -248,7 +248,7 @@ def test_tiny_t5_takes_prompts_and_gives_text(t5, question):
     assert len(responses.texts) == 6
     assert responses.ids.shape[1] <= 12  # the saved max_length of 7 does not bind
     value = load_value_model(str(t5), False, 0)
-    assert value(states(value.body, responses)).shape == responses.ids.shape
+    assert value(last_states(value.body, responses)).shape == responses.ids.shape
 
 
 @pytest.mark.parametrize("pairwise", [True, False])

@@ -11,9 +11,9 @@ import pytest
 import yaml
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-from paradox_utils import config, pages, store, study
+from paradox_utils import config, files, pages, study
 
-PROJECT = store.ROOT
+PROJECT = files.ROOT
 BIN = Path(sys.executable).parent
 CHECK = "from paradox_utils import config\np = config.check_notebook(config.{schema}, globals())"
 
@@ -40,7 +40,7 @@ def stamped(path):
 @pytest.fixture
 def root(tmp_path, monkeypatch):
     """A project folder of its own."""
-    monkeypatch.setattr(store, "ROOT", tmp_path)
+    monkeypatch.setattr(files, "ROOT", tmp_path)
     (tmp_path / "fixtures").mkdir()
     (tmp_path / "fixtures" / "model.bin").write_bytes(b"weights")
     return tmp_path

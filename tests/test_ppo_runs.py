@@ -22,7 +22,7 @@ from test_ppo_updates import (  # noqa: F401 (folders and settings are fixtures)
 )
 from test_rollout import KINDS
 
-from paradox_utils import config, experiment, objective, ppo, store
+from paradox_utils import config, experiment, files, objective, ppo
 from paradox_utils.forward import forward, grid
 from paradox_utils.reward_model import load_scorer
 from paradox_utils.rewards import Centre, model_judge, reward_function
@@ -151,7 +151,7 @@ def test_a_reward_that_is_not_finite_ends_the_run_and_spares_the_weights(setting
 def test_a_reward_model_whose_scores_are_not_finite_ends_the_run(settings):
     p = settings(updates=4)
     actors = experiment.load_actors(p)
-    scorer = load_scorer(store.resolve(config.FIXTURE_REWARD_MODEL.format(task=p.task)), p.task, p)
+    scorer = load_scorer(files.resolve(config.FIXTURE_REWARD_MODEL.format(task=p.task)), p.task, p)
     with torch.no_grad():
         scorer.model.classifier.bias[0] = math.nan
     before = weights(actors.policy)

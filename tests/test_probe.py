@@ -9,11 +9,11 @@ import pytest
 
 from paradox_utils import config, experiment, probe, sources
 from paradox_utils.data.records import TASKS
+from paradox_utils.files import resolve
 from paradox_utils.generation import generate
 from paradox_utils.models import load_policy
 from paradox_utils.rewards import oracle_judge
 from paradox_utils.rollout import encode_prompts, take
-from paradox_utils.store import resolve
 
 PROMPTS, SAMPLES = 6, 8
 

@@ -7,10 +7,10 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from paradox_utils import published, published_text, store
+from paradox_utils import files, published, published_text
 from paradox_utils.plots import published as plots
 
-FOLDER = store.ROOT / "book" / "published"
+FOLDER = files.ROOT / "book" / "published"
 DRAWS = 2000
 
 

@@ -5,9 +5,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from paradox_utils import analysis, config, design, store, study, summary, verdict
+from paradox_utils import analysis, config, design, files, study, summary, verdict
 
-RECORDED = store.resolve(summary.RECORDED)
+RECORDED = files.resolve(summary.RECORDED)
 CONTRACT = [
     "study",
     "task",
@@ -32,14 +32,14 @@ CONTRACT = [
 
 @pytest.mark.parametrize("name", ["quick", "atlas-headroom", "atlas-pilot", "atlas-learning-rate", "atlas", "qa-feedback-dev"])
 def test_a_recorded_study_has_a_row_for_every_planned_run(name):
-    settings = config.load_study(store.resolve(f"configs/{name}.yaml"))
+    settings = config.load_study(files.resolve(f"configs/{name}.yaml"))
     rows = pd.read_csv(RECORDED / name / "summary.csv")
     assert set(CONTRACT) <= set(rows.columns)
     asked = [labels for run in plan(settings, name) if run.stage == "ppo" for labels in run.all_labels]
     planned = [(labels["task"], labels["policy"], labels["rm_step"]) for labels in asked]
     found = rows[["task", "policy", "rm_step"]].astype(object).where(rows[["task", "policy", "rm_step"]].notna(), None)
     assert sorted(map(str, planned)) == sorted(str((t, p, None if s is None else int(s))) for t, p, s in found.to_numpy())
-    made = store.read_json(RECORDED / name / "provenance.json")["runs"]
+    made = files.read_json(RECORDED / name / "provenance.json")["runs"]
     assert {run["id"] for run in made} >= set(rows.loc[rows["status"] == "ok", "id"])
     assert all(run["device"] and run["versions"]["torch"] and run["seconds"] > 0 for run in made)
 
@@ -72,7 +72,7 @@ def test_the_atlas_study_is_whole_and_its_analysis_sees_what_was_built_in():
 
 def test_the_second_policy_has_the_learning_rate_that_the_exact_reward_chose():
     rates = design.learning_rates(analysis.load(RECORDED / "atlas-learning-rate"))["mean"].drop("before PPO").astype(float)
-    used = config.load_study(store.resolve("configs/atlas.yaml")).policies["atlas-t5-large"]["ppo"]["learning_rate"]
+    used = config.load_study(files.resolve("configs/atlas.yaml")).policies["atlas-t5-large"]["ppo"]["learning_rate"]
     assert rates.idxmax() == used
     assert rates.index.min() < used < rates.index.max()  # a better one beyond the ends is unlikely
 

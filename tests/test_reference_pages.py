@@ -10,10 +10,11 @@ import pandas as pd
 import pytest
 import yaml
 
-from paradox_utils import analysis, config, experiment, preparation, store, study, summary, why
+from paradox_utils import analysis, config, experiment, files, preparation, study, summary, why
 from paradox_utils.data.records import TASKS
+from paradox_utils.results import begin, environment
 
-BOOK = store.ROOT / "book"
+BOOK = files.ROOT / "book"
 DETAILS = (BOOK / "implementation-details.md").read_text(encoding="utf-8")
 METRICS = (BOOK / "metrics.md").read_text(encoding="utf-8")
 T5 = "configs/qa-feedback-t5-small.yaml"
@@ -36,7 +37,7 @@ def documented(label):
 @pytest.fixture(scope="module")
 def tables(tmp_path_factory):
     """The tables of a study with the smallest real runs: PPO of one task, and reward models of two kinds."""
-    folder, runs = tmp_path_factory.mktemp("study"), study.plan(config.load_study(store.resolve("configs/quick.yaml")))
+    folder, runs = tmp_path_factory.mktemp("study"), study.plan(config.load_study(files.resolve("configs/quick.yaml")))
     ppo = next(run for run in runs if run.stage == "ppo")
     models = {run.parameters["task"]: run for run in runs if run.stage == "reward_model"}
     finished = {}
@@ -50,9 +51,9 @@ def tables(tmp_path_factory):
         record = {"status": "ok", "reason": "", "seconds": 1.0, "results": found}
         path = folder / study.results_folder("quick") / name / "run.json"
         path.parent.mkdir(exist_ok=True)
-        store.write_json(path, record)
+        files.write_json(path, record)
     patch = pytest.MonkeyPatch()
-    patch.setattr(store, "ROOT", folder)
+    patch.setattr(files, "ROOT", folder)
     summary.write("quick", runs)
     patch.undo()
     written = {file: pd.read_csv(folder / study.results_folder("quick") / f"{file}.csv") for file in summary.TABLES}
@@ -92,7 +93,7 @@ def test_every_column_of_the_analysis_is_documented_once_and_no_other(tables):
 
 @pytest.mark.parametrize("name", ["quick", "qa-feedback-dev", "atlas-headroom", "atlas-pilot", "atlas-learning-rate", "atlas"])
 def test_every_recorded_column_is_documented(name):
-    folder = store.resolve(summary.RECORDED) / name
+    folder = files.resolve(summary.RECORDED) / name
     for table, label in SECTIONS.items():
         if (folder / f"{table}.csv").is_file():
             assert set(pd.read_csv(folder / f"{table}.csv", nrows=0)) <= set(documented(label)), table
@@ -102,14 +103,14 @@ def test_every_quantity_of_a_record_is_documented_and_no_other(tables, tmp_path)
     p = config.Supervised(
         policy=config.FIXTURE_POLICY, steps=1, batch_size=2, train_questions=8, validation_questions=2, out=str(tmp_path)
     )
-    run = store.start(p)
+    run = begin(p)
     losses, results, _ = preparation.supervised_policy(p, run.folder)
     run.finish(results)
     record = json.loads((tmp_path / "result.json").read_text())
-    about = {"status", "reason", "results", "parameters", *store.environment()}  # what made it, and how it ended
+    about = {"status", "reason", "results", "parameters", *environment()}  # what made it, and how it ended
     measured = {*record, *results, *losses, *tables["training"]} - about - {"checkpoints"}  # those are rows of a table
     measured |= tables["results"].keys() - set(documented("runs"))
-    code = "".join((store.ROOT / "paradox_utils" / f"{name}.py").read_text(encoding="utf-8") for name in ("store", "job"))
+    code = "".join((files.ROOT / "paradox_utils" / f"{name}.py").read_text(encoding="utf-8") for name in ("results", "job"))
     measured |= set(re.findall(r'"(peak_\w+_mb|\w+_seconds)"', code))  # on a GPU, and in a study's own record
     assert sorted(documented("records")) == sorted(measured)
 
@@ -184,7 +185,7 @@ def test_defaults_and_presets_are_those_of_the_schema():
 
 
 def test_values_of_the_t5_config_are_those_of_its_plan():
-    runs = study.plan(config.load_study(store.resolve(T5)))
+    runs = study.plan(config.load_study(files.resolve(T5)))
     first = {(run.stage, run.parameters["task"]): run.parameters for run in reversed(runs) if run.labels["route"] == "steps"}
     for stage, name, default, preset, written in settings():
         if name in ("evaluator", "seed"):  # the plan fills them in
@@ -221,7 +222,7 @@ def test_every_linked_function_exists():
     assert len(linked()) > 60
     for name in linked():
         parts = name.split(".")
-        cut = next(n for n in (2, 1) if store.ROOT.joinpath("paradox_utils", *parts[:n]).with_suffix(".py").is_file())
+        cut = next(n for n in (2, 1) if files.ROOT.joinpath("paradox_utils", *parts[:n]).with_suffix(".py").is_file())
         found = importlib.import_module("paradox_utils." + ".".join(parts[:cut]))
         for part in parts[cut:]:
             assert hasattr(found, part), name
@@ -247,11 +248,11 @@ def test_a_name_that_is_gone_ends_the_build(tmp_path):
     )
     (tmp_path / "index.md").write_text("# Page\n\n{src}`objective.whiten`\n")
     build = [sys.executable, "-m", "sphinx", "-q", "-W", "-b", "html", tmp_path, tmp_path / "html"]
-    done = subprocess.run(build, capture_output=True, text=True, cwd=store.ROOT)
+    done = subprocess.run(build, capture_output=True, text=True, cwd=files.ROOT)
     assert done.returncode == 0, done.stderr
     assert 'href="code/objective.html#whiten"' in (tmp_path / "html" / "index.html").read_text()
     assert re.search(r'<span id="whiten"></span>.*whiten', (tmp_path / "html" / "code" / "objective.html").read_text())
     (tmp_path / "index.md").write_text("# Page\n\n{src}`objective.whitten`\n")
-    done = subprocess.run(build, capture_output=True, text=True, cwd=store.ROOT)
+    done = subprocess.run(build, capture_output=True, text=True, cwd=files.ROOT)
     assert done.returncode != 0
     assert "paradox_utils has no 'objective.whitten'" in done.stderr

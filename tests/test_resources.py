@@ -8,14 +8,14 @@ import psutil
 import pytest
 from test_study_whole import REPOSITORY, planned, project, run_study, write_notebook  # noqa: F401 (project is a fixture)
 
-from paradox_utils import resources, store, study
+from paradox_utils import files, resources, study
 from paradox_utils.execute import Share, main, shares
 
 
 def finish(project, run, **record):  # noqa: F811
     folder = project / "results/tiny" / run.id
     folder.mkdir(parents=True)
-    store.write_json(folder / "run.json", record)
+    files.write_json(folder / "run.json", record)
 
 
 def test_memory_follows_recorded_peaks_of_the_same_kind(project):  # noqa: F811
@@ -129,9 +129,10 @@ def test_a_gpu_is_held_until_its_holder_ends_however_it_ends(tmp_path, monkeypat
 
 SEES = """
 import os, time
-from paradox_utils import config, store
+from paradox_utils import config, files
+from paradox_utils.results import begin
 p = config.check_notebook(config.PPO, globals())
-run = store.start(p)
+run = begin(p)
 time.sleep(2)
 run.finish({"lm_performance_start": 0.5, "lm_performance_final": 0.75, "gpu": os.environ["CUDA_VISIBLE_DEVICES"]})
 """

@@ -18,7 +18,7 @@ import torch
 import transformers
 from conftest import answered
 
-from paradox_utils import config, resume, reward_training, supervised
+from paradox_utils import config, reward_training, states, supervised
 
 # --- folders ------------------------------------------------------------------------------------------------------------------
 
@@ -28,7 +28,7 @@ def state(parent, number, prefix="state-"):
     (folder / "inner").mkdir(parents=True)
     (folder / "weights").write_bytes(bytes([number]) * 100)
     (folder / "inner" / "more").write_text("text")
-    resume.complete(folder)
+    states.complete(folder)
     return folder
 
 
@@ -49,11 +49,11 @@ def add(folder):
 
 
 def unmark(folder):
-    (folder / resume.MARK).unlink()
+    (folder / states.MARK).unlink()
 
 
 def garble(folder):
-    (folder / resume.MARK).write_text('{"weights": 3}')
+    (folder / states.MARK).write_text('{"weights": 3}')
 
 
 BREAKS = [cut, change, lose, add, unmark, garble]
@@ -62,25 +62,25 @@ BREAKS = [cut, change, lose, add, unmark, garble]
 @pytest.mark.parametrize("how", BREAKS)
 def test_a_broken_state_is_passed_by_with_a_sentence(how, tmp_path):
     first, second = state(tmp_path, 9), state(tmp_path, 10)  # by number, not by name
-    assert resume.is_complete(second)
-    assert resume.newest(tmp_path) == second
+    assert states.is_complete(second)
+    assert states.newest(tmp_path) == second
     how(second)
-    assert not resume.is_complete(second)
+    assert not states.is_complete(second)
     with pytest.warns(UserWarning, match="state-10: is not whole, so the run goes on from an earlier state"):
-        assert resume.newest(tmp_path) == first
+        assert states.newest(tmp_path) == first
 
 
 def test_without_a_state_there_is_none(tmp_path):
     for name in ("state-3.part", "state-x", "other-4", "state-"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "file").write_text("")
-        resume.complete(tmp_path / name)
+        states.complete(tmp_path / name)
     (tmp_path / "state-5").write_text("a file")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert resume.newest(tmp_path) is None
-        assert resume.newest(tmp_path / "nowhere") is None
-    assert not resume.is_complete(tmp_path / "nowhere")
+        assert states.newest(tmp_path) is None
+        assert states.newest(tmp_path / "nowhere") is None
+    assert not states.is_complete(tmp_path / "nowhere")
 
 
 def test_the_last_whole_states_stay(tmp_path):
@@ -89,7 +89,7 @@ def test_the_last_whole_states_stay(tmp_path):
     unmark(tmp_path / "state-11")
     (tmp_path / "state-12.part").mkdir()
     state(tmp_path, 1, "other-")
-    resume.keep_last(tmp_path)
+    states.keep_last(tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["other-1", "state-10", "state-9"]
 
 
@@ -98,14 +98,14 @@ def no_room():
 
 
 def fill(target):
-    with resume.whole_folder(target) as part:
+    with states.whole_folder(target) as part:
         (part / "a").write_text("second")
         no_room()
 
 
 def test_a_folder_appears_whole_or_not_at_all(tmp_path, monkeypatch):
     target = tmp_path / "deep" / "model"
-    with resume.whole_folder(target) as part:
+    with states.whole_folder(target) as part:
         (part / "a").write_text("first")
         assert not target.exists()
     with pytest.raises(OSError, match="No space left"):
@@ -115,25 +115,25 @@ def test_a_folder_appears_whole_or_not_at_all(tmp_path, monkeypatch):
     with monkeypatch.context() as patch:  # the last step of all fails
         move = Path.replace
         patch.setattr(Path, "replace", lambda self, to: no_room() if self.suffix == ".part" else move(self, to))
-        with pytest.raises(OSError, match="No space left"), resume.whole_folder(target):
+        with pytest.raises(OSError, match="No space left"), states.whole_folder(target):
             pass
     assert [path.name for path in target.parent.rglob("*")] == ["model", "a"]
     (target.parent / "model.part").mkdir()
     (target.parent / "model.part" / "b").write_text("what a kill left")
-    with resume.whole_folder(target) as part:
+    with states.whole_folder(target) as part:
         (part / "a").write_text("third")
     assert [path.name for path in target.parent.rglob("*")] == ["model", "a"]
     assert (target / "a").read_text() == "third"
 
 
-def test_another_run_does_not_inherit_states(tmp_path):
+def test_another_run_does_not_inherit_steps_kept(tmp_path):
     parent = tmp_path / "resume"
-    resume.claim(parent, {"seed": 0, "rate": 0.1})
+    states.claim(parent, {"seed": 0, "rate": 0.1})
     kept = state(parent, 1)
-    resume.claim(parent, {"rate": 0.1, "seed": 0})
-    assert resume.newest(parent) == kept
-    resume.claim(parent, {"rate": 0.1, "seed": 1})
-    assert resume.newest(parent) is None
+    states.claim(parent, {"rate": 0.1, "seed": 0})
+    assert states.newest(parent) == kept
+    states.claim(parent, {"rate": 0.1, "seed": 1})
+    assert states.newest(parent) is None
 
 
 # --- trainings ----------------------------------------------------------------------------------------------------------------
@@ -221,8 +221,8 @@ def failing(act, count, fail):
 # tokenizer and a mark.
 MOMENTS = {
     "a state without its optimizer": lambda kind: in_call(torch, "save", 6),
-    "a state without its mark": lambda kind: in_call(resume, "complete", 2 if kind == "supervised" else 5),
-    "old states not cleared": lambda kind: in_call(resume, "keep_last", 2),
+    "a state without its mark": lambda kind: in_call(states, "complete", 2 if kind == "supervised" else 5),
+    "old states not cleared": lambda kind: in_call(states, "keep_last", 2),
     "a result without its tokenizer": lambda kind: in_call(
         transformers.PreTrainedTokenizerFast, "save_pretrained", 1 if kind == "supervised" else 4
     ),
@@ -247,17 +247,17 @@ def whole(few, tmp_path_factory):
 def test_a_killed_training_ends_with_the_same_bits(kind, whole, few, tmp_path, monkeypatch):
     for step in sorted(random.Random(kind).sample(range(1, LAST), 3)):
         assert killed(kind, tmp_path, few, in_step(step))
-        assert states(tmp_path) == [at for at in STATES[kind] if at <= step][-2:]
+        assert steps_kept(tmp_path) == [at for at in STATES[kind] if at <= step][-2:]
     steps = []
     monkeypatch.setattr(
         supervised.KeepStates, "on_step_begin", lambda self, args, state, *a, **k: steps.append(state.global_step)
     )
-    done = max(states(tmp_path), default=0)
+    done = max(steps_kept(tmp_path), default=0)
     assert finished(kind, tmp_path, few) == whole[kind]
     assert steps == list(range(done, LAST))
 
 
-def states(folder):
+def steps_kept(folder):
     return sorted(int(path.name.split("-")[1]) for path in (folder / "resume").glob("checkpoint-*"))
 
 
@@ -277,7 +277,7 @@ def at_the_end():
 def test_no_state_follows_the_last_step(kind, whole, few, tmp_path):
     """Going on from one would take a step too many."""
     assert killed(kind, tmp_path, few, at_the_end)
-    assert states(tmp_path) == list(STATES[kind][-2:])
+    assert steps_kept(tmp_path) == list(STATES[kind][-2:])
     assert finished(kind, tmp_path, few) == whole[kind]
 
 
@@ -306,8 +306,8 @@ def test_a_full_disk_leaves_the_state_before(writer, count, whole, few, tmp_path
         patch.setattr(owner, name, failing(getattr(owner, name), count, no_room))
         with pytest.raises(OSError, match="No space left"):
             train("segments", tmp_path, few)
-    assert states(tmp_path) == [8]  # the half of state 16 is gone, and the room it took
-    assert resume.is_complete(tmp_path / "resume" / "checkpoint-8")
+    assert steps_kept(tmp_path) == [8]  # the half of state 16 is gone, and the room it took
+    assert states.is_complete(tmp_path / "resume" / "checkpoint-8")
     assert finished("segments", tmp_path, few) == whole["segments"]
 
 
@@ -341,7 +341,7 @@ def test_no_code_of_a_state_runs(name, few, tmp_path):
     kept = tmp_path / "resume" / "checkpoint-7"
     assert not (kept / "training_args.bin").exists()
     torch.save(Planted(tmp_path / "trap"), kept / name)
-    resume.complete(kept)
+    states.complete(kept)
     read = name in ("optimizer.pt", "scheduler.pt", "rng_state.pth")  # the others are left alone
     with pytest.raises(pickle.UnpicklingError) if read else contextlib.nullcontext():
         train("supervised", tmp_path, few)

@@ -4,7 +4,7 @@
 import pytest
 from test_study_whole import CONFIG, planned, project, seeds_of, trained, write_notebook  # noqa: F401 (project is a fixture)
 
-from paradox_utils import config, store, study
+from paradox_utils import config, files, study
 
 
 def ids(runs):
@@ -55,7 +55,7 @@ def test_an_edit_changes_the_ids_of_the_stages_that_import_the_code(project, mon
     package.mkdir()
     for module, text in {"__init__": "", "plots": "size = 1", "ppo": "from . import plots", "supervised": "x = 1"}.items():
         (package / f"{module}.py").write_text(text)
-    monkeypatch.setattr(store, "PACKAGE", package)
+    monkeypatch.setattr(files, "PACKAGE", package)
     for stage, module in {"supervised": "supervised", "feedback": "plots", "reward_model": "plots", "ppo": "ppo"}.items():
         write_notebook(project / study.NOTEBOOKS[stage], "", f"from paradox_utils import {module}, plots")
     before = ids(planned(project))
@@ -304,5 +304,5 @@ def test_impossible_studies_are_refused_with_the_place(project, change, message)
 
 def test_a_missing_notebook_is_named(project):
     (project / study.NOTEBOOKS["ppo"]).unlink()
-    with pytest.raises(store.StoreError, match=r"04-ppo\.ipynb"):
+    with pytest.raises(files.FileError, match=r"04-ppo\.ipynb"):
         planned(project)

@@ -14,7 +14,7 @@ import pandas as pd
 import psutil
 import pytest
 
-from paradox_utils import config, store, study
+from paradox_utils import config, files, study
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
@@ -22,16 +22,16 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 STUB = """
 import time, json
 from pathlib import Path
-from paradox_utils import store
-markers = store.resolve("markers.txt")
+from paradox_utils import files
+markers = files.resolve("markers.txt")
 def mark(word):
     with markers.open("a") as sink:
         sink.write(f"{word} {p.out.rsplit('/', 1)[-1]}\\n")
 mark("start")
-time.sleep(float(store.resolve("nap.txt").read_text()))
-if store.resolve("fail.txt").read_text() in p.out:
+time.sleep(float(files.resolve("nap.txt").read_text()))
+if files.resolve("fail.txt").read_text() in p.out:
     raise RuntimeError("the stub was told\\nto fail")
-run = store.start(p)
+run = begin(p)
 """
 WORK = {
     "supervised": '(run.folder / "model").mkdir(); run.finish({}); mark("end")',
@@ -43,7 +43,7 @@ run.finish({"checkpoints": [{"step": step, "accuracy": 0.5 + step / 1000} for st
 mark("end")
 """,
     "ppo": """
-assert store.resolve(p.policy).is_dir() and (p.reward == "dial" or store.resolve(p.reward_model).is_dir())
+assert files.resolve(p.policy).is_dir() and (p.reward == "dial" or files.resolve(p.reward_model).is_dir())
 (run.folder / "curve.csv").write_text("update,kl,lm_performance\\n0,0.0,0.5\\n1,0.5,0.75\\n")
 run.finish({"rm_accuracy": float("nan"), "lm_performance_start": 0.5, "lm_performance_final": 0.75, "updates": p.updates})
 mark("end")
@@ -53,10 +53,10 @@ SCHEMAS = {"supervised": "Supervised", "feedback": "FeedbackParameters", "reward
 ANALYSIS = """
 from pathlib import Path
 import pandas as pd
-from paradox_utils import store
-table = pd.read_csv(store.resolve(results) / "summary.csv")
-store.resolve(out).mkdir(parents=True)
-(store.resolve(out) / "verdict.txt").write_text(f"verdict on {(table.status == 'ok').sum()} runs")
+from paradox_utils import files
+table = pd.read_csv(files.resolve(results) / "summary.csv")
+files.resolve(out).mkdir(parents=True)
+(files.resolve(out) / "verdict.txt").write_text(f"verdict on {(table.status == 'ok').sum()} runs")
 """
 CONFIG = """
 study: tiny
@@ -89,7 +89,7 @@ def project(tmp_path, monkeypatch):
     (tmp_path / "configs/tiny.yaml").write_text(CONFIG)
     (tmp_path / "nap.txt").write_text("0")
     (tmp_path / "fail.txt").write_text("nothing")
-    monkeypatch.setattr(store, "ROOT", tmp_path)
+    monkeypatch.setattr(files, "ROOT", tmp_path)
     return tmp_path
 
 

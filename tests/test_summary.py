@@ -5,7 +5,7 @@ import pytest
 from test_study_plans import SHARED
 from test_study_whole import planned, project, trained  # noqa: F401 (project is a fixture)
 
-from paradox_utils import analysis, store, summary
+from paradox_utils import analysis, files, summary
 
 QUESTIONS = "when,good,segments\nstart,1 0,2 1\nfinal,2 1,2 1\n"
 BEST_OF = "n,kl,reward,true_return,lm_performance\n1,0.0,0.1,0.2,0.5\n2,0.19,0.3,0.2,0.6\n"
@@ -19,7 +19,7 @@ def finish(run, results, status="ok", **tables):
         (folder / f"{name}.csv").write_text(text)
     made = {"seconds": 3.5, "device": "cpu", "threads": 1, "versions": {}, "platform": "p", "code_hash": "c", "data_hash": "d"}
     record = {"id": run.id, "stage": run.stage, "labels": run.labels, "status": status, "reason": "", "results": results}
-    store.write_json(folder / "run.json", record | made)
+    files.write_json(folder / "run.json", record | made)
 
 
 @pytest.fixture
@@ -48,7 +48,7 @@ def study(project):  # noqa: F811
     for folder in (work, result):
         folder.mkdir(parents=True)
     (result / "questions.csv").write_text(QUESTIONS)
-    store.write_json(work / "failure.json", {"status": "failed", "reason": "RuntimeError: no"})
+    files.write_json(work / "failure.json", {"status": "failed", "reason": "RuntimeError: no"})
     return runs
 
 
@@ -103,5 +103,5 @@ def test_every_table_is_recorded_and_the_curves_are_packed(study, project):  # n
     assert (folder / "curves.csv.gz").read_bytes() == packed  # nothing of the time it was made
     for name in tables:
         assert (folder / name).read_bytes() == (project / "results/tiny" / name).read_bytes()
-    made = store.read_json(folder / "provenance.json")["runs"]
+    made = files.read_json(folder / "provenance.json")["runs"]
     assert [run["id"] for run in made] == [run.id for run in study if run.labels["arm"] != "low"]  # all but the failed one

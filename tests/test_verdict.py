@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from worlds import ACCURACIES, decide, flat, inverted_u, named, nested, rising, world
 
-from paradox_utils import analysis, comparison, store, verdict
+from paradox_utils import analysis, comparison, results, verdict
 from paradox_utils.data.records import TASKS
 
 # --- the rule ---
@@ -197,9 +197,9 @@ def test_failed_diverged_and_blocked_runs_are_counted_and_said():
     [
         ("blocked", "was not started", True),
         ("blocked", "needs reward_model-1 (reward model relevance)", True),
-        ("blocked", f"needs reward_model-1 (reward model relevance), {store.NEED_FAILED}", False),
+        ("blocked", f"needs reward_model-1 (reward model relevance), {results.NEED_FAILED}", False),
         ("running", "a job is still at it", True),
-        ("failed", f"{store.KILLED}; see log.txt", True),
+        ("failed", f"{results.KILLED}; see log.txt", True),
         ("failed", "ValueError: nothing to learn from", False),
         ("diverged", "KL", False),
     ],

@@ -8,7 +8,7 @@ import pytest
 from test_why_paths import chosen_of, fitted_world, walked
 from worlds import flat, lost, nested, offsets, probed, rising, run_page, study, world
 
-from paradox_utils import analysis, overoptimisation, store, why
+from paradox_utils import analysis, files, overoptimisation, why
 from paradox_utils.data.records import TASKS
 from paradox_utils.plots import why as draw
 
@@ -372,10 +372,10 @@ def test_what_is_known_before_says_that_intervals_are_not_corrected():
 
 
 def test_the_metrics_page_says_how_little_padding_is_looked_at():
-    said = (store.ROOT / "book" / "metrics.md").read_text(encoding="utf-8")
+    said = (files.ROOT / "book" / "metrics.md").read_text(encoding="utf-8")
     (row,) = re.findall(r"^\| `probe_padding` \|.*", said, flags=re.MULTILINE)
     assert "each of eight prompts" in row
-    assert "FEW = 8 " in (store.ROOT / "paradox_utils" / "probe.py").read_text(encoding="utf-8")
+    assert "FEW = 8 " in (files.ROOT / "paradox_utils" / "probe.py").read_text(encoding="utf-8")
 
 
 # --- the page ---

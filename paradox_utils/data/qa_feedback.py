@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from paradox_utils import config, store
+from paradox_utils import config, files
 from paradox_utils.data import segments
 from paradox_utils.data.records import DataError, Feedback, Missing, Passage, Question, Span, Splits
 
@@ -179,7 +179,7 @@ class _Original:
 
 
 def _read(data: str) -> _Original:
-    folder = store.resolve(data)
+    folder = files.resolve(data)
     if folder.is_dir():
         try:
             present = {path.name for path in folder.iterdir()}
@@ -251,7 +251,7 @@ def _parse_hub(name: str) -> dict[str, list[_Record]]:
 
 def verify(directory: str | Path) -> dict[str, bool | None]:
     """Whether each original file in ``directory`` is the published one, by its git blob id; None where it is absent."""
-    folder = store.resolve(directory)
+    folder = files.resolve(directory)
     return {name: _blob_id(folder / name) == blob if (folder / name).is_file() else None for name, blob in BLOB_IDS.items()}
 
 

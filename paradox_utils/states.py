@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from paradox_utils.store import write_text
+from paradox_utils.files import write_text
 
 MARK = "complete.json"
 
