@@ -19,7 +19,7 @@ from benchmarks.plain import Clock
 from benchmarks.t5 import operator_rows
 from benchmarks.table import Row
 from benchmarks.worker import Side
-from paradox_utils import config, experiment, files, ppo, results, sources
+from paradox_utils import config, data, experiment, files, ppo, results
 from paradox_utils import study as studies
 from paradox_utils.rollout import encode_prompts
 
@@ -69,9 +69,9 @@ class Loop:
     def __init__(self, parameters: dict) -> None:
         self.p = config.PPO(**parameters)
         self.actors = experiment.load_actors(self.p)
-        judged = sources.load_feedback(self.p, files.resolve(self.p.feedback))
+        judged = data.load_feedback(self.p, files.resolve(self.p.feedback))
         self.reward, _, _ = experiment.reward_of(self.p, self.actors.tokenizer, judged)
-        self.questions = sources.load_splits(self.p).train
+        self.questions = data.load_splits(self.p).train
 
     def phases(self, rollouts: int) -> dict[str, float]:
         """Median seconds of each phase over so many rollouts, after one that warms up."""

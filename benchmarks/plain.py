@@ -31,9 +31,10 @@ from transformers import (
 from benchmarks import workload
 from benchmarks.worker import peak_memory
 from paradox_utils import config
-from paradox_utils.data.examples import reward_context
-from paradox_utils.data.records import LABELS, Question
+from paradox_utils.data.examples import context_of
+from paradox_utils.data.records import Question
 from paradox_utils.data.segments import resolve_splitter, segment
+from paradox_utils.data.tasks import LABELS
 
 MICRO_BATCH = 4  # samples a pass
 REWARD = 0.3  # of a good segment, relevance
@@ -191,7 +192,7 @@ def reward_inputs(
     tokenizer, limit = plain.reward_tokenizer, plain.reward_model.config.max_position_embeddings
     rows, marks, starts = [], [], []
     for question, text, pieces in zip(questions, texts, spans, strict=True):
-        context = tokenizer(reward_context(question, "relevance"), add_special_tokens=False).input_ids
+        context = tokenizer(context_of(question, "relevance"), add_special_tokens=False).input_ids
         body, places = [], []
         for start, end in pieces:
             places.append(len(body))

@@ -27,7 +27,8 @@ from transformers import (
 
 from paradox_utils import config
 from paradox_utils.data import qa_feedback
-from paradox_utils.data.records import LABELS, DataError, Feedback, read_feedback, write_feedback
+from paradox_utils.data.records import DataError, Feedback, read_feedback, write_feedback
+from paradox_utils.data.tasks import LABELS
 
 SOURCE = "PARADOX_QA_FEEDBACK"  # environment variable: a directory of the original files, or a hub id
 PIECES = 8000  # byte-pair pieces: 1.5 tokens a word on these texts

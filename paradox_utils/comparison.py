@@ -25,7 +25,7 @@ from paradox_utils.analysis import (
     unended,
     usable,
 )
-from paradox_utils.data.records import TASKS
+from paradox_utils.data.tasks import TASKS
 
 ACCURACY_RESOLUTION = 0.01  # accuracies are distinct if they differ after rounding to this
 ALL = "all tasks"

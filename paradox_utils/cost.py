@@ -20,7 +20,7 @@ from pathlib import Path
 import pandas as pd
 
 from paradox_utils import config, files
-from paradox_utils.data.records import TASKS
+from paradox_utils.data.tasks import TASKS
 
 # What the benchmark's part `matmul` records, under these names.
 MEASURES = {

@@ -11,7 +11,7 @@ import pandas as pd
 from paradox_utils import statistics, verdict
 from paradox_utils.analysis import READINGS, VALIDATION, settings_of, usable
 from paradox_utils.comparison import families, unit_contrasts
-from paradox_utils.data.records import TASKS
+from paradox_utils.data.tasks import TASKS
 from paradox_utils.questions import scores
 
 # Crossed or nested, reward-model seeds, PPO seeds for each of them.

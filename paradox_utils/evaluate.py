@@ -9,12 +9,14 @@ import numpy as np
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from paradox_utils import config
+from paradox_utils.data import splitter_of
+from paradox_utils.data.records import Judge
 from paradox_utils.data.segments import segment
+from paradox_utils.data.tasks import counts
 from paradox_utils.generation import generate
 from paradox_utils.measures import distinct, rouge_l
-from paradox_utils.rewards import Judge, RewardFunction
+from paradox_utils.rewards import RewardFunction
 from paradox_utils.rollout import Prompts, choose
-from paradox_utils.sources import splitter_of
 
 
 @dataclass(frozen=True)
@@ -69,16 +71,3 @@ def evaluation(
         return Scores(measures, good, segments)
 
     return evaluate
-
-
-def lm_performance(values: list[list[float]], task: config.TaskName) -> float:
-    """The pooled share of good segments (a response without any counts as one bad one); for completeness the mean score."""
-    good, segments = counts(values, task)
-    return sum(good) / sum(segments)
-
-
-def counts(values: list[list[float]], task: config.TaskName) -> tuple[list[float], list[int]]:
-    """Good segments and all segments of each response; for completeness its score, and 1."""
-    if task == "completeness":
-        return [float(v[0]) for v in values], [1] * len(values)
-    return [float(sum(value > 0 for value in row)) for row in values], [max(1, len(row)) for row in values]

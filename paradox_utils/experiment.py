@@ -18,8 +18,9 @@ import torch
 from transformers import PreTrainedTokenizerFast
 from transformers.utils import logging as transformers_logging
 
-from paradox_utils import checkpoint, config, files, hashes, ppo, processes, reward_model, sources, states
-from paradox_utils.data.records import DataError, Feedback, Question
+from paradox_utils import checkpoint, config, data, files, hashes, ppo, processes, reward_model, states
+from paradox_utils.data.oracle import oracle_judge
+from paradox_utils.data.records import DataError, Feedback, Judge, Question
 from paradox_utils.evaluate import Scores, evaluation
 from paradox_utils.files import resolve
 from paradox_utils.measures import agreement
@@ -27,14 +28,12 @@ from paradox_utils.models import ModelError, device_of, load_policy, load_value_
 from paradox_utils.probe import Rewards, probe
 from paradox_utils.rewards import (
     Centre,
-    Judge,
     RewardFunction,
     control_of,
     dial_of,
     exact_centre,
     measure_judge,
     model_judge,
-    oracle_judge,
     reward_function,
     spread_of,
 )
@@ -55,11 +54,11 @@ def run_ppo(p: config.PPO, folder: Path, report: Callable[[dict], None] = lambda
     """
     if p.processes > 1 and processes.count() == 1:
         return _shared(p, folder)
-    splits = sources.load_splits(p)
+    splits = data.load_splits(p)
     if len(splits.train) < p.processes:
         raise DataError(f"{len(splits.train)} questions to train on: raise train_questions ({p.train_questions})")
     actors = load_actors(p)
-    judged = sources.load_feedback(p, resolve(p.feedback)) if p.source == "atlas" else {}
+    judged = data.load_feedback(p, resolve(p.feedback)) if p.source == "atlas" else {}
     reward, metrics, cut = reward_of(p, actors.tokenizer, judged)
     truth = true_reward(p, actors.tokenizer, judged)
     evaluator = evaluator_of(p)

@@ -7,7 +7,8 @@ import tempfile
 from pathlib import Path
 
 from paradox_utils import config, preparation
-from paradox_utils.data.records import TASKS, write_feedback
+from paradox_utils.data.records import write_feedback
+from paradox_utils.data.tasks import TASKS
 from paradox_utils.feedback import collect
 from paradox_utils.files import resolve
 

@@ -32,7 +32,7 @@ from transformers import (
 )
 
 from paradox_utils.data import atlas
-from paradox_utils.data.records import LABELS
+from paradox_utils.data.tasks import LABELS
 from paradox_utils.files import resolve
 
 

@@ -7,14 +7,14 @@ from pathlib import Path
 import pandas as pd
 from transformers.utils import logging as transformers_logging
 
-from paradox_utils import config, feedback, sources
-from paradox_utils.data.records import TASKS, Feedback, write_feedback
+from paradox_utils import config, data, feedback
+from paradox_utils.data.oracle import oracle_judge
+from paradox_utils.data.records import Feedback, write_feedback
 from paradox_utils.data.segments import segment
-from paradox_utils.evaluate import lm_performance
+from paradox_utils.data.tasks import TASKS, lm_performance
 from paradox_utils.files import resolve
 from paradox_utils.generation import generate
 from paradox_utils.models import device_of, load_policy
-from paradox_utils.rewards import oracle_judge
 from paradox_utils.rollout import Responses, encode_prompts
 
 transformers_logging.disable_progress_bar()
@@ -27,7 +27,7 @@ def supervised_policy(p: config.Supervised, folder: Path) -> tuple[pd.DataFrame,
     losses = supervised.train(p, folder)
     model, tokenizer = load_policy(str(folder / "model"))
     model.to(device_of(p.device))
-    prompts = encode_prompts(model, tokenizer, sources.load_splits(p).validation, p.prompt_limit)
+    prompts = encode_prompts(model, tokenizer, data.load_splits(p).validation, p.prompt_limit)
     responses = generate(model, tokenizer, prompts, p.response_limit)
     results = {"final_loss": None if losses.empty else float(losses["loss"].iloc[-1]), "truncated_prompts": prompts.truncated}
     if p.source == "atlas":
@@ -37,22 +37,22 @@ def supervised_policy(p: config.Supervised, folder: Path) -> tuple[pd.DataFrame,
 
 def exact_performance(responses: Responses, task: config.TaskName, p: config.Source) -> float:
     """LM performance by the oracle."""
-    offsets = [segment(text, task, sources.splitter_of(p)) for text in responses.texts]
+    offsets = [segment(text, task, data.splitter_of(p)) for text in responses.texts]
     return lm_performance(oracle_judge(task)(responses.questions, responses.texts, offsets), task)
 
 
 def collect_feedback(p: config.FeedbackParameters, folder: Path) -> dict[str, list[Feedback]]:
     """Stage ``feedback``: judged responses by use; for Atlas they are sampled and left in ``folder/feedback.jsonl``."""
     if p.source == "qa-feedback":
-        return sources.load_feedback(p, None)
+        return data.load_feedback(p, None)
     write_feedback(folder / "feedback.jsonl", feedback.collect(p))
-    return sources.load_feedback(p, folder / "feedback.jsonl")
+    return data.load_feedback(p, folder / "feedback.jsonl")
 
 
 def train_reward_model(p: config.RewardModel, folder: Path) -> tuple[dict, pd.DataFrame]:
     """Stage ``reward_model``: results (metrics of every checkpoint) and losses."""
     from paradox_utils import reward_training
 
-    judged = sources.load_feedback(p, resolve(p.feedback))
+    judged = data.load_feedback(p, resolve(p.feedback))
     metrics, losses, truncated = reward_training.train(p, judged, folder)
     return {"checkpoints": metrics, "truncated_inputs": truncated}, losses

@@ -15,7 +15,7 @@ import pandas as pd
 from scipy import stats
 from scipy.interpolate import griddata
 
-from paradox_utils.data.records import TASKS
+from paradox_utils.data.tasks import TASKS
 from paradox_utils.statistics import Array, rank_correlation, regret
 
 POLICIES = ("T5-small", "T5-base", "T5-large")

@@ -19,9 +19,11 @@ from torch.nn.functional import cross_entropy
 from transformers import PreTrainedTokenizerFast, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.modeling_outputs import TokenClassifierOutput
 
-from paradox_utils import config, sources, states
+from paradox_utils import config, states
 from paradox_utils.data import atlas, oracle
-from paradox_utils.data.records import ERROR_LABEL, LABELS, DataError, Feedback, PairExample, SegmentExample, prefer
+from paradox_utils.data.examples import training_examples
+from paradox_utils.data.records import DataError, Feedback, PairExample, SegmentExample, prefer
+from paradox_utils.data.tasks import ERROR_LABEL, LABELS
 from paradox_utils.files import read_json
 from paradox_utils.measures import pair_metrics, segment_metrics
 from paradox_utils.models import device_of, load_encoder
@@ -68,8 +70,8 @@ def train(p: config.RewardModel, feedback: dict[str, list[Feedback]], folder: Pa
     pairwise = p.task == "completeness"
     records = feedback[p.split][: p.feedback_limit or None]
     rng = random.Random(f"reward model {p.seed}")
-    examples = noisy(sources.training_examples(p, records, p.task), p, rng)
-    heldout = sources.training_examples(p, feedback["heldout"], p.task)
+    examples = noisy(training_examples(p, records, p.task), p, rng)
+    heldout = training_examples(p, feedback["heldout"], p.task)
     if not examples or not heldout:
         raise DataError(f"{p.task}: {len(examples)} examples to train on, {len(heldout)} held out; give more feedback")
     _forget_broken(p, folder)
@@ -183,7 +185,7 @@ def _corrupted(p: config.RewardModel, count: int, rng: random.Random) -> list:
         verdicts = [oracle.judge(question, response) for response in responses]
         scores = tuple(v.completeness for v in verdicts)
         records.append(Feedback(question, responses, verdicts[0].spans, (), "", prefer(scores), verdicts[0].spans, scores))
-    return sources.training_examples(p, records, p.task)
+    return training_examples(p, records, p.task)
 
 
 def _label_replaced_tokens(rows: list[dict], tokenizer: PreTrainedTokenizerFast) -> None:

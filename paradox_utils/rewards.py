@@ -20,16 +20,16 @@ from scipy.special import ndtr, ndtri
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
-from paradox_utils import config, sources
-from paradox_utils.data import oracle
-from paradox_utils.data.records import ERROR_LABEL, FACTUAL_ERRORS, LABELS, RELEVANCE_ERRORS, DataError, Feedback, Question
+from paradox_utils import config, data
+from paradox_utils.data.examples import reward_context, training_examples
+from paradox_utils.data.oracle import oracle_judge
+from paradox_utils.data.records import DataError, Feedback, Judge, Offsets, Question
 from paradox_utils.data.segments import segment
+from paradox_utils.data.tasks import ERROR_LABEL, LABELS
 from paradox_utils.measures import ROUNDING, pair_metrics, segment_metrics
 from paradox_utils.reward_model import NonFiniteScoresError, RewardScorer
 from paradox_utils.rollout import Responses, decode
 
-Offsets = list[tuple[int, int]]
-Judge = Callable[[Sequence[Question], Sequence[str], Sequence[Offsets]], list[list[float]]]
 RewardFunction = Callable[[Responses], Tensor]
 REWARD_SIZE = {"relevance": 0.3, "factuality": 0.5, "completeness": 0.3}  # Chen et al.'s released configs
 
@@ -50,7 +50,7 @@ def model_judge(scorer: RewardScorer, p: config.PPO) -> Judge:
     not read (over its input limit) gets 0."""
 
     def judge(questions: Sequence[Question], texts: Sequence[str], offsets: Sequence[Offsets]) -> list[list[float]]:
-        contexts = [sources.reward_context(p, question, p.task) for question in questions]
+        contexts = [reward_context(p, question, p.task) for question in questions]
         if p.task == "completeness":
             return [[score] for score in scorer.scores(contexts, texts).tolist()]
         pieces = [[text[a:b] for a, b in spans] for text, spans in zip(texts, offsets, strict=True)]
@@ -61,22 +61,6 @@ def model_judge(scorer: RewardScorer, p: config.PPO) -> Judge:
             # P(good) − P(error) of two classes is tanh of half their logit difference
             value = torch.where(margin > 0, 1.0, -1.0) if p.reward_form == "arg-max" else torch.tanh(margin / 2)
             values.append(torch.where(margin.isnan(), 0.0, value).tolist())
-        return values
-
-    return judge
-
-
-def oracle_judge(task: config.TaskName) -> Judge:
-    """The exact labels of Atlas."""
-    kinds = RELEVANCE_ERRORS if task == "relevance" else FACTUAL_ERRORS
-
-    def judge(questions: Sequence[Question], texts: Sequence[str], offsets: Sequence[Offsets]) -> list[list[float]]:
-        values = []
-        for question, text, spans in zip(questions, texts, offsets, strict=True):
-            verdict = oracle.judge(question, text)
-            errors = [s for s in verdict.spans if s.kind in kinds]
-            segments = [-1.0 if any(e.start < b and e.end > a for e in errors) else 1.0 for a, b in spans]
-            values.append([verdict.completeness] if task == "completeness" else segments)
         return values
 
     return judge
@@ -193,7 +177,7 @@ def measure_judge(judge: Judge, p: config.PPO, records: Sequence[Feedback]) -> d
             raise DataError("completeness: no two held-out responses differ; give more feedback, or of a better policy")
         return pair_metrics(np.array(margins), clean)
     # a response without a segment to measure on gives no example
-    measured = [(record, example) for record in records for example in sources.training_examples(p, [record], p.task)]
+    measured = [(record, example) for record in records for example in training_examples(p, [record], p.task)]
     examples, texts = [example for _, example in measured], [record.responses[0] for record, _ in measured]
     values = np.concatenate(judge([record.question for record, _ in measured], texts, _offsets(texts, p)))
     good, bad = LABELS.index("O"), LABELS.index(ERROR_LABEL[p.task])
@@ -203,7 +187,7 @@ def measure_judge(judge: Judge, p: config.PPO, records: Sequence[Feedback]) -> d
 
 
 def _offsets(texts: Sequence[str], p: config.PPO) -> list[Offsets]:
-    return [segment(text, p.task, sources.splitter_of(p)) for text in texts]
+    return [segment(text, p.task, data.splitter_of(p)) for text in texts]
 
 
 # --- rewards ------------------------------------------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ from transformers import (
     TrainingArguments,
 )
 
-from paradox_utils import config, hashes, sources, states
+from paradox_utils import config, data, hashes, states
 from paradox_utils.data.records import DataError
 from paradox_utils.models import device_of, load_policy
 from paradox_utils.rollout import CUE
@@ -146,7 +146,7 @@ def train(p: config.Supervised, folder: Path) -> pd.DataFrame:
     model, tokenizer = load_policy(p.policy, p.seed)
     losses = pd.DataFrame(columns=["step", "loss"])
     if p.steps:
-        pairs = sources.demonstrations(p)
+        pairs = data.demonstrations(p)
         order = shuffled(len(pairs), p.steps * p.batch_size, p.seed)
         examples = encode_demonstrations(model, tokenizer, pairs, p)
         trainer = Trainer(

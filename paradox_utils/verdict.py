@@ -16,7 +16,7 @@ import pandas as pd
 from paradox_utils import statistics
 from paradox_utils.analysis import READING_WORDS, READINGS, Reading, count, listed, run_counts, usable
 from paradox_utils.comparison import ACCURACY_RESOLUTION, ALL, Comparison, Family, compare, families
-from paradox_utils.data.records import TASKS
+from paradox_utils.data.tasks import TASKS
 
 Status = Literal["supported", "not supported", "undecided"]
 

@@ -12,7 +12,7 @@ from statsmodels.regression.linear_model import OLS
 
 from paradox_utils import overoptimisation, statistics
 from paradox_utils.analysis import BEST_OF_N, accuracy_kind, count, usable
-from paradox_utils.data.records import TASKS
+from paradox_utils.data.tasks import TASKS
 
 # What is known of a reward model before any PPO, and in words.
 BEFORE = {

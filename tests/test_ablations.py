@@ -4,12 +4,12 @@ import numpy as np
 import pandas as pd
 import pytest
 from scipy import stats
-from worlds import curves_of, flat, lost, nested, offsets, probed, run_page, written
 
 from paradox_utils import ablations, config, files, statistics, study
 from paradox_utils.ablations import ABLATIONS, BASE
 from paradox_utils.plots import ablations as draw
 from paradox_utils.verdict import EQUIVALENCE_MARGIN
+from tests.worlds import curves_of, flat, lost, nested, offsets, probed, run_page, written
 
 THREE = (0.60, 0.75, 0.90)
 SETTINGS = {"ablation-kl-low": "kl_coefficient=0.1", "ablation-kl-high": "kl_coefficient=0.7, epochs=2"}

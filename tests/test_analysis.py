@@ -3,7 +3,11 @@ import dataclasses
 import numpy as np
 import pandas as pd
 import pytest
-from worlds import (
+
+from paradox_utils import analysis, comparison, config, plots, verdict
+from paradox_utils.data.tasks import TASKS
+from paradox_utils.plots import study as draw
+from tests.worlds import (
     ACCURACIES,
     curves_of,
     flat,
@@ -20,10 +24,6 @@ from worlds import (
     world,
     written,
 )
-
-from paradox_utils import analysis, comparison, config, plots, verdict
-from paradox_utils.data.records import TASKS
-from paradox_utils.plots import study as draw
 
 # --- reading ---
 

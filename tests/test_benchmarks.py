@@ -6,7 +6,6 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import answered
 
 from benchmarks import plain, table, terminal, workload
 from benchmarks import t5 as versus_plain
@@ -14,6 +13,7 @@ from benchmarks import trl as versus_trl
 from benchmarks.table import Row
 from paradox_utils import config, cost, files, ppo
 from paradox_utils.rollout import Responses, encode_prompts
+from tests.conftest import answered
 
 TINY = workload.Size(
     {"vocab_size": 700, "d_model": 16, "d_ff": 32, "d_kv": 8, "num_layers": 2, "num_decoder_layers": 2, "num_heads": 2},

@@ -8,18 +8,20 @@ import random
 import numpy as np
 import pytest
 import torch
-from conftest import answered
 from hypothesis import given
 from hypothesis import strategies as st
-from test_rewards_judges import StubScorer
-from test_rewards_tokens import ORACLE, RIGHT, atlas_tokenizer, placed, ppo, respond, tokens
 
-from paradox_utils import config, experiment, reward_model, rewards, sources
-from paradox_utils.data.records import TASKS, DataError
+from paradox_utils import config, data, experiment, reward_model, rewards
+from paradox_utils.data import examples
+from paradox_utils.data.records import DataError
 from paradox_utils.data.segments import segment
+from paradox_utils.data.tasks import TASKS
 from paradox_utils.feedback import annotate
 from paradox_utils.files import resolve
 from paradox_utils.rewards import REWARD_SIZE
+from tests.conftest import answered
+from tests.test_rewards_judges import StubScorer
+from tests.test_rewards_tokens import ORACLE, RIGHT, atlas_tokenizer, placed, ppo, respond, tokens
 
 SEGMENTED = ("relevance", "factuality")
 
@@ -166,7 +168,7 @@ def test_the_spread_follows_the_scale_of_the_values(values, scale):
 
 @functools.cache
 def fixture_feedback():
-    return sources.load_feedback(ppo("relevance"), resolve(config.FIXTURE_FEEDBACK))
+    return data.load_feedback(ppo("relevance"), resolve(config.FIXTURE_FEEDBACK))
 
 
 @pytest.mark.parametrize(
@@ -212,7 +214,7 @@ def test_completeness_is_standardised_unless_told_to_pay_raw_scores():
     responses, p = responses_to(some), ppo("completeness")
     checkpoint = resolve(p.reward_model.format(task="completeness"))
     scorer = reward_model.load_scorer(checkpoint, "completeness", p, p.rm_micro_batch)
-    contexts = [sources.reward_context(p, question, "completeness") for question in responses.questions]
+    contexts = [examples.reward_context(p, question, "completeness") for question in responses.questions]
     scores = torch.as_tensor(scorer.scores(contexts, responses.texts)).float()
     stored = json.loads((checkpoint / "metrics.json").read_text())
     standard = 0.3 * (scores - stored["score_mean"]) / stored["score_std"]

@@ -3,7 +3,11 @@
 import numpy as np
 import pandas as pd
 import pytest
-from worlds import (
+
+from paradox_utils import analysis, design, questions, statistics, verdict
+from paradox_utils.data.tasks import TASKS
+from paradox_utils.plots import study as draw
+from tests.worlds import (
     curves_of,
     decide,
     flat,
@@ -18,10 +22,6 @@ from worlds import (
     world,
     written,
 )
-
-from paradox_utils import analysis, design, questions, statistics, verdict
-from paradox_utils.data.records import TASKS
-from paradox_utils.plots import study as draw
 
 # --- the scores of questions ---
 

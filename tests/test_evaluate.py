@@ -5,10 +5,12 @@ import torch
 
 from paradox_utils import config, evaluate
 from paradox_utils.data import atlas
-from paradox_utils.evaluate import evaluation, lm_performance
+from paradox_utils.data.oracle import oracle_judge
+from paradox_utils.data.tasks import lm_performance
+from paradox_utils.evaluate import evaluation
 from paradox_utils.generation import generate
 from paradox_utils.models import load_policy
-from paradox_utils.rewards import Centre, oracle_judge, reward_function
+from paradox_utils.rewards import Centre, reward_function
 from paradox_utils.rollout import Responses, encode_prompts
 
 ISLE = atlas.Reading("isle", {"color": "kane", "founder": "bane", "stone": "mane"})

@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from paradox_utils.data import examples
-from paradox_utils.data.records import LABELS, Feedback, Missing, Passage, Question, Span
+from paradox_utils.data.records import Feedback, Missing, Passage, Question, Span
+from paradox_utils.data.tasks import LABELS
 
 F_ERR, NF_ERR, OK = range(3)
 QUESTION = Question(
@@ -36,29 +37,29 @@ def test_labels_are_in_the_order_of_the_paper():
 
 
 def test_contexts_by_task():
-    assert examples.reward_context(QUESTION, "relevance") == "question: Which river crosses Velm? answer:"
+    assert examples.context_of(QUESTION, "relevance") == "question: Which river crosses Velm? answer:"
     expected = (
         "question: Which river crosses Velm? context: wikipage: Velm text: Velm Velm is a town. The river Ost crosses Velm. "
         "It has a market. | wikipage: Noss text: Noss is an island. | wikipage: Ost text: A river crosses it, the river Ost. "
         "answer:"
     )
-    assert examples.reward_context(QUESTION, "factuality") == expected
-    assert examples.reward_context(QUESTION, "completeness") == expected
+    assert examples.context_of(QUESTION, "factuality") == expected
+    assert examples.context_of(QUESTION, "completeness") == expected
     bare = Question("q", "Who?", (), "", ())
-    assert examples.reward_context(bare, "factuality") == "question: Who? answer:"
-    assert examples.reward_context(bare, "factuality", 3) == "question: Who? answer:"
+    assert examples.context_of(bare, "factuality") == "question: Who? answer:"
+    assert examples.context_of(bare, "factuality", 3) == "question: Who? answer:"
 
 
 def test_selected_sentences_keep_their_order_and_drop_empty_passages():
     # "crosses", "river" (twice), "velm" and ever fewer words of the question: sentences 1 of Velm and 0 of Ost lead
-    assert examples.reward_context(QUESTION, "factuality", 2) == (
+    assert examples.context_of(QUESTION, "factuality", 2) == (
         "question: Which river crosses Velm? context: wikipage: Velm text: The river Ost crosses Velm. "
         "| wikipage: Ost text: A river crosses it, the river Ost. answer:"
     )
-    assert examples.reward_context(QUESTION, "factuality", 5) == examples.reward_context(QUESTION, "factuality")
+    assert examples.context_of(QUESTION, "factuality", 5) == examples.context_of(QUESTION, "factuality")
     twins = Question("q", "Where?", (Passage("T", ("One two.", "One two.", "One two.")), Passage("U", ("Three.",))), "", ())
-    assert examples.reward_context(twins, "factuality", 2).count("One two.") == 2  # a tie: the earlier ones
-    assert "Three" not in examples.reward_context(twins, "factuality", 3)
+    assert examples.context_of(twins, "factuality", 2).count("One two.") == 2  # a tie: the earlier ones
+    assert "Three" not in examples.context_of(twins, "factuality", 3)
 
 
 TEXT = "a b c d e, f g h i j k. l m n o p q. r s."

@@ -8,9 +8,9 @@ import sys
 import pandas as pd
 import psutil
 import pytest
-from test_study_whole import project, run_study, start_study, wait_for, write_notebook  # noqa: F401 (project is a fixture)
 
 from paradox_utils import analysis, config, files, study, summary
+from tests.test_study_whole import project, run_study, start_study, wait_for, write_notebook  # noqa: F401 (project is a fixture)
 
 CONFIG = """
 study: tiny

@@ -5,12 +5,12 @@ import itertools
 import pytest
 import torch
 from scipy.stats import chisquare
-from test_forward import FAMILIES, cross_keys, family, rows_seen
-from test_rollout import EOS, PAD, TEXTS, ask, plain_logits, tiny_model, tiny_tokenizer, unpadded
 
 from paradox_utils import generation
 from paradox_utils.forward import foldable
 from paradox_utils.generation import NonFiniteLogitsError, generate
+from tests.test_forward import FAMILIES, cross_keys, family, rows_seen
+from tests.test_rollout import EOS, PAD, TEXTS, ask, plain_logits, tiny_model, tiny_tokenizer, unpadded
 
 NAMES = [name for name in FAMILIES if name != "umt5"]  # see test_forward.py
 

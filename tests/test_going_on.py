@@ -14,9 +14,9 @@ import psutil
 import pytest
 import torch
 from safetensors.torch import load_file
-from test_study_whole import wait_for
 
 from paradox_utils import checkpoint, config, experiment, files, ppo, processes, states
+from tests.test_study_whole import wait_for
 
 PACKAGE = Path(experiment.__file__).parent
 SMALL = {

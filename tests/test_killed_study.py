@@ -7,7 +7,8 @@ import time
 
 import pandas as pd
 import pytest
-from test_study_whole import REPOSITORY, run_study, start_study, wait_for
+
+from tests.test_study_whole import REPOSITORY, run_study, start_study, wait_for
 
 CONFIG = """
 study: tiny

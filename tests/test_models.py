@@ -21,7 +21,7 @@ from transformers import (
 
 from paradox_utils import models
 from paradox_utils.data import atlas
-from paradox_utils.data.records import LABELS
+from paradox_utils.data.tasks import LABELS
 from paradox_utils.forward import forward, last_states
 from paradox_utils.generation import generate
 from paradox_utils.models import (

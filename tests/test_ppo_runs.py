@@ -7,7 +7,12 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from test_ppo_updates import (  # noqa: F401 (folders and settings are fixtures)
+
+from paradox_utils import config, experiment, files, objective, ppo
+from paradox_utils.forward import forward, grid
+from paradox_utils.reward_model import load_scorer
+from paradox_utils.rewards import Centre, model_judge, reward_function
+from tests.test_ppo_updates import (  # noqa: F401 (folders and settings are fixtures)
     LLAMA,
     NEVER,
     T5,
@@ -20,12 +25,7 @@ from test_ppo_updates import (  # noqa: F401 (folders and settings are fixtures)
     unchanged,
     weights,
 )
-from test_rollout import KINDS
-
-from paradox_utils import config, experiment, files, objective, ppo
-from paradox_utils.forward import forward, grid
-from paradox_utils.reward_model import load_scorer
-from paradox_utils.rewards import Centre, model_judge, reward_function
+from tests.test_rollout import KINDS
 
 # --- the run ------------------------------------------------------------------------------------------------------------------
 

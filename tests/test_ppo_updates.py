@@ -4,11 +4,11 @@ import math
 
 import pytest
 import torch
-from test_rollout import KINDS, TEXTS, A, ask, plain_logits, tiny_model, tiny_tokenizer, unpadded
 
 from paradox_utils import config, experiment, objective, ppo
 from paradox_utils.forward import forward
 from paradox_utils.rollout import Responses
+from tests.test_rollout import KINDS, TEXTS, A, ask, plain_logits, tiny_model, tiny_tokenizer, unpadded
 
 T5, LLAMA = KINDS
 WANTED = 5  # the token `c`, which neither policy favours

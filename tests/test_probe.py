@@ -7,12 +7,12 @@ import math
 import numpy as np
 import pytest
 
-from paradox_utils import config, experiment, probe, sources
-from paradox_utils.data.records import TASKS
+from paradox_utils import config, data, experiment, probe
+from paradox_utils.data.oracle import oracle_judge
+from paradox_utils.data.tasks import TASKS
 from paradox_utils.files import resolve
 from paradox_utils.generation import generate
 from paradox_utils.models import load_policy
-from paradox_utils.rewards import oracle_judge
 from paradox_utils.rollout import encode_prompts, take
 
 PROMPTS, SAMPLES = 6, 8
@@ -27,8 +27,8 @@ def start():
     """The policy, its tokenizer, prompts and the feedback on it."""
     p = parameters("relevance", "dial")
     model, tokenizer = load_policy(p.policy)
-    prompts = encode_prompts(model, tokenizer, sources.load_splits(p).validation, p.prompt_limit)
-    return model, tokenizer, prompts, sources.load_feedback(p, resolve(p.feedback))
+    prompts = encode_prompts(model, tokenizer, data.load_splits(p).validation, p.prompt_limit)
+    return model, tokenizer, prompts, data.load_feedback(p, resolve(p.feedback))
 
 
 def rewards_of(p):

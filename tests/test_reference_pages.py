@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from paradox_utils import analysis, config, experiment, files, preparation, study, summary, why
-from paradox_utils.data.records import TASKS
+from paradox_utils.data.tasks import TASKS
 from paradox_utils.results import begin, environment
 
 BOOK = files.ROOT / "book"

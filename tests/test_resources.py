@@ -6,10 +6,10 @@ import sys
 
 import psutil
 import pytest
-from test_study_whole import REPOSITORY, planned, project, run_study, write_notebook  # noqa: F401 (project is a fixture)
 
 from paradox_utils import files, resources, study
 from paradox_utils.execute import Share, main, shares
+from tests.test_study_whole import REPOSITORY, planned, project, run_study, write_notebook  # noqa: F401 (project is a fixture)
 
 
 def finish(project, run, **record):  # noqa: F811

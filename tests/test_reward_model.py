@@ -6,12 +6,13 @@ import sys
 
 import pytest
 import torch
-from conftest import answered
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from paradox_utils import config, reward_model, rewards, sources
+from paradox_utils import config, reward_model, rewards
+from paradox_utils.data import examples
 from paradox_utils.models import atlas_reward_tokenizer, load_encoder
 from paradox_utils.reward_model import IGNORED, NonFiniteScoresError, RewardScorer, encode_segments, encode_wholes
+from tests.conftest import answered
 
 F_ERR, NF_ERR, OK = range(3)
 PAD, HEAD, MARK = 0, 1, 2  # <pad>, <s>, </s> of the Atlas reward tokenizer
@@ -52,7 +53,7 @@ def batch():
     """Contexts of very different length, with none to many segments."""
     contexts, segments = [], []
     for index, record in enumerate(answered(7, seed=5)):
-        example = sources.training_examples(config.Source(), [record], ("relevance", "factuality")[index % 2])
+        example = examples.training_examples(config.Source(), [record], ("relevance", "factuality")[index % 2])
         contexts.append(example[0].context)
         segments.append(example[0].segments)
     return [*contexts, contexts[0], CONTEXT], [*segments, (), ("kane.",)]

@@ -9,14 +9,16 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from test_reward_model import CLAUSES, CONTEXT, F_ERR, NF_ERR, OK, ids, llama, scorer_of  # noqa: F401 (llama is a fixture)
 
-from paradox_utils import config, experiment, reward_training, rewards, sources
+from paradox_utils import config, experiment, reward_training, rewards
 from paradox_utils.data import atlas, oracle
-from paradox_utils.data.records import LABELS, TASKS, DataError, Feedback, PairExample, SegmentExample, prefer
+from paradox_utils.data.examples import reward_context, training_examples
+from paradox_utils.data.records import DataError, Feedback, PairExample, SegmentExample, prefer
+from paradox_utils.data.tasks import LABELS, TASKS
 from paradox_utils.models import ModelError, atlas_policy_tokenizer, atlas_reward_tokenizer, load_encoder, load_reward_model
 from paradox_utils.reward_model import IGNORED, NonFiniteScoresError, RewardScorer, encode_segments, features, load_scorer
 from paradox_utils.supervised import NonFiniteLossError, shuffled
+from tests.test_reward_model import CLAUSES, CONTEXT, F_ERR, NF_ERR, OK, ids, llama, scorer_of  # noqa: F401 (llama is a fixture)
 
 # --- training -----------------------------------------------------------------------------------------------------------------
 
@@ -100,7 +102,7 @@ def test_checkpoints_reload_to_the_same_scores(relevance, judged, step):
     checkpoint = folder / f"checkpoint-{step}"
     assert json.loads((checkpoint / "metrics.json").read_text()) == row
     scorer = load_scorer(checkpoint, "relevance", parameters())
-    heldout = sources.training_examples(parameters(), judged["heldout"], "relevance")
+    heldout = training_examples(parameters(), judged["heldout"], "relevance")
     again = reward_training.measure(scorer, parameters(), heldout, [])
     assert {"step": step, **again} == pytest.approx(row)
     assert not any(path.suffix in (".bin", ".pt", ".pkl") for path in checkpoint.iterdir())
@@ -110,7 +112,7 @@ def test_a_pairwise_checkpoint_carries_the_scale_of_its_scores(completeness, pai
     folder, metrics, *_ = completeness
     p = parameters("completeness")
     scorer = load_scorer(folder / "checkpoint-30", "completeness", p)
-    train = sources.training_examples(p, pairs["train"], "completeness")
+    train = training_examples(p, pairs["train"], "completeness")
     assert len(train) == 160
     contexts = [example.context for example in train] * 2
     scores = scorer.scores(contexts, [e.chosen for e in train] + [e.rejected for e in train])
@@ -181,7 +183,7 @@ def test_the_first_loss_is_the_mean_over_labelled_segments(few, tmp_path):
     """By hand, with the untrained model on the first batch."""
     p = parameters(checkpoint_steps=[1])
     _, losses, _ = fit(tmp_path, few, checkpoint_steps=[1])
-    examples = sources.training_examples(p, few["train"], "relevance")
+    examples = training_examples(p, few["train"], "relevance")
     first = [examples[i] for i in shuffled(len(examples), p.batch_size, p.seed)]
     model, tokenizer = load_encoder(p.backbone, False, p.seed)
     logits = torch.cat(
@@ -230,15 +232,15 @@ def test_other_backbones_train(task, name, judged, pairs, tmp_path, request):
     assert np.isfinite(losses["loss"]).all()
     assert losses["loss"].iloc[-3:].mean() < losses["loss"].iloc[:3].mean()
     scorer = load_scorer(tmp_path / "checkpoint-12", task, parameters())
-    heldout = sources.training_examples(parameters(), small["heldout"], task)
-    train = sources.training_examples(parameters(), small["train"], task)
+    heldout = training_examples(parameters(), small["heldout"], task)
+    train = training_examples(parameters(), small["train"], task)
     assert {"step": 12, **reward_training.measure(scorer, parameters(task), heldout, train)} == pytest.approx(metrics[-1])
 
 
 def test_over_long_training_inputs_are_counted(few, tmp_path):
     *_, truncated = fit(tmp_path, few, checkpoint_steps=[1], max_length=60)
     limit, tokenizer = 60, atlas_reward_tokenizer()
-    examples = sources.training_examples(parameters(), few["train"], "relevance")
+    examples = training_examples(parameters(), few["train"], "relevance")
     lengths = [2 + len(ids(e.context)) + sum(1 + len(tokenizer(s).input_ids) for s in e.segments) for e in examples]
     assert truncated == sum(length > limit for length in lengths)
     assert 0 < truncated < len(examples)
@@ -280,7 +282,7 @@ def test_label_noise_leaves_the_measurement_alone(few, tmp_path):
 def test_corrupted_answers_are_labelled_by_the_oracle(task):
     p = parameters(task, corruption_steps=1, train_questions=50, validation_questions=5, test_questions=5)
     examples = reward_training._corrupted(p, 10, random.Random(0))
-    asked = {sources.reward_context(p, q, task): q for q in atlas.load_splits(p).train}
+    asked = {reward_context(p, q, task): q for q in atlas.load_splits(p).train}
     assert len(examples) >= 1000  # too few would be learnt by heart
     assert {example.context for example in examples} <= asked.keys()
     tally = []
@@ -295,7 +297,7 @@ def test_corrupted_answers_are_labelled_by_the_oracle(task):
             text = " ".join(example.segments)
             places = list(itertools.accumulate((len(s) + 1 for s in example.segments), initial=0))
             spans = [(place, place + len(s)) for place, s in zip(places, example.segments, strict=False)]
-            values = rewards.oracle_judge(task)([question], [text], [spans])[0]
+            values = oracle.oracle_judge(task)([question], [text], [spans])[0]
             bad = NF_ERR if task == "relevance" else F_ERR
             assert list(example.labels) == [OK if value > 0 else bad for value in values]
             tally += values
@@ -303,7 +305,7 @@ def test_corrupted_answers_are_labelled_by_the_oracle(task):
 
 
 def test_replaced_words_are_labelled_where_the_passages_lack_them(question):
-    context = sources.reward_context(config.Source(), question, "factuality")
+    context = reward_context(config.Source(), question, "factuality")
     clauses = ("the founder of zodor isle is dane,", "and its color is surely kane.")  # wrong, right
     scorer = scorer_of("atlas-bert-32")
     (one,) = encode_segments(scorer.model, scorer.tokenizer, [context], [clauses], 512)
@@ -370,7 +372,7 @@ def test_a_checkpoint_whose_labels_do_not_fit_is_refused(relevance, completeness
 
 
 def test_ppo_takes_a_checkpoint_with_its_metrics_and_its_scale(completeness, pairs):
-    from test_rewards_tokens import respond, tokens
+    from tests.test_rewards_tokens import respond, tokens
 
     folder, metrics, *_ = completeness
     p = config.PPO(task="completeness", reward_model=str(folder / "checkpoint-30"), device="cpu")
@@ -381,7 +383,7 @@ def test_ppo_takes_a_checkpoint_with_its_metrics_and_its_scale(completeness, pai
     responses = respond(policy, record.question, [tokens(policy, text) for text in record.responses[:2]])
     grid = reward(responses)
     scorer = load_scorer(folder / "checkpoint-30", "completeness", p)
-    context = sources.reward_context(p, record.question, "completeness")
+    context = reward_context(p, record.question, "completeness")
     scores = scorer.scores([context] * 2, record.responses[:2])
     for row, length, score in zip(grid, responses.mask.sum(1), scores, strict=True):
         expected = 0.3 * (score.item() - metrics[-1]["score_mean"]) / metrics[-1]["score_std"]
@@ -392,7 +394,7 @@ def test_ppo_takes_a_checkpoint_with_its_metrics_and_its_scale(completeness, pai
 
 
 def test_ppo_rewards_segments_by_a_checkpoint_named_by_task(relevance, judged, tmp_path):
-    from test_rewards_tokens import respond, tokens
+    from tests.test_rewards_tokens import respond, tokens
 
     folder, metrics, *_ = relevance
     (tmp_path / "rm-relevance").symlink_to(folder / "checkpoint-40")
@@ -409,5 +411,5 @@ def test_ppo_rewards_segments_by_a_checkpoint_named_by_task(relevance, judged, t
     responses = respond(policy, record.question, [tokens(policy, record.responses[0])])
     grid = reward(responses)
     assert {round(value, 6) for value in grid.flatten().tolist()} <= {0.0, 0.3, -0.3}
-    example = sources.training_examples(p, [record], "relevance")[0]
+    example = training_examples(p, [record], "relevance")[0]
     assert grid.count_nonzero() == len(example.segments)

@@ -7,15 +7,16 @@ import random
 import numpy as np
 import pytest
 import torch
-from conftest import answered
-from test_rewards_tokens import ORACLE, RIGHT, atlas_tokenizer, ppo, respond, tokens
 
 from paradox_utils import config, experiment, rewards
 from paradox_utils.data import oracle
-from paradox_utils.data.records import TASKS, DataError
+from paradox_utils.data.records import DataError
 from paradox_utils.data.segments import segment
+from paradox_utils.data.tasks import TASKS
 from paradox_utils.feedback import annotate
 from paradox_utils.rewards import Centre
+from tests.conftest import answered
+from tests.test_rewards_tokens import ORACLE, RIGHT, atlas_tokenizer, ppo, respond, tokens
 
 # --- judges -------------------------------------------------------------------------------------------------------------------
 

@@ -7,7 +7,6 @@ import random
 
 import pytest
 import torch
-from conftest import answered
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, pre_tokenizers, trainers
@@ -15,14 +14,16 @@ from tokenizers.models import BPE, WordLevel
 from transformers import PreTrainedTokenizerFast
 
 from paradox_utils import config, rewards
-from paradox_utils.data.records import TASKS
+from paradox_utils.data import oracle
 from paradox_utils.data.segments import segment
+from paradox_utils.data.tasks import TASKS
 from paradox_utils.models import atlas_policy_tokenizer
 from paradox_utils.rewards import Centre, last_tokens, reward_function
 from paradox_utils.rollout import Prompts, Responses, decode
+from tests.conftest import answered
 
 RIGHT = "the founder of zodor isle is bane, and its color is surely kane."
-ORACLE = {task: rewards.oracle_judge(task) for task in TASKS}
+ORACLE = {task: oracle.oracle_judge(task) for task in TASKS}
 LINES = ["a sentence. another one, and more. zodor 🏰 is old. 莎士比亚 wrote, and wrote. naïve café!"] * 5
 
 

@@ -2,9 +2,9 @@
 # ruff: noqa: F811 (the fixture `project` is imported)
 
 import pytest
-from test_study_whole import CONFIG, planned, project, seeds_of, trained, write_notebook  # noqa: F401 (project is a fixture)
 
 from paradox_utils import config, files, study
+from tests.test_study_whole import CONFIG, planned, project, seeds_of, trained, write_notebook  # noqa: F401 (project is a fixture)
 
 
 def ids(runs):

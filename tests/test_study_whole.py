@@ -23,6 +23,7 @@ STUB = """
 import time, json
 from pathlib import Path
 from paradox_utils import files
+from paradox_utils.results import begin
 markers = files.resolve("markers.txt")
 def mark(word):
     with markers.open("a") as sink:

@@ -2,10 +2,10 @@
 
 import pandas as pd
 import pytest
-from test_study_plans import SHARED
-from test_study_whole import planned, project, trained  # noqa: F401 (project is a fixture)
 
 from paradox_utils import analysis, files, summary
+from tests.test_study_plans import SHARED
+from tests.test_study_whole import planned, project, trained  # noqa: F401 (project is a fixture)
 
 QUESTIONS = "when,good,segments\nstart,1 0,2 1\nfinal,2 1,2 1\n"
 BEST_OF = "n,kl,reward,true_return,lm_performance\n1,0.0,0.1,0.2,0.5\n2,0.19,0.3,0.2,0.6\n"

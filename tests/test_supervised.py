@@ -5,12 +5,12 @@ import shutil
 
 import pytest
 import torch
-from test_rollout import EOS, KINDS, ask, tiny_model, tiny_tokenizer
 from transformers import DataCollatorForSeq2Seq, TrainerState, TrainingArguments
 
 from paradox_utils import config, supervised
 from paradox_utils.data.records import DataError
 from paradox_utils.models import load_policy
+from tests.test_rollout import EOS, KINDS, ask, tiny_model, tiny_tokenizer
 
 T5, LLAMA = KINDS
 PAIRS = [("a b c d e f", "g h g"), ("a", "b c d e f g h")]

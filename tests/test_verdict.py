@@ -5,10 +5,10 @@ import re
 import numpy as np
 import pandas as pd
 import pytest
-from worlds import ACCURACIES, decide, flat, inverted_u, named, nested, rising, world
 
 from paradox_utils import analysis, comparison, results, verdict
-from paradox_utils.data.records import TASKS
+from paradox_utils.data.tasks import TASKS
+from tests.worlds import ACCURACIES, decide, flat, inverted_u, named, nested, rising, world
 
 # --- the rule ---
 

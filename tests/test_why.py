@@ -5,12 +5,12 @@ import re
 import numpy as np
 import pandas as pd
 import pytest
-from test_why_paths import chosen_of, fitted_world, walked
-from worlds import flat, lost, nested, offsets, probed, rising, run_page, study, world
 
 from paradox_utils import analysis, files, overoptimisation, why
-from paradox_utils.data.records import TASKS
+from paradox_utils.data.tasks import TASKS
 from paradox_utils.plots import why as draw
+from tests.test_why_paths import chosen_of, fitted_world, walked
+from tests.worlds import flat, lost, nested, offsets, probed, rising, run_page, study, world
 
 # --- measures ---
 

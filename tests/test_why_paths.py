@@ -3,9 +3,9 @@
 import numpy as np
 import pandas as pd
 import pytest
-from worlds import best_of_n_of, curves_of, flat, nested, world
 
 from paradox_utils import analysis, overoptimisation, why
+from tests.worlds import best_of_n_of, curves_of, flat, nested, world
 
 # --- over-optimisation ---
 

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from paradox_utils import analysis, verdict
-from paradox_utils.data.records import TASKS
+from paradox_utils.data.tasks import TASKS
 
 ACCURACIES = (0.60, 0.68, 0.74, 0.80, 0.86, 0.92)
 NOTEBOOKS = Path(__file__).parents[1] / "notebooks"

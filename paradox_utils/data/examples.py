@@ -13,30 +13,34 @@ from functools import lru_cache
 
 import numpy as np
 
-from paradox_utils.data.records import (
-    ERROR_LABEL,
-    FACTUAL_ERRORS,
-    LABELS,
-    RELEVANCE_ERRORS,
-    Feedback,
-    PairExample,
-    Passage,
-    Question,
-    SegmentExample,
-    Span,
-    Task,
-)
+from paradox_utils import config
+from paradox_utils.config import TaskName
+from paradox_utils.data import splitter_of
+from paradox_utils.data.records import Feedback, PairExample, Passage, Question, SegmentExample, Span
 from paradox_utils.data.segments import MIN_WORDS, segment, sub_sentences
+from paradox_utils.data.tasks import ERROR_LABEL, FACTUAL_ERRORS, LABELS, RELEVANCE_ERRORS
 
 MIN_SIMILARITY = 0.85
 PAIRS = tuple(itertools.combinations(range(4), 2))  # the order of `Feedback.preference`
+
+
+def training_examples(p: config.Source, records: list[Feedback], task: TaskName) -> list[SegmentExample] | list[PairExample]:
+    """What a reward model of ``task`` learns from (or is measured on)."""
+    if task == "completeness":
+        return pair_examples(records, p.passage_sentences, splitter_of(p))
+    return segment_examples(records, task, splitter_of(p), p.passage_sentences)
+
+
+def reward_context(p: config.Source, question: Question, task: TaskName) -> str:
+    """What a reward model reads before the response."""
+    return context_of(question, task, p.passage_sentences)
 
 
 # --- the reward model's input -------------------------------------------------------------------------------------------------
 
 
 @lru_cache(maxsize=16384)
-def reward_context(question: Question, task: Task, passage_sentences: int = 0) -> str:
+def context_of(question: Question, task: TaskName, passage_sentences: int = 0) -> str:
     """The reward model's input up to the response: the question, for factuality and completeness its passages, and ``answer:``.
 
     ``passage_sentences`` > 0 keeps only so many sentences of all passages together: those most similar to the question by the
@@ -74,7 +78,7 @@ def _most_similar(question: str, passages: Sequence[Passage], limit: int) -> lis
 
 
 def segment_labels(
-    text: str, spans: Iterable[Span], task: Task, splitter: str, min_words: int = MIN_WORDS, exhaustive: bool = False
+    text: str, spans: Iterable[Span], task: TaskName, splitter: str, min_words: int = MIN_WORDS, exhaustive: bool = False
 ) -> list[int | None]:
     """For each segment of ``text``, the index of its label in :data:`LABELS`; None where it is not trained on.
 
@@ -94,7 +98,7 @@ def segment_labels(
 
 
 def segment_examples(
-    records: Iterable[Feedback], task: Task, splitter: str, passage_sentences: int = 0
+    records: Iterable[Feedback], task: TaskName, splitter: str, passage_sentences: int = 0
 ) -> list[SegmentExample]:
     """One example a record, on its first response; a response without a segment to train or measure on gives none."""
     examples = []
@@ -107,7 +111,7 @@ def segment_examples(
             labels, clean = (tuple(segment_labels(text, spans, task, splitter, 0, exhaustive=True)) for spans in both)
         if any(label is not None for label in (*labels, *(clean or ()))):
             pieces = tuple(text[start:end] for start, end in segment(text, task, splitter))
-            examples.append(SegmentExample(reward_context(record.question, task, passage_sentences), pieces, labels, clean))
+            examples.append(SegmentExample(context_of(record.question, task, passage_sentences), pieces, labels, clean))
     return examples
 
 
@@ -122,7 +126,7 @@ def pair_examples(records: Iterable[Feedback], passage_sentences: int = 0, split
     """
     examples = []
     for record in records:
-        context = reward_context(record.question, "completeness", passage_sentences)
+        context = context_of(record.question, "completeness", passage_sentences)
         oracle = record.clean_scores
         scores = completeness_scores(record, splitter) if oracle is None else None
         preference = record.preference if oracle is not None else _preference(scores or ())

@@ -8,21 +8,9 @@ from __future__ import annotations
 
 import gzip
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Literal
-
-Task = Literal["relevance", "factuality", "completeness"]
-TASKS: tuple[Task, ...] = ("relevance", "factuality", "completeness")
-
-# Three classes, in this order, for every token reward model (the paper's; accuracy is the arg-max over all three).
-LABELS: tuple[str, ...] = ("F-ERR", "NF-ERR", "O")
-ERROR_LABEL: dict[str, str] = {"relevance": "NF-ERR", "factuality": "F-ERR"}
-
-RELEVANCE_ERRORS = frozenset({"Irrelevant", "Redundant", "Incoherent"})
-FACTUAL_ERRORS = frozenset({"Wrong-Grounding", "Unverifiable"})
-MISSING_KINDS = frozenset({"Missing-Answer", "Missing-Major-Auxiliary", "Missing-Minor-Auxiliary"})
 
 
 @dataclass(frozen=True)
@@ -106,6 +94,12 @@ class PairExample:
     chosen: str
     rejected: str
     clean: bool | None = None
+
+
+Offsets = list[tuple[int, int]]
+# Questions, responses and their segments to a value a segment: in [−1, 1] for relevance and factuality (its sign is the label),
+# the raw score for completeness (one segment, the whole answer).
+Judge = Callable[[Sequence[Question], Sequence[str], Sequence[Offsets]], list[list[float]]]
 
 
 @dataclass

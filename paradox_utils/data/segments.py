@@ -12,7 +12,8 @@ import warnings
 from functools import cache, lru_cache
 from typing import Any
 
-from paradox_utils.data.records import DataError, Task
+from paradox_utils.config import TaskName
+from paradox_utils.data.records import DataError
 
 SPACY_MODEL = "en_core_web_sm"
 MIN_WORDS = 5
@@ -30,7 +31,7 @@ def resolve_splitter(splitter: str, source: str) -> str:
     return "spacy" if installed else "pysbd"
 
 
-def segment(text: str, task: Task, splitter: str) -> Spans:
+def segment(text: str, task: TaskName, splitter: str) -> Spans:
     """The segments ``task`` rewards: sub-sentences (relevance), sentences (factuality), or the whole answer (completeness)."""
     if task == "relevance":
         return sub_sentences(text, splitter)

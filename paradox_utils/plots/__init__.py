@@ -19,7 +19,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from paradox_utils.analysis import READINGS, Reading, accuracy_kind, reward_models, usable
-from paradox_utils.data.records import TASKS
+from paradox_utils.data.tasks import TASKS
 
 WIDTH = 7.5  # inches: the text column of the book
 _COLORS = sns.color_palette("colorblind", as_cmap=False)

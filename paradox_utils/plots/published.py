@@ -14,7 +14,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from paradox_utils import published
-from paradox_utils.data.records import TASKS
+from paradox_utils.data.tasks import TASKS
 from paradox_utils.plots import FAINT, INK, PALETTE, _panels, style
 
 ROLES = {"most_accurate": ("most accurate RM", INK), "best_performing": ("“best-performing” RM", "#d55e00")}

@@ -15,7 +15,7 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 from paradox_utils import questions
 from paradox_utils.analysis import READINGS, accuracy_kind, primary, reward_models, usable
 from paradox_utils.comparison import ALL
-from paradox_utils.data.records import TASKS
+from paradox_utils.data.tasks import TASKS
 from paradox_utils.plots import FAINT, LM_PERFORMANCE, PALETTE, _panels, _title, accuracy_and_performance, style
 from paradox_utils.verdict import Finding, verdict
 

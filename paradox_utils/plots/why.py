@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from paradox_utils import overoptimisation
-from paradox_utils.data.records import TASKS
+from paradox_utils.data.tasks import TASKS
 from paradox_utils.plots import FAINT, INK, LM_PERFORMANCE, PALETTE, _panels, _title, style
 from paradox_utils.why import BEFORE
 

@@ -6,14 +6,15 @@ from dataclasses import replace
 
 import pytest
 from hypothesis import given
-from test_atlas_oracle import ISLE, NOT_PARSABLE, TOPICS, in_order
 
 from paradox_utils import config, preparation
 from paradox_utils.data import atlas, oracle
-from paradox_utils.data.records import FACTUAL_ERRORS, RELEVANCE_ERRORS, Span, read_feedback, write_feedback
+from paradox_utils.data.records import Span, read_feedback, write_feedback
 from paradox_utils.data.segments import segment
+from paradox_utils.data.tasks import FACTUAL_ERRORS, RELEVANCE_ERRORS
 from paradox_utils.feedback import annotate
 from paradox_utils.models import atlas_policy_tokenizer, load_policy
+from tests.data.test_oracle import ISLE, NOT_PARSABLE, TOPICS, in_order
 
 
 def topics(count, seed=0):

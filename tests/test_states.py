@@ -16,9 +16,9 @@ from pathlib import Path
 import pytest
 import torch
 import transformers
-from conftest import answered
 
 from paradox_utils import config, reward_training, states, supervised
+from tests.conftest import answered
 
 # --- folders ------------------------------------------------------------------------------------------------------------------
 

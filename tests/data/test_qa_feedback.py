@@ -14,7 +14,7 @@ from paradox_utils import config
 from paradox_utils.data import examples, qa_feedback
 from paradox_utils.data.records import DataError, Missing, Span
 
-RECORDS = Path(__file__).parent / "data" / "qa_feedback"
+RECORDS = Path(__file__).parent / "qa_feedback"
 DEV = json.loads((RECORDS / "dev.json").read_text(encoding="utf-8"))
 FEEDBACK = json.loads((RECORDS / "dev_feedback.json").read_text(encoding="utf-8"))
 
