@@ -21,7 +21,7 @@ from benchmarks.table import Row
 from benchmarks.worker import Side
 from paradox_utils import config, data, experiment, files, ppo, results
 from paradox_utils import study as studies
-from paradox_utils.rollout import encode_prompts
+from paradox_utils.policies.prompts import encode_prompts
 
 CONFIG = files.ROOT / "configs" / "atlas.yaml"
 LIMIT = 20.0  # seconds

@@ -18,10 +18,10 @@ from benchmarks.worker import peak_memory
 from benchmarks.workload import PASS_TOKENS
 from paradox_utils import config, experiment, ppo
 from paradox_utils.data.records import Feedback
-from paradox_utils.generation import generate
+from paradox_utils.policies.decoding import generate
+from paradox_utils.policies.prompts import Responses, encode_prompts
 from paradox_utils.reward_model import load_scorer
 from paradox_utils.rewards import Centre, RewardFunction, model_judge, reward_function
-from paradox_utils.rollout import Responses, encode_prompts
 
 
 @dataclass

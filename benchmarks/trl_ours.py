@@ -13,7 +13,7 @@ from benchmarks.plain import Clock
 from benchmarks.worker import peak_memory
 from paradox_utils import config, experiment, ppo
 from paradox_utils.data.records import Question
-from paradox_utils.rollout import Responses, encode_prompts
+from paradox_utils.policies.prompts import Responses, encode_prompts
 
 
 class Loop:

@@ -24,7 +24,8 @@ from paradox_utils.data.records import DataError, Feedback, Judge, Question
 from paradox_utils.evaluate import Scores, evaluation
 from paradox_utils.files import resolve
 from paradox_utils.measures import agreement
-from paradox_utils.models import ModelError, device_of, load_policy, load_value_model
+from paradox_utils.policies.models import ModelError, device_of, load_policy, load_value_model
+from paradox_utils.policies.prompts import Prompts, Responses, choose, encode_prompts
 from paradox_utils.probe import Rewards, probe
 from paradox_utils.rewards import (
     Centre,
@@ -37,7 +38,6 @@ from paradox_utils.rewards import (
     reward_function,
     spread_of,
 )
-from paradox_utils.rollout import Prompts, Responses, choose, encode_prompts
 
 transformers_logging.disable_progress_bar()
 

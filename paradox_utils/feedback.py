@@ -7,9 +7,9 @@ import random
 from paradox_utils import config
 from paradox_utils.data import atlas, oracle
 from paradox_utils.data.records import Feedback, Question, prefer
-from paradox_utils.generation import generate
-from paradox_utils.models import device_of, load_policy
-from paradox_utils.rollout import encode_prompts
+from paradox_utils.policies.decoding import generate
+from paradox_utils.policies.models import device_of, load_policy
+from paradox_utils.policies.prompts import encode_prompts
 
 BATCH = 64  # prompts a generation pass
 

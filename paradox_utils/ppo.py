@@ -20,11 +20,11 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from paradox_utils import checkpoint, config, objective, processes, states
-from paradox_utils.forward import forward, grid, last_states
-from paradox_utils.generation import NonFiniteLogitsError, generate
-from paradox_utils.models import ValueModel
+from paradox_utils.policies.decoding import NonFiniteLogitsError, generate
+from paradox_utils.policies.models import ValueModel
+from paradox_utils.policies.passes import forward, grid, last_states
+from paradox_utils.policies.prompts import Prompts, Responses, passes, rows_of, take
 from paradox_utils.rewards import RewardFunction
-from paradox_utils.rollout import Prompts, Responses, passes, rows_of, take
 
 # A row of a run's curve, besides what the evaluation says. It describes the policy after so many updates; the losses are those
 # of the update that follows, so the last row has none (NaN).

@@ -13,16 +13,16 @@ from paradox_utils.data.records import Feedback, write_feedback
 from paradox_utils.data.segments import segment
 from paradox_utils.data.tasks import TASKS, lm_performance
 from paradox_utils.files import resolve
-from paradox_utils.generation import generate
-from paradox_utils.models import device_of, load_policy
-from paradox_utils.rollout import Responses, encode_prompts
+from paradox_utils.policies.decoding import generate
+from paradox_utils.policies.models import device_of, load_policy
+from paradox_utils.policies.prompts import Responses, encode_prompts
 
 transformers_logging.disable_progress_bar()
 
 
 def supervised_policy(p: config.Supervised, folder: Path) -> tuple[pd.DataFrame, dict, Responses]:
     """Stage ``supervised``: losses, results, and the greedy responses to the validation questions."""
-    from paradox_utils import supervised  # what trains takes seconds to import: only where it is used
+    from paradox_utils.policies import supervised  # what trains takes seconds to import: only where it is used
 
     losses = supervised.train(p, folder)
     model, tokenizer = load_policy(str(folder / "model"))

@@ -13,10 +13,10 @@ from paradox_utils.data import splitter_of
 from paradox_utils.data.records import Judge
 from paradox_utils.data.segments import segment
 from paradox_utils.data.tasks import counts
-from paradox_utils.generation import generate
 from paradox_utils.measures import ROUNDING, agreement, best_of_n
+from paradox_utils.policies.decoding import generate
+from paradox_utils.policies.prompts import Prompts, Responses, take
 from paradox_utils.rewards import RewardFunction
-from paradox_utils.rollout import Prompts, Responses, take
 
 FEW = 8  # prompts that the dearer measures look at
 

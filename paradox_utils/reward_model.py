@@ -17,7 +17,8 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from paradox_utils import config
-from paradox_utils.models import device_of, is_causal, load_reward_model
+from paradox_utils.encoders import is_causal, load_reward_model
+from paradox_utils.policies.models import device_of
 
 IGNORED = -100  # the label that cross-entropy skips
 KEPT_CONTEXTS = 8192  # tokenised contexts a scorer keeps: 64 MB where each fills 2048 tokens

@@ -27,8 +27,8 @@ from paradox_utils.data.records import DataError, Feedback, Judge, Offsets, Ques
 from paradox_utils.data.segments import segment
 from paradox_utils.data.tasks import ERROR_LABEL, LABELS
 from paradox_utils.measures import ROUNDING, pair_metrics, segment_metrics
+from paradox_utils.policies.prompts import Responses, decode
 from paradox_utils.reward_model import NonFiniteScoresError, RewardScorer
-from paradox_utils.rollout import Responses, decode
 
 RewardFunction = Callable[[Responses], Tensor]
 REWARD_SIZE = {"relevance": 0.3, "factuality": 0.5, "completeness": 0.3}  # Chen et al.'s released configs

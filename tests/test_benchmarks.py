@@ -12,7 +12,7 @@ from benchmarks import t5 as versus_plain
 from benchmarks import trl as versus_trl
 from benchmarks.table import Row
 from paradox_utils import config, cost, files, ppo
-from paradox_utils.rollout import Responses, encode_prompts
+from paradox_utils.policies.prompts import Responses, encode_prompts
 from tests.conftest import answered
 
 TINY = workload.Size(

@@ -8,10 +8,10 @@ from paradox_utils.data import atlas
 from paradox_utils.data.oracle import oracle_judge
 from paradox_utils.data.tasks import lm_performance
 from paradox_utils.evaluate import evaluation
-from paradox_utils.generation import generate
-from paradox_utils.models import load_policy
+from paradox_utils.policies.decoding import generate
+from paradox_utils.policies.models import load_policy
+from paradox_utils.policies.prompts import Responses, encode_prompts
 from paradox_utils.rewards import Centre, reward_function
-from paradox_utils.rollout import Responses, encode_prompts
 
 ISLE = atlas.Reading("isle", {"color": "kane", "founder": "bane", "stone": "mane"})
 FORT = atlas.Reading("fort", {"founder": "melo", "trade": "dusk", "color": "selo"})

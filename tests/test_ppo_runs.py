@@ -9,9 +9,10 @@ import pytest
 import torch
 
 from paradox_utils import config, experiment, files, objective, ppo
-from paradox_utils.forward import forward, grid
+from paradox_utils.policies.passes import forward, grid
 from paradox_utils.reward_model import load_scorer
 from paradox_utils.rewards import Centre, model_judge, reward_function
+from tests.policies.test_prompts import KINDS
 from tests.test_ppo_updates import (  # noqa: F401 (folders and settings are fixtures)
     LLAMA,
     NEVER,
@@ -25,7 +26,6 @@ from tests.test_ppo_updates import (  # noqa: F401 (folders and settings are fix
     unchanged,
     weights,
 )
-from tests.test_rollout import KINDS
 
 # --- the run ------------------------------------------------------------------------------------------------------------------
 

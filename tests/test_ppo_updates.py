@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from paradox_utils import config, experiment, objective, ppo
-from paradox_utils.forward import forward
-from paradox_utils.rollout import Responses
-from tests.test_rollout import KINDS, TEXTS, A, ask, plain_logits, tiny_model, tiny_tokenizer, unpadded
+from paradox_utils.policies.passes import forward
+from paradox_utils.policies.prompts import Responses
+from tests.policies.test_prompts import KINDS, TEXTS, A, ask, plain_logits, tiny_model, tiny_tokenizer, unpadded
 
 T5, LLAMA = KINDS
 WANTED = 5  # the token `c`, which neither policy favours

@@ -11,9 +11,9 @@ from paradox_utils import config, data, experiment, probe
 from paradox_utils.data.oracle import oracle_judge
 from paradox_utils.data.tasks import TASKS
 from paradox_utils.files import resolve
-from paradox_utils.generation import generate
-from paradox_utils.models import load_policy
-from paradox_utils.rollout import encode_prompts, take
+from paradox_utils.policies.decoding import generate
+from paradox_utils.policies.models import load_policy
+from paradox_utils.policies.prompts import encode_prompts, take
 
 PROMPTS, SAMPLES = 6, 8
 

@@ -218,13 +218,19 @@ def linked():
     return {name for text in prose.values() for name in re.findall(r"\{src\}`([^`]+)`", text)}
 
 
+def module_of(name):
+    """The longest beginning of a dotted name that is a module of the package, or a folder of it."""
+    parts = name.split(".")
+    paths = {".".join(parts[:n]): files.ROOT.joinpath("paradox_utils", *parts[:n]) for n in (2, 1)}
+    return next(module for module, path in paths.items() if path.with_suffix(".py").is_file() or path.is_dir())
+
+
 def test_every_linked_function_exists():
     assert len(linked()) > 60
     for name in linked():
-        parts = name.split(".")
-        cut = next(n for n in (2, 1) if files.ROOT.joinpath("paradox_utils", *parts[:n]).with_suffix(".py").is_file())
-        found = importlib.import_module("paradox_utils." + ".".join(parts[:cut]))
-        for part in parts[cut:]:
+        module = module_of(name)
+        found = importlib.import_module(f"paradox_utils.{module}")
+        for part in filter(None, name.removeprefix(module).split(".")):
             assert hasattr(found, part), name
             found = getattr(found, part)
 
@@ -233,7 +239,7 @@ def test_a_link_leads_to_the_line_of_its_function(monkeypatch):
     monkeypatch.syspath_prepend(str(BOOK / "_ext"))
     links = importlib.import_module("source_links")
     for name in linked():
-        module = ".".join(name.split(".")[: 2 if name.startswith("data.") else 1])
+        module = module_of(name)
         own = name[len(module) + 1 :]
         if own:
             line = links.modules()[module].read_text(encoding="utf-8").splitlines()[links.lines(module)[own] - 1]

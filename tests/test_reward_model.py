@@ -10,7 +10,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from paradox_utils import config, reward_model, rewards
 from paradox_utils.data import examples
-from paradox_utils.models import atlas_reward_tokenizer, load_encoder
+from paradox_utils.encoders import atlas_reward_tokenizer, load_encoder
 from paradox_utils.reward_model import IGNORED, NonFiniteScoresError, RewardScorer, encode_segments, encode_wholes
 from tests.conftest import answered
 

@@ -15,9 +15,10 @@ from paradox_utils.data import atlas, oracle
 from paradox_utils.data.examples import reward_context, training_examples
 from paradox_utils.data.records import DataError, Feedback, PairExample, SegmentExample, prefer
 from paradox_utils.data.tasks import LABELS, TASKS
-from paradox_utils.models import ModelError, atlas_policy_tokenizer, atlas_reward_tokenizer, load_encoder, load_reward_model
+from paradox_utils.encoders import atlas_reward_tokenizer, load_encoder, load_reward_model
+from paradox_utils.policies.models import ModelError, atlas_policy_tokenizer
+from paradox_utils.policies.supervised import NonFiniteLossError, shuffled
 from paradox_utils.reward_model import IGNORED, NonFiniteScoresError, RewardScorer, encode_segments, features, load_scorer
-from paradox_utils.supervised import NonFiniteLossError, shuffled
 from tests.test_reward_model import CLAUSES, CONTEXT, F_ERR, NF_ERR, OK, ids, llama, scorer_of  # noqa: F401 (llama is a fixture)
 
 # --- training -----------------------------------------------------------------------------------------------------------------

@@ -17,9 +17,9 @@ from paradox_utils import config, rewards
 from paradox_utils.data import oracle
 from paradox_utils.data.segments import segment
 from paradox_utils.data.tasks import TASKS
-from paradox_utils.models import atlas_policy_tokenizer
+from paradox_utils.policies.models import atlas_policy_tokenizer
+from paradox_utils.policies.prompts import Prompts, Responses, decode
 from paradox_utils.rewards import Centre, last_tokens, reward_function
-from paradox_utils.rollout import Prompts, Responses, decode
 from tests.conftest import answered
 
 RIGHT = "the founder of zodor isle is bane, and its color is surely kane."

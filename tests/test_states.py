@@ -17,7 +17,8 @@ import pytest
 import torch
 import transformers
 
-from paradox_utils import config, reward_training, states, supervised
+from paradox_utils import config, reward_training, states
+from paradox_utils.policies import supervised
 from tests.conftest import answered
 
 # --- folders ------------------------------------------------------------------------------------------------------------------

@@ -20,9 +20,10 @@ PAGES = "code"  # folder of the source pages
 
 @cache
 def modules() -> dict[str, Path]:
-    """The package's modules by dotted name, without its ``__init__`` files."""
-    files = {".".join(path.relative_to(root()).with_suffix("").parts): path for path in sorted(root().rglob("*.py"))}
-    return {name: path for name, path in files.items() if not name.endswith("__init__")}
+    """The package's modules by dotted name; a folder's ``__init__`` file under the folder's name."""
+    files = {path.relative_to(root()).with_suffix("").parts: path for path in sorted(root().rglob("*.py"))}
+    names = {".".join(parts).removesuffix("__init__").removesuffix("."): path for parts, path in files.items()}
+    return {name: path for name, path in names.items() if name}
 
 
 def root() -> Path:

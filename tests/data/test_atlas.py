@@ -13,7 +13,7 @@ from paradox_utils.data.records import Span, read_feedback, write_feedback
 from paradox_utils.data.segments import segment
 from paradox_utils.data.tasks import FACTUAL_ERRORS, RELEVANCE_ERRORS
 from paradox_utils.feedback import annotate
-from paradox_utils.models import atlas_policy_tokenizer, load_policy
+from paradox_utils.policies.models import atlas_policy_tokenizer, load_policy
 from tests.data.test_oracle import ISLE, NOT_PARSABLE, TOPICS, in_order
 
 

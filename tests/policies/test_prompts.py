@@ -15,8 +15,8 @@ from transformers import (
 )
 
 from paradox_utils.data.records import DataError, Question
-from paradox_utils.models import load_policy
-from paradox_utils.rollout import Prompts, Responses, choose, encode_prompts, passes, rows_of, take
+from paradox_utils.policies.models import load_policy
+from paradox_utils.policies.prompts import Prompts, Responses, choose, encode_prompts, passes, rows_of, take
 
 PAD, EOS, A = 0, 1, 3
 KINDS = ("encoder-decoder", "decoder-only")

@@ -21,8 +21,8 @@ from transformers import (
 
 from paradox_utils import config, data, hashes, states
 from paradox_utils.data.records import DataError
-from paradox_utils.models import device_of, load_policy
-from paradox_utils.rollout import CUE
+from paradox_utils.policies.models import device_of, load_policy
+from paradox_utils.policies.prompts import CUE
 
 STATE = "checkpoint-"  # what Trainer calls its states
 
@@ -140,7 +140,7 @@ def train(p: config.Supervised, folder: Path) -> pd.DataFrame:
     """Train the policy and save it with its tokenizer in ``folder/model``; returns step and loss (nats a token). Killed and
     called again with the same folder, it goes on from its last state (see :func:`fit`).
 
-    Raises :class:`NonFiniteLossError`, :class:`~paradox_utils.models.ModelError` or
+    Raises :class:`NonFiniteLossError`, :class:`~paradox_utils.policies.models.ModelError` or
     :class:`~paradox_utils.data.records.DataError`.
     """
     model, tokenizer = load_policy(p.policy, p.seed)

@@ -16,8 +16,8 @@ from torch import Tensor
 from transformers import Cache, DynamicCache, EncoderDecoderCache, PreTrainedModel, PreTrainedTokenizerFast
 from transformers.cache_utils import DynamicLayer
 
-from paradox_utils.forward import encoded, foldable, folded, positions, prefilled
-from paradox_utils.rollout import Prompts, Responses, decode
+from paradox_utils.policies.passes import encoded, foldable, folded, positions, prefilled
+from paradox_utils.policies.prompts import Prompts, Responses, decode
 
 
 class NonFiniteLogitsError(ArithmeticError):

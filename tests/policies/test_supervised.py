@@ -7,10 +7,11 @@ import pytest
 import torch
 from transformers import DataCollatorForSeq2Seq, TrainerState, TrainingArguments
 
-from paradox_utils import config, supervised
+from paradox_utils import config
 from paradox_utils.data.records import DataError
-from paradox_utils.models import load_policy
-from tests.test_rollout import EOS, KINDS, ask, tiny_model, tiny_tokenizer
+from paradox_utils.policies import supervised
+from paradox_utils.policies.models import load_policy
+from tests.policies.test_prompts import EOS, KINDS, ask, tiny_model, tiny_tokenizer
 
 T5, LLAMA = KINDS
 PAIRS = [("a b c d e f", "g h g"), ("a", "b c d e f g h")]

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from paradox_utils.rollout import Prompts, Responses
+from paradox_utils.policies.prompts import Prompts, Responses
 
 
 def forward(model: PreTrainedModel, responses: Responses) -> tuple[Tensor, Tensor]:

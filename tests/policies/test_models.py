@@ -19,24 +19,15 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
-from paradox_utils import models
 from paradox_utils.data import atlas
 from paradox_utils.data.tasks import LABELS
-from paradox_utils.forward import forward, last_states
-from paradox_utils.generation import generate
-from paradox_utils.models import (
-    ENCODER_PRESETS,
-    POLICY_PRESETS,
-    ModelError,
-    atlas_policy_tokenizer,
-    atlas_reward_tokenizer,
-    is_causal,
-    load_encoder,
-    load_policy,
-    load_value_model,
-)
+from paradox_utils.encoders import ENCODER_PRESETS, atlas_reward_tokenizer, is_causal, load_encoder
+from paradox_utils.policies import models
+from paradox_utils.policies.decoding import generate
+from paradox_utils.policies.models import POLICY_PRESETS, ModelError, atlas_policy_tokenizer, load_policy, load_value_model
+from paradox_utils.policies.passes import forward, last_states
+from paradox_utils.policies.prompts import decode, encode_prompts
 from paradox_utils.reward_model import RewardScorer
-from paradox_utils.rollout import decode, encode_prompts
 
 
 def drawn(count):

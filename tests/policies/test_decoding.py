@@ -6,11 +6,11 @@ import pytest
 import torch
 from scipy.stats import chisquare
 
-from paradox_utils import generation
-from paradox_utils.forward import foldable
-from paradox_utils.generation import NonFiniteLogitsError, generate
-from tests.test_forward import FAMILIES, cross_keys, family, rows_seen
-from tests.test_rollout import EOS, PAD, TEXTS, ask, plain_logits, tiny_model, tiny_tokenizer, unpadded
+from paradox_utils.policies import decoding
+from paradox_utils.policies.decoding import NonFiniteLogitsError, generate
+from paradox_utils.policies.passes import foldable
+from tests.policies.test_passes import FAMILIES, cross_keys, family, rows_seen
+from tests.policies.test_prompts import EOS, PAD, TEXTS, ask, plain_logits, tiny_model, tiny_tokenizer, unpadded
 
 NAMES = [name for name in FAMILIES if name != "umt5"]  # see test_forward.py
 
@@ -95,12 +95,12 @@ def test_a_response_does_not_depend_on_what_it_is_batched_with_nor_on_the_order(
 
 
 def test_dropping_finished_prompts_changes_nothing(policy, monkeypatch):
-    drops, keep = [], generation._State.keep
-    monkeypatch.setattr(generation._State, "keep", lambda *given: drops.append(len(given[1])) or keep(*given))
+    drops, keep = [], decoding._State.keep
+    monkeypatch.setattr(decoding._State, "keep", lambda *given: drops.append(len(given[1])) or keep(*given))
     lengths = torch.tensor([1, 1, 2, 3, 10, 9, 5, 4])
     dropped = sampled(policy, samples=2, lengths=lengths)
     assert drops == [3, 2, 1]  # after 1, 3 and 5 tokens
-    monkeypatch.setattr(generation._State, "keep", lambda *_: None)
+    monkeypatch.setattr(decoding._State, "keep", lambda *_: None)
     for text, pair in zip(TEXTS, lengths.view(-1, 2), strict=True):
         alone = sampled(policy, texts=[text], samples=2, lengths=pair)
         assert by_prompt(alone)[text] == by_prompt(dropped)[text]
@@ -140,21 +140,21 @@ def test_never_a_token_of_probability_zero_even_at_the_edges_of_the_draw():
     logits = torch.tensor([[-torch.inf, 0.0, -torch.inf, 0.0, -torch.inf]])
     below = 1 - 2**-24  # the largest number that a stream can hold
     for draw, expected in ((0.0, 1), (0.4999, 1), (0.5, 3), (below, 3)):
-        assert generation._sample(logits, torch.tensor([draw]), 1.0, 0).tolist() == [expected]
+        assert decoding._sample(logits, torch.tensor([draw]), 1.0, 0).tolist() == [expected]
     # sums that fall short of 1, or exceed it, by rounding
     for size in (3, 1000, 50_000):
         rows = torch.full((2, size + 2), -torch.inf)
         rows[:, 1:-1] = torch.randn(size, generator=torch.Generator().manual_seed(size))
-        assert generation._sample(rows, torch.tensor([0.0, below]), 0.7, 0).tolist() == [1, size]
-    top = generation._sample(torch.tensor([[1.0, 3.0, 2.0, 0.0]]).expand(2, 4), torch.tensor([0.0, below]), 1.0, 2)
+        assert decoding._sample(rows, torch.tensor([0.0, below]), 0.7, 0).tolist() == [1, size]
+    top = decoding._sample(torch.tensor([[1.0, 3.0, 2.0, 0.0]]).expand(2, 4), torch.tensor([0.0, below]), 1.0, 2)
     assert top.tolist() == [1, 2]
 
 
 def test_streams_lie_below_1_and_differ_by_seed_prompt_and_sample():
-    streams = [generation._stream(*key, 5000) for key in itertools.product((0, "0 1"), ("a", "b"), (0, 1))]
+    streams = [decoding._stream(*key, 5000) for key in itertools.product((0, "0 1"), ("a", "b"), (0, 1))]
     assert all(0 <= stream.min() < 0.01 and 0.99 < stream.max() < 1 for stream in streams)
     assert len({stream.tobytes() for stream in streams}) == 8
-    assert generation._stream(0, "a", 0, 7).tolist() == streams[0][:7].tolist()  # a longer limit goes on with the same
+    assert decoding._stream(0, "a", 0, 7).tolist() == streams[0][:7].tolist()  # a longer limit goes on with the same
 
 
 @pytest.mark.parametrize("broken", [float("nan"), float("inf")])

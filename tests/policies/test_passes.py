@@ -19,9 +19,9 @@ from transformers import (
 )
 
 from paradox_utils import objective
-from paradox_utils.forward import foldable, folded, forward, grid, hooked, last_states, reaching_head
-from paradox_utils.rollout import Prompts, Responses, passes, rows_of, take
-from tests.test_rollout import EOS, PAD, TEXTS, ask, tiny_model, tiny_tokenizer, unpadded
+from paradox_utils.policies.passes import foldable, folded, forward, grid, hooked, last_states, reaching_head
+from paradox_utils.policies.prompts import Prompts, Responses, passes, rows_of, take
+from tests.policies.test_prompts import EOS, PAD, TEXTS, ask, tiny_model, tiny_tokenizer, unpadded
 
 COMMON = {"vocab_size": 13, "pad_token_id": PAD, "eos_token_id": EOS}
 T5_SIZES = {"d_model": 16, "d_kv": 8, "d_ff": 32, "num_layers": 2, "num_heads": 2, "decoder_start_token_id": PAD}

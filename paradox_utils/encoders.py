@@ -1,0 +1,125 @@
+"""Encoders of reward models and their tokenizers: built from a preset, or loaded."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer, decoders, normalizers, pre_tokenizers
+from tokenizers.models import WordPiece
+from torch import nn
+from transformers import (
+    AutoConfig,
+    AutoModelForMaskedLM,
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+    AutoTokenizer,
+    BertConfig,
+    LongformerConfig,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
+
+from paradox_utils.data import atlas
+from paradox_utils.data.tasks import LABELS
+from paradox_utils.policies.models import ModelError, fast_tokenizer, load_pretrained
+
+# A RM reads names as two pieces where the policy has one token: alignment across tokenizers is exercised.
+ENCODER_PRESETS: dict[str, tuple[type[PretrainedConfig], dict[str, Any]]] = {
+    "atlas-bert": (BertConfig, {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2}),
+    **{
+        f"atlas-bert-{width}": (BertConfig, {"hidden_size": width, "intermediate_size": 2 * width, "num_hidden_layers": 2})
+        for width in (8, 16, 24, 32, 48)
+    },
+    "atlas-longformer": (
+        LongformerConfig,
+        {
+            "hidden_size": 64,
+            "intermediate_size": 128,
+            "num_hidden_layers": 2,
+            "attention_window": [32, 32],
+            "type_vocab_size": 1,
+        },
+    ),
+}
+
+
+ENCODER_COMMON = {"num_attention_heads": 4, "max_position_embeddings": 514, "hidden_dropout_prob": 0.0}
+
+
+def atlas_reward_tokenizer() -> PreTrainedTokenizerFast:
+    """WordPiece over the same words, names cut in two syllables."""
+    names = sorted({piece for name in atlas.NAMES for piece in (name[:2], f"##{name[2:]}")})
+    words = [word for word in atlas.VOCABULARY if word not in atlas.NAMES]
+    vocabulary = {token: i for i, token in enumerate(("<pad>", "<s>", "</s>", "<unk>", *words, *names))}
+    tokenizer = Tokenizer(WordPiece(vocabulary, unk_token="<unk>"))
+    tokenizer.normalizer = normalizers.Lowercase()
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.decoder = decoders.WordPiece()
+    return fast_tokenizer(
+        tokenizer, pad_token="<pad>", bos_token="<s>", cls_token="<s>", eos_token="</s>", sep_token="</s>", unk_token="<unk>"
+    )
+
+
+def load_encoder(name: str, pairwise: bool, seed: int) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
+    """A backbone with a new head: one score (pairwise), or the three classes of :data:`LABELS` on every token."""
+    torch.manual_seed(seed)
+    kind = AutoModelForSequenceClassification if pairwise else AutoModelForTokenClassification
+    classes = (
+        {"num_labels": 1}
+        if pairwise
+        else {"id2label": dict(enumerate(LABELS)), "label2id": {v: i for i, v in enumerate(LABELS)}}
+    )
+    if name in ENCODER_PRESETS:
+        tokenizer = atlas_reward_tokenizer()
+        build, sizes = ENCODER_PRESETS[name]
+        config = build(
+            vocab_size=len(tokenizer), pad_token_id=0, bos_token_id=1, eos_token_id=2, sep_token_id=2,
+            attention_probs_dropout_prob=0.0, **ENCODER_COMMON, **sizes, **classes,
+        )  # fmt: skip
+        model = kind.from_config(config)
+        _favour_equal_tokens(model)
+    else:
+        tokenizer = load_pretrained(AutoTokenizer, name, ENCODER_PRESETS)
+        # a head of another shape, left from the backbone's last task, is replaced by a new one
+        model = load_pretrained(kind, name, dtype=torch.float32, ignore_mismatched_sizes=True, **classes)
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    model.config.pad_token_id = tokenizer.pad_token_id
+    return model.eval(), tokenizer
+
+
+@torch.no_grad()
+def _favour_equal_tokens(model: PreTrainedModel) -> None:
+    """Start a small encoder where a pretrained one already is: tokens attend to their equals elsewhere in the text.
+
+    Word embeddings outweigh positions, and in the first layer queries equal keys. Without this a model of this size needs
+    thousands of steps before it compares a statement with the passage at all.
+    """
+    model.base_model.embeddings.word_embeddings.weight.mul_(5.0)
+    attention = model.base_model.encoder.layer[0].attention.self
+    for query, key in (("query", "key"), ("query_global", "key_global")):
+        if hasattr(attention, query):
+            nn.init.normal_(getattr(attention, query).weight, std=0.2)
+            getattr(attention, key).weight.copy_(getattr(attention, query).weight)
+
+
+def load_reward_model(checkpoint: Path, pairwise: bool) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
+    """A trained reward model; refuses a checkpoint whose labels do not fit the task."""
+    config = load_pretrained(AutoConfig, str(checkpoint))
+    labels = tuple(config.id2label[i] for i in range(config.num_labels))
+    if pairwise and config.num_labels != 1:
+        raise ModelError(
+            f"{checkpoint}: has the classes {labels}, but completeness needs one score; name a pairwise reward model"
+        )
+    if not pairwise and labels != LABELS:
+        raise ModelError(f"{checkpoint}: its labels are {labels}, but relevance and factuality need {LABELS}; name another")
+    kind = AutoModelForSequenceClassification if pairwise else AutoModelForTokenClassification
+    return load_pretrained(kind, str(checkpoint), dtype=torch.float32).eval(), load_pretrained(AutoTokenizer, str(checkpoint))
+
+
+def is_causal(model: PreTrainedModel) -> bool:
+    """Whether a token sees only what stands before it: the backbone is no masked language model."""
+    return type(model.config) not in AutoModelForMaskedLM._model_mapping
