@@ -20,8 +20,8 @@ from paradox_utils import config, experiment, ppo
 from paradox_utils.data.records import Feedback
 from paradox_utils.policies.decoding import generate
 from paradox_utils.policies.prompts import Responses, encode_prompts
-from paradox_utils.reward_model import load_scorer
-from paradox_utils.rewards import Centre, RewardFunction, model_judge, reward_function
+from paradox_utils.rewards.judges import Centre, RewardFunction, model_judge, reward_function
+from paradox_utils.rewards.model import load_scorer
 
 
 @dataclass

@@ -31,10 +31,10 @@ from transformers import (
 from benchmarks import workload
 from benchmarks.worker import peak_memory
 from paradox_utils import config
-from paradox_utils.data.examples import context_of
 from paradox_utils.data.records import Question
 from paradox_utils.data.segments import resolve_splitter, segment
 from paradox_utils.data.tasks import LABELS
+from paradox_utils.rewards.examples import context_of
 
 MICRO_BATCH = 4  # samples a pass
 REWARD = 0.3  # of a good segment, relevance

@@ -13,10 +13,10 @@ from paradox_utils.data import splitter_of
 from paradox_utils.data.records import Judge
 from paradox_utils.data.segments import segment
 from paradox_utils.data.tasks import counts
-from paradox_utils.measures import distinct, rouge_l
 from paradox_utils.policies.decoding import generate
 from paradox_utils.policies.prompts import Prompts, choose
-from paradox_utils.rewards import RewardFunction
+from paradox_utils.rewards.judges import RewardFunction
+from paradox_utils.rewards.measures import distinct, rouge_l
 
 
 @dataclass(frozen=True)

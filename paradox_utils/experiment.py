@@ -18,16 +18,16 @@ import torch
 from transformers import PreTrainedTokenizerFast
 from transformers.utils import logging as transformers_logging
 
-from paradox_utils import checkpoint, config, data, files, hashes, ppo, processes, reward_model, states
+from paradox_utils import checkpoint, config, data, files, hashes, ppo, processes, states
 from paradox_utils.data.oracle import oracle_judge
 from paradox_utils.data.records import DataError, Feedback, Judge, Question
 from paradox_utils.evaluate import Scores, evaluation
 from paradox_utils.files import resolve
-from paradox_utils.measures import agreement
 from paradox_utils.policies.models import ModelError, device_of, load_policy, load_value_model
 from paradox_utils.policies.prompts import Prompts, Responses, choose, encode_prompts
 from paradox_utils.probe import Rewards, probe
-from paradox_utils.rewards import (
+from paradox_utils.rewards import model
+from paradox_utils.rewards.judges import (
     Centre,
     RewardFunction,
     control_of,
@@ -38,6 +38,7 @@ from paradox_utils.rewards import (
     reward_function,
     spread_of,
 )
+from paradox_utils.rewards.measures import agreement
 
 transformers_logging.disable_progress_bar()
 
@@ -231,7 +232,7 @@ def reward_of(p: config.PPO, tokenizer: PreTrainedTokenizerFast, judged: dict[st
         judge, centre = dial_of(p, judged)
         return reward_function(tokenizer, judge, centre, p), measure_judge(judge, p, judged["heldout"]), lambda: 0
     checkpoint = resolve(p.reward_model.format(task=p.task))
-    scorer = reward_model.load_scorer(checkpoint, p.task, p, p.rm_micro_batch)
+    scorer = model.load_scorer(checkpoint, p.task, p, p.rm_micro_batch)
     stored = checkpoint / "metrics.json"
     metrics = json.loads(stored.read_text()) if stored.is_file() else {}
     if p.task == "completeness" and not {"score_mean", "score_std"} <= metrics.keys():
@@ -251,7 +252,7 @@ def evaluator_of(p: config.PPO) -> Judge:
     """Who scores the policy: the oracle, or a reward model by its arg-max labels."""
     if p.evaluator == "oracle":
         return oracle_judge(p.task)
-    scorer = reward_model.load_scorer(resolve(p.evaluator), p.task, p, p.rm_micro_batch)
+    scorer = model.load_scorer(resolve(p.evaluator), p.task, p, p.rm_micro_batch)
     return model_judge(scorer, p.model_copy(update={"reward_form": "arg-max"}))
 
 

@@ -24,7 +24,7 @@ from paradox_utils.policies.decoding import NonFiniteLogitsError, generate
 from paradox_utils.policies.models import ValueModel
 from paradox_utils.policies.passes import forward, grid, last_states
 from paradox_utils.policies.prompts import Prompts, Responses, passes, rows_of, take
-from paradox_utils.rewards import RewardFunction
+from paradox_utils.rewards.judges import RewardFunction
 
 # A row of a run's curve, besides what the evaluation says. It describes the policy after so many updates; the losses are those
 # of the update that follows, so the last row has none (NaN).

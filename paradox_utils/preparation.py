@@ -51,8 +51,8 @@ def collect_feedback(p: config.FeedbackParameters, folder: Path) -> dict[str, li
 
 def train_reward_model(p: config.RewardModel, folder: Path) -> tuple[dict, pd.DataFrame]:
     """Stage ``reward_model``: results (metrics of every checkpoint) and losses."""
-    from paradox_utils import reward_training
+    from paradox_utils.rewards import training
 
     judged = data.load_feedback(p, resolve(p.feedback))
-    metrics, losses, truncated = reward_training.train(p, judged, folder)
+    metrics, losses, truncated = training.train(p, judged, folder)
     return {"checkpoints": metrics, "truncated_inputs": truncated}, losses

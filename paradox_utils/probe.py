@@ -13,10 +13,10 @@ from paradox_utils.data import splitter_of
 from paradox_utils.data.records import Judge
 from paradox_utils.data.segments import segment
 from paradox_utils.data.tasks import counts
-from paradox_utils.measures import ROUNDING, agreement, best_of_n
 from paradox_utils.policies.decoding import generate
 from paradox_utils.policies.prompts import Prompts, Responses, take
-from paradox_utils.rewards import RewardFunction
+from paradox_utils.rewards.judges import RewardFunction
+from paradox_utils.rewards.measures import ROUNDING, agreement, best_of_n
 
 FEW = 8  # prompts that the dearer measures look at
 
@@ -37,9 +37,9 @@ def probe(
 ) -> tuple[dict[str, float], list[dict[str, float]]]:
     """Measures of the reward on ``p.probe_samples`` responses to each prompt, and what best-of-n reaches with it.
 
-    ``probe_accuracy``: agreement with the true reward (see :func:`~paradox_utils.measures.agreement`). ``probe_variance``: mean
-    over prompts of the variance among one prompt's responses, in units of the variance of all responses' rewards (so 0 to about
-    1, whatever the reward's scale); ``probe_variance_raw`` in the reward's own units. ``probe_margin``: mean distance from the
+    ``probe_accuracy``: agreement with the true reward (see :func:`~paradox_utils.rewards.measures.agreement`).
+    ``probe_variance``: mean over prompts of the variance among one prompt's responses, in units of the variance of all
+    responses' rewards (so 0 to about 1, whatever the reward's scale); ``probe_variance_raw`` in the reward's own units. ``probe_margin``: mean distance from the
     decision: |P(good) − P(error)| of a segment, or the difference of two responses to a prompt in deviations of the reward.
     ``probe_length_correlation``: Spearman's, of reward and number of tokens within prompts (ranks within each prompt).
     ``probe_padding``: the largest change of a response's reward when scored alone instead of in a batch.

@@ -11,7 +11,7 @@ from paradox_utils.evaluate import evaluation
 from paradox_utils.policies.decoding import generate
 from paradox_utils.policies.models import load_policy
 from paradox_utils.policies.prompts import Responses, encode_prompts
-from paradox_utils.rewards import Centre, reward_function
+from paradox_utils.rewards.judges import Centre, reward_function
 
 ISLE = atlas.Reading("isle", {"color": "kane", "founder": "bane", "stone": "mane"})
 FORT = atlas.Reading("fort", {"founder": "melo", "trade": "dusk", "color": "selo"})

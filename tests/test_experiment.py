@@ -15,7 +15,7 @@ from paradox_utils.evaluate import Scores
 from paradox_utils.files import resolve
 from paradox_utils.policies.models import ModelError, atlas_policy_tokenizer, load_policy
 from tests.policies.test_prompts import tiny_model
-from tests.test_rewards_tokens import respond, tokens
+from tests.rewards.test_placement import respond, tokens
 
 SMALL = {"updates": 2, "evaluate_every": 2, "prompts_per_update": 4, "samples_per_prompt": 2}
 SMALL |= {"train_questions": 40, "validation_questions": 5, "test_questions": 7}

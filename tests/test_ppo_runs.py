@@ -10,8 +10,8 @@ import torch
 
 from paradox_utils import config, experiment, files, objective, ppo
 from paradox_utils.policies.passes import forward, grid
-from paradox_utils.reward_model import load_scorer
-from paradox_utils.rewards import Centre, model_judge, reward_function
+from paradox_utils.rewards.judges import Centre, model_judge, reward_function
+from paradox_utils.rewards.model import load_scorer
 from tests.policies.test_prompts import KINDS
 from tests.test_ppo_updates import (  # noqa: F401 (folders and settings are fixtures)
     LLAMA,

@@ -17,8 +17,9 @@ import pytest
 import torch
 import transformers
 
-from paradox_utils import config, reward_training, states
+from paradox_utils import config, states
 from paradox_utils.policies import supervised
+from paradox_utils.rewards import training
 from tests.conftest import answered
 
 # --- folders ------------------------------------------------------------------------------------------------------------------
@@ -162,7 +163,7 @@ def train(kind, folder, few):
         task="completeness" if kind == "pairs" else "relevance", backbone="atlas-bert-32", micro_batch=2,
         checkpoint_steps=[0, 5, 14, LAST], schedule_steps=120, **common,
     )  # fmt: skip
-    metrics, losses, _ = reward_training.train(p, few, folder)
+    metrics, losses, _ = training.train(p, few, folder)
     return metrics, losses
 
 

@@ -93,7 +93,7 @@ def fit(trainer: Trainer, p: config.Supervised | config.RewardModel, folder: Pat
     """
     kept, start = folder / "resume", None
     if p.resume_every:
-        states.claim(kept, hashes.made_by(p, "paradox_utils.reward_training"))
+        states.claim(kept, hashes.made_by(p, "paradox_utils.rewards.training"))
         start = states.newest(kept, STATE)
     trainer.remove_callback(PrinterCallback)  # a page shows the losses as a figure
     for callback in (StopOnNonFinite(), KeepStates()):

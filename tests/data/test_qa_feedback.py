@@ -11,8 +11,9 @@ import datasets
 import pytest
 
 from paradox_utils import config
-from paradox_utils.data import examples, qa_feedback
+from paradox_utils.data import qa_feedback
 from paradox_utils.data.records import DataError, Missing, Span
+from paradox_utils.rewards import examples
 
 RECORDS = Path(__file__).parent / "qa_feedback"
 DEV = json.loads((RECORDS / "dev.json").read_text(encoding="utf-8"))

@@ -1,4 +1,4 @@
-"""Reward models: how their inputs are laid out, and how they score. :mod:`paradox_utils.reward_training` trains them.
+"""Reward models: how their inputs are laid out, and how they score. :mod:`paradox_utils.rewards.training` trains them.
 
 Token models read ``context </s> segment </s> segment …``: the label of a segment sits on the mark ``</s>`` before it, or after
 it for a causal backbone, which sees nothing to its right. Pairwise models read ``context response`` and give one score.
@@ -17,8 +17,8 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from paradox_utils import config
-from paradox_utils.encoders import is_causal, load_reward_model
 from paradox_utils.policies.models import device_of
+from paradox_utils.rewards.encoders import is_causal, load_reward_model
 
 IGNORED = -100  # the label that cross-entropy skips
 KEPT_CONTEXTS = 8192  # tokenised contexts a scorer keeps: 64 MB where each fills 2048 tokens

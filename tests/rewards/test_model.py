@@ -8,10 +8,10 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from paradox_utils import config, reward_model, rewards
-from paradox_utils.data import examples
-from paradox_utils.encoders import atlas_reward_tokenizer, load_encoder
-from paradox_utils.reward_model import IGNORED, NonFiniteScoresError, RewardScorer, encode_segments, encode_wholes
+from paradox_utils import config
+from paradox_utils.rewards import examples, judges, model
+from paradox_utils.rewards.encoders import atlas_reward_tokenizer, load_encoder
+from paradox_utils.rewards.model import IGNORED, NonFiniteScoresError, RewardScorer, encode_segments, encode_wholes
 from tests.conftest import answered
 
 F_ERR, NF_ERR, OK = range(3)
@@ -141,8 +141,8 @@ def test_labels_sit_on_the_marks_and_padding_is_ignored():
     inputs = encode_segments(scorer.model, scorer.tokenizer, [CONTEXT, "a"], [CLAUSES, (*CLAUSES, CLAUSES[0])], 20)
     assert inputs[1].marks[2] == -1  # cut off: no label to learn
     labels = [(NF_ERR, None), (OK, F_ERR, NF_ERR)]
-    rows = [reward_model.features(one, row) for one, row in zip(inputs, labels, strict=True)]
-    tensors = reward_model.collate(rows, scorer.model, scorer.tokenizer, True)
+    rows = [model.features(one, row) for one, row in zip(inputs, labels, strict=True)]
+    tensors = model.collate(rows, scorer.model, scorer.tokenizer, True)
     longest = max(len(one.ids) for one in inputs)
     assert tensors["labels"].shape == tensors["input_ids"].shape == (2, longest)
     for index, (one, row) in enumerate(zip(inputs, labels, strict=True)):
@@ -152,10 +152,10 @@ def test_labels_sit_on_the_marks_and_padding_is_ignored():
         assert tensors["attention_mask"][index].tolist() == [1] * len(one.ids) + [0] * (longest - len(one.ids))
         globally = tensors["global_attention_mask"][index].nonzero().flatten().tolist()
         assert globally == [mark for mark in one.marks if mark >= 0]
-    assert not reward_model.collate(rows, scorer.model, scorer.tokenizer, False)["global_attention_mask"].any()
+    assert not model.collate(rows, scorer.model, scorer.tokenizer, False)["global_attention_mask"].any()
     assert "token_type_ids" not in tensors  # this Longformer has one type
     bert = scorer_of("atlas-bert-32")
-    tensors = reward_model.collate(rows, bert.model, bert.tokenizer, True)
+    tensors = model.collate(rows, bert.model, bert.tokenizer, True)
     assert tensors["token_type_ids"][0].tolist() == inputs[0].types + [0] * (longest - len(inputs[0].ids))
     assert "global_attention_mask" not in tensors
 
@@ -267,7 +267,7 @@ def test_segments_that_cannot_be_read_are_nan_and_earn_nothing(question):
     logits = scorer.segment_logits([CONTEXT], [CLAUSES])[0]
     assert logits.isnan().tolist() == [[False] * 3, [True] * 3]
     assert scorer.truncated == 1
-    judge = rewards.model_judge(scorer, config.PPO(task="relevance"))
+    judge = judges.model_judge(scorer, config.PPO(task="relevance"))
     values = judge([question], [" ".join(CLAUSES)], [[(0, 32), (33, 62)]])[0]
     assert abs(values[0]) == 1.0
     assert values[1] == 0.0
@@ -312,7 +312,7 @@ def test_a_context_is_tokenised_once(pairwise, batch, monkeypatch):
     expected = scored(contexts)
     scorer.tokenizer = counting = Counting(scorer.tokenizer)
     scorer.known.clear()
-    monkeypatch.setattr(reward_model, "KEPT_CONTEXTS", 10)
+    monkeypatch.setattr(model, "KEPT_CONTEXTS", 10)
     for _ in range(2):
         assert torch.equal(scored(contexts), expected)
     assert [counting.seen.count(context) for context in contexts] == [1] * len(contexts)  # one of them stands there twice

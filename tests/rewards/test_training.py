@@ -10,16 +10,17 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from paradox_utils import config, experiment, reward_training, rewards
+from paradox_utils import config, experiment
 from paradox_utils.data import atlas, oracle
-from paradox_utils.data.examples import reward_context, training_examples
 from paradox_utils.data.records import DataError, Feedback, PairExample, SegmentExample, prefer
 from paradox_utils.data.tasks import LABELS, TASKS
-from paradox_utils.encoders import atlas_reward_tokenizer, load_encoder, load_reward_model
 from paradox_utils.policies.models import ModelError, atlas_policy_tokenizer
 from paradox_utils.policies.supervised import NonFiniteLossError, shuffled
-from paradox_utils.reward_model import IGNORED, NonFiniteScoresError, RewardScorer, encode_segments, features, load_scorer
-from tests.test_reward_model import CLAUSES, CONTEXT, F_ERR, NF_ERR, OK, ids, llama, scorer_of  # noqa: F401 (llama is a fixture)
+from paradox_utils.rewards import judges, training
+from paradox_utils.rewards.encoders import atlas_reward_tokenizer, load_encoder, load_reward_model
+from paradox_utils.rewards.examples import reward_context, training_examples
+from paradox_utils.rewards.model import IGNORED, NonFiniteScoresError, RewardScorer, encode_segments, features, load_scorer
+from tests.rewards.test_model import CLAUSES, CONTEXT, F_ERR, NF_ERR, OK, ids, llama, scorer_of  # noqa: F401 (llama is a fixture)
 
 # --- training -----------------------------------------------------------------------------------------------------------------
 
@@ -31,7 +32,7 @@ def parameters(task="relevance", **changes):
 
 def fit(folder, feedback, task="relevance", **changes):
     folder.mkdir(exist_ok=True)
-    return reward_training.train(parameters(task, **changes), feedback, folder)
+    return training.train(parameters(task, **changes), feedback, folder)
 
 
 @pytest.fixture(scope="module")
@@ -104,7 +105,7 @@ def test_checkpoints_reload_to_the_same_scores(relevance, judged, step):
     assert json.loads((checkpoint / "metrics.json").read_text()) == row
     scorer = load_scorer(checkpoint, "relevance", parameters())
     heldout = training_examples(parameters(), judged["heldout"], "relevance")
-    again = reward_training.measure(scorer, parameters(), heldout, [])
+    again = training.measure(scorer, parameters(), heldout, [])
     assert {"step": step, **again} == pytest.approx(row)
     assert not any(path.suffix in (".bin", ".pt", ".pkl") for path in checkpoint.iterdir())
 
@@ -200,10 +201,10 @@ def test_a_batch_without_a_label_is_no_accident():
         logits = torch.zeros(2, 3, 3)
 
     labels = torch.full((2, 3), IGNORED)
-    assert reward_training._token_loss(Outputs, labels, 0) == 0.0
+    assert training._token_loss(Outputs, labels, 0) == 0.0
     labels[0, 1] = OK
-    assert reward_training._token_loss(Outputs, labels, 1).item() == pytest.approx(math.log(3))
-    one_of_four = reward_training._token_loss(Outputs, labels, 4)
+    assert training._token_loss(Outputs, labels, 1).item() == pytest.approx(math.log(3))
+    one_of_four = training._token_loss(Outputs, labels, 4)
     assert one_of_four.item() == pytest.approx(math.log(3) / 4)
 
 
@@ -235,7 +236,7 @@ def test_other_backbones_train(task, name, judged, pairs, tmp_path, request):
     scorer = load_scorer(tmp_path / "checkpoint-12", task, parameters())
     heldout = training_examples(parameters(), small["heldout"], task)
     train = training_examples(parameters(), small["train"], task)
-    assert {"step": 12, **reward_training.measure(scorer, parameters(task), heldout, train)} == pytest.approx(metrics[-1])
+    assert {"step": 12, **training.measure(scorer, parameters(task), heldout, train)} == pytest.approx(metrics[-1])
 
 
 def test_over_long_training_inputs_are_counted(few, tmp_path):
@@ -254,20 +255,20 @@ def test_over_long_training_inputs_are_counted(few, tmp_path):
 def test_label_noise_flips_the_stated_share(task):
     bad = NF_ERR if task == "relevance" else F_ERR
     examples = [SegmentExample("c", ("s",) * 4, (bad, OK, None, OK), (bad, OK, OK, OK)) for _ in range(1000)]
-    flipped = reward_training.noisy(examples, parameters(task, label_noise=0.2), random.Random(0))
+    flipped = training.noisy(examples, parameters(task, label_noise=0.2), random.Random(0))
     assert all(e.labels[2] is None and e.clean == (bad, OK, OK, OK) for e in flipped)
     assert {label for e in flipped for label in e.labels} == {bad, OK, None}
     share = np.mean([[a != b for a, b in zip(e.labels, (bad, OK, None, OK), strict=True)] for e in flipped], axis=0)
     assert share[2] == 0
     assert share[[0, 1, 3]] == pytest.approx([0.2] * 3, abs=4.5 * 0.4 / math.sqrt(1000))
-    assert reward_training.noisy(examples, parameters(task), random.Random(0)) == examples
-    opposite = reward_training.noisy(examples[:2], parameters(task, label_noise=1.0), random.Random(0))
+    assert training.noisy(examples, parameters(task), random.Random(0)) == examples
+    opposite = training.noisy(examples[:2], parameters(task, label_noise=1.0), random.Random(0))
     assert [e.labels for e in opposite] == [(OK, bad, None, bad)] * 2
 
 
 def test_label_noise_swaps_the_stated_share_of_pairs():
     examples = [PairExample("c", "good", "bad", True)] * 3000
-    noisy = reward_training.noisy(examples, parameters("completeness", label_noise=0.3), random.Random(0))
+    noisy = training.noisy(examples, parameters("completeness", label_noise=0.3), random.Random(0))
     swapped = [e.chosen == "bad" and e.rejected == "good" for e in noisy]
     assert np.mean(swapped) == pytest.approx(0.3, abs=4.5 * math.sqrt(0.21 / 3000))
 
@@ -282,7 +283,7 @@ def test_label_noise_leaves_the_measurement_alone(few, tmp_path):
 @pytest.mark.parametrize("task", TASKS)
 def test_corrupted_answers_are_labelled_by_the_oracle(task):
     p = parameters(task, corruption_steps=1, train_questions=50, validation_questions=5, test_questions=5)
-    examples = reward_training._corrupted(p, 10, random.Random(0))
+    examples = training._corrupted(p, 10, random.Random(0))
     asked = {reward_context(p, q, task): q for q in atlas.load_splits(p).train}
     assert len(examples) >= 1000  # too few would be learnt by heart
     assert {example.context for example in examples} <= asked.keys()
@@ -311,7 +312,7 @@ def test_replaced_words_are_labelled_where_the_passages_lack_them(question):
     scorer = scorer_of("atlas-bert-32")
     (one,) = encode_segments(scorer.model, scorer.tokenizer, [context], [clauses], 512)
     row = features(one, (F_ERR, OK))
-    reward_training._label_replaced_tokens([row], scorer.tokenizer)
+    training._label_replaced_tokens([row], scorer.tokenizer)
     words = scorer.tokenizer.convert_ids_to_tokens(row["ids"])
     labelled = [(word, label) for word, label in zip(words, row["labels"], strict=True) if label != IGNORED]
     assert labelled == [("</s>", F_ERR), ("dane", F_ERR), ("</s>", OK), ("kane", OK)]
@@ -373,7 +374,7 @@ def test_a_checkpoint_whose_labels_do_not_fit_is_refused(relevance, completeness
 
 
 def test_ppo_takes_a_checkpoint_with_its_metrics_and_its_scale(completeness, pairs):
-    from tests.test_rewards_tokens import respond, tokens
+    from tests.rewards.test_placement import respond, tokens
 
     folder, metrics, *_ = completeness
     p = config.PPO(task="completeness", reward_model=str(folder / "checkpoint-30"), device="cpu")
@@ -395,7 +396,7 @@ def test_ppo_takes_a_checkpoint_with_its_metrics_and_its_scale(completeness, pai
 
 
 def test_ppo_rewards_segments_by_a_checkpoint_named_by_task(relevance, judged, tmp_path):
-    from tests.test_rewards_tokens import respond, tokens
+    from tests.rewards.test_placement import respond, tokens
 
     folder, metrics, *_ = relevance
     (tmp_path / "rm-relevance").symlink_to(folder / "checkpoint-40")
@@ -404,7 +405,7 @@ def test_ppo_rewards_segments_by_a_checkpoint_named_by_task(relevance, judged, t
     reward, stored, _ = experiment.reward_of(p, policy, {})
     assert stored["balanced_accuracy"] == metrics[-1]["balanced_accuracy"]
     scorer = load_scorer(folder / "checkpoint-40", "relevance", p)
-    assert rewards.measure_judge(rewards.model_judge(scorer, p), p, judged["heldout"])["accuracy"] == pytest.approx(
+    assert judges.measure_judge(judges.model_judge(scorer, p), p, judged["heldout"])["accuracy"] == pytest.approx(
         metrics[-1]["accuracy"],
         abs=0.05,  # over two classes here, over three there
     )

@@ -21,15 +21,15 @@ from transformers.modeling_outputs import TokenClassifierOutput
 
 from paradox_utils import config, states
 from paradox_utils.data import atlas, oracle
-from paradox_utils.data.examples import training_examples
 from paradox_utils.data.records import DataError, Feedback, PairExample, SegmentExample, prefer
 from paradox_utils.data.tasks import ERROR_LABEL, LABELS
-from paradox_utils.encoders import load_encoder
 from paradox_utils.files import read_json
-from paradox_utils.measures import pair_metrics, segment_metrics
 from paradox_utils.policies.models import device_of
 from paradox_utils.policies.supervised import STATE, fit, shuffled, training_arguments
-from paradox_utils.reward_model import IGNORED, RewardScorer, collate, encode_segments, encode_wholes, features
+from paradox_utils.rewards.encoders import load_encoder
+from paradox_utils.rewards.examples import training_examples
+from paradox_utils.rewards.measures import pair_metrics, segment_metrics
+from paradox_utils.rewards.model import IGNORED, RewardScorer, collate, encode_segments, encode_wholes, features
 
 
 class Checkpoints(TrainerCallback):
@@ -65,8 +65,8 @@ def train(p: config.RewardModel, feedback: dict[str, list[Feedback]], folder: Pa
     """Train on ``feedback[p.split]``, measure on ``feedback["heldout"]``, leave ``checkpoint-STEP`` folders. Killed and called
     again with the same folder, it goes on from its last state (see :func:`~paradox_utils.policies.supervised.fit`).
 
-    Returns the metrics of each checkpoint (see :mod:`paradox_utils.measures`), the losses (step, loss), and how many training
-    inputs were over the length limit.
+    Returns the metrics of each checkpoint (see :mod:`paradox_utils.rewards.measures`), the losses (step, loss), and how many
+    training inputs were over the length limit.
     """
     pairwise = p.task == "completeness"
     records = feedback[p.split][: p.feedback_limit or None]

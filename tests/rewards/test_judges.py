@@ -8,15 +8,16 @@ import numpy as np
 import pytest
 import torch
 
-from paradox_utils import config, experiment, rewards
+from paradox_utils import config, experiment
 from paradox_utils.data import oracle
 from paradox_utils.data.records import DataError
 from paradox_utils.data.segments import segment
 from paradox_utils.data.tasks import TASKS
 from paradox_utils.feedback import annotate
-from paradox_utils.rewards import Centre
+from paradox_utils.rewards import judges
+from paradox_utils.rewards.judges import Centre
 from tests.conftest import answered
-from tests.test_rewards_tokens import ORACLE, RIGHT, atlas_tokenizer, ppo, respond, tokens
+from tests.rewards.test_placement import ORACLE, RIGHT, atlas_tokenizer, ppo, respond, tokens
 
 # --- judges -------------------------------------------------------------------------------------------------------------------
 
@@ -52,7 +53,7 @@ LOGITS = torch.tensor([[5.0, 0.0, 1.0], [0.0, 3.0, 1.0], [-2.0, 4.0, 4.5], [NAN,
 )
 def test_a_model_judges_by_the_two_classes_of_its_task(question, task, form, expected):
     scorer = StubScorer([LOGITS, torch.empty(0, 3)])
-    judge = rewards.model_judge(scorer, ppo(task, reward_form=form))
+    judge = judges.model_judge(scorer, ppo(task, reward_form=form))
     spans = [(0, 3), (4, 5), (6, 7), (8, 9)]
     values = judge([question, question], ["abc d e f", ""], [spans, []])
     assert values[0] == pytest.approx(expected)
@@ -67,7 +68,7 @@ def test_a_model_judges_by_the_two_classes_of_its_task(question, task, form, exp
 def test_two_class_probabilities_are_what_softmax_says():
     probability = LOGITS[:3, [0, 2]].softmax(-1)
     expected = (probability[:, 1] - probability[:, 0]).tolist()
-    values = rewards.model_judge(StubScorer([LOGITS]), ppo("factuality", reward_form="probability"))
+    values = judges.model_judge(StubScorer([LOGITS]), ppo("factuality", reward_form="probability"))
     spans = [[(0, 1), (1, 2), (2, 3), (3, 4)]]
     assert values([oracle_question()], ["abcd"], spans)[0][:3] == pytest.approx(expected)
 
@@ -78,7 +79,7 @@ def oracle_question():
 
 def test_a_pairwise_model_gives_its_raw_score(question):
     scorer = StubScorer(torch.tensor([1.5, -2.0]))
-    values = rewards.model_judge(scorer, ppo("completeness"))([question] * 2, ["one", ""], [[(0, 3)], []])
+    values = judges.model_judge(scorer, ppo("completeness"))([question] * 2, ["one", ""], [[(0, 3)], []])
     assert values == [[1.5], [-2.0]]
     contexts, texts = scorer.asked[0]
     assert texts == ["one", ""]
@@ -113,7 +114,7 @@ def many():
 
 
 def dial(task, accuracy, **changes):
-    return rewards.dial_judge(ppo(task, reward="dial", dial_accuracy=accuracy, **changes), 0.0)
+    return judges.dial_judge(ppo(task, reward="dial", dial_accuracy=accuracy, **changes), 0.0)
 
 
 @pytest.mark.parametrize("kind", ["prejudice", "noise"])
@@ -172,7 +173,7 @@ def test_a_dial_judges_a_segment_wherever_it_stands(many):
 @pytest.mark.parametrize("accuracy", [0.55, 0.7, 0.9])
 def test_dial_noise_solves_for_the_pairwise_accuracy(accuracy):
     differences = np.array([0.25, -0.25, 0.5, 0.0, -0.75, 1.0, 0.25])
-    sigma = rewards.dial_noise(accuracy, differences)
+    sigma = judges.dial_noise(accuracy, differences)
     rng, trials = np.random.default_rng(0), 40000
     gaps = differences[differences != 0]
     noise = rng.normal(0, sigma, (2, trials, len(gaps)))
@@ -181,37 +182,37 @@ def test_dial_noise_solves_for_the_pairwise_accuracy(accuracy):
 
 
 def test_dial_noise_at_its_ends():
-    assert rewards.dial_noise(1.0, np.array([0.5])) == 0.0
+    assert judges.dial_noise(1.0, np.array([0.5])) == 0.0
     # one gap of 1: Φ(1 / (σ√2)) = 0.841345 at σ = 1/√2
-    assert rewards.dial_noise(0.8413447460685429, np.array([1.0, 0.0, -1.0])) == pytest.approx(math.sqrt(0.5), rel=1e-6)
+    assert judges.dial_noise(0.8413447460685429, np.array([1.0, 0.0, -1.0])) == pytest.approx(math.sqrt(0.5), rel=1e-6)
     for accuracy, gaps in ((0.5, [0.5]), (0.3, [0.5]), (0.8, [0.0, 0.0])):
         with pytest.raises(DataError, match=r"dial_accuracy = 0\.\d for completeness: needs more than 0.5"):
-            rewards.dial_noise(accuracy, np.array(gaps))
+            judges.dial_noise(accuracy, np.array(gaps))
 
 
 @pytest.mark.parametrize("kind", ["prejudice", "noise"])
 def test_a_completeness_dial_orders_pairs_as_well_as_it_claims(many, kind):
     records = {"train": many[:300], "heldout": many[300:]}
     p = ppo("completeness", reward="dial", dial_accuracy=0.75, dial_kind=kind)
-    judge, centre = rewards.dial_of(p, records)
-    metrics = rewards.measure_judge(judge, p, records["heldout"])
+    judge, centre = judges.dial_of(p, records)
+    metrics = judges.measure_judge(judge, p, records["heldout"])
     assert metrics["segments"] > 800
     assert metrics["accuracy"] == pytest.approx(0.75, abs=0.06)  # pairs of one question share their noise
     scores = np.array([record.clean_scores for record in records["train"]])
     assert centre.mean == pytest.approx(scores.mean())
     noisy = [judge([r.question] * 4, r.responses, [[]] * 4) for r in records["train"]]
     assert centre.std == pytest.approx(np.std(noisy), rel=0.1)  # rewards have unit variance, noise included
-    matched = rewards.dial_of(p.model_copy(update={"scale_matched": True}), records)[1]
+    matched = judges.dial_of(p.model_copy(update={"scale_matched": True}), records)[1]
     assert (matched.mean, matched.std) == pytest.approx((scores.mean(), scores.std()))
 
 
 def test_an_exact_completeness_dial_is_the_oracle(many):
-    judge, centre = rewards.dial_of(ppo("completeness", reward="dial"), {"train": many})
+    judge, centre = judges.dial_of(ppo("completeness", reward="dial"), {"train": many})
     for record in many[:20]:
         expected = [[oracle.judge(record.question, text).completeness] for text in record.responses]
         assert judge([record.question] * 4, record.responses, [[]] * 4) == expected
-    assert centre == rewards.exact_centre("completeness", {"train": many})
-    assert rewards.exact_centre("relevance", {}) == Centre(0.0, 1.0)
+    assert centre == judges.exact_centre("completeness", {"train": many})
+    assert judges.exact_centre("relevance", {}) == Centre(0.0, 1.0)
 
 
 # --- how accurate a judge is --------------------------------------------------------------------------------------------------
@@ -219,7 +220,7 @@ def test_an_exact_completeness_dial_is_the_oracle(many):
 
 @pytest.mark.parametrize("task", TASKS)
 def test_the_exact_judge_is_right_about_everything(many, task):
-    metrics = rewards.measure_judge(ORACLE[task], ppo(task), many)
+    metrics = judges.measure_judge(ORACLE[task], ppo(task), many)
     assert metrics["accuracy"] == metrics["accuracy_noisy"] == metrics["balanced_accuracy"] == 1.0
     assert metrics["segments"] > 500
     assert 0.5 <= metrics["majority"] < 0.9
@@ -230,7 +231,7 @@ def test_the_opposite_judge_is_wrong_about_everything(many, task):
     def opposite(questions, texts, offsets):
         return [[-value for value in row] for row in ORACLE[task](questions, texts, offsets)]
 
-    metrics = rewards.measure_judge(opposite, ppo(task), many)
+    metrics = judges.measure_judge(opposite, ppo(task), many)
     assert metrics["accuracy"] == metrics["balanced_accuracy"] == 0.0
 
 
@@ -240,14 +241,14 @@ def test_the_measured_segments_are_those_of_each_response(question, task, segmen
     redundant = f"{RIGHT[:-1]}, and its founder is surely bane."  # three clauses of one sentence
     texts = (redundant, "the founder of zodor fort is pelo.", "", f"{RIGHT[:-1]}, and nothing else is known of it", " ")
     records = [annotate(question, (text,) * 4, p, random.Random(0)) for text in texts]
-    metrics = rewards.measure_judge(ORACLE[task], ppo(task), records)
+    metrics = judges.measure_judge(ORACLE[task], ppo(task), records)
     assert (metrics["segments"], metrics["accuracy"]) == (segments, 1.0)
 
 
 @pytest.mark.parametrize("noise", [0.1, 0.3])
 @pytest.mark.parametrize("task", TASKS)
 def test_annotator_noise_separates_the_two_accuracies(task, noise):
-    metrics = rewards.measure_judge(ORACLE[task], ppo(task), answered(300, seed=12, noise=noise))
+    metrics = judges.measure_judge(ORACLE[task], ppo(task), answered(300, seed=12, noise=noise))
     assert metrics["accuracy"] == 1.0
     # a segment of relevance is a clause, one of factuality a sentence, a comparison a pair: each flips with this probability
     assert metrics["accuracy_noisy"] == pytest.approx(1 - noise, abs=0.05)
@@ -262,7 +263,7 @@ def test_the_stage_measures_a_dial_and_rewards_with_it(many):
     record = many[0]
     responses = respond(atlas_tokenizer(), record.question, [tokens(atlas_tokenizer(), record.responses[0])])
     spans = segment(record.responses[0], "relevance", "punctuation")
-    expected = sum(rewards.dial_judge(p, 0.0)([record.question], [record.responses[0]], [spans])[0])
+    expected = sum(judges.dial_judge(p, 0.0)([record.question], [record.responses[0]], [spans])[0])
     assert reward(responses).sum() == pytest.approx(0.3 * expected)
 
 
@@ -270,4 +271,4 @@ def test_feedback_without_a_difference_cannot_measure_completeness(question):
     p = config.FeedbackParameters(annotator_noise=0.0)
     records = [annotate(question, (RIGHT,) * 4, p, random.Random(0))]
     with pytest.raises(DataError, match="no two held-out responses differ"):
-        rewards.measure_judge(ORACLE["completeness"], ppo("completeness"), records)
+        judges.measure_judge(ORACLE["completeness"], ppo("completeness"), records)

@@ -11,17 +11,17 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from paradox_utils import config, data, experiment, reward_model, rewards
-from paradox_utils.data import examples
+from paradox_utils import config, data, experiment
 from paradox_utils.data.records import DataError
 from paradox_utils.data.segments import segment
 from paradox_utils.data.tasks import TASKS
 from paradox_utils.feedback import annotate
 from paradox_utils.files import resolve
-from paradox_utils.rewards import REWARD_SIZE
+from paradox_utils.rewards import examples, judges, model
+from paradox_utils.rewards.judges import REWARD_SIZE
 from tests.conftest import answered
-from tests.test_rewards_judges import StubScorer
-from tests.test_rewards_tokens import ORACLE, RIGHT, atlas_tokenizer, placed, ppo, respond, tokens
+from tests.rewards.test_judges import StubScorer
+from tests.rewards.test_placement import ORACLE, RIGHT, atlas_tokenizer, placed, ppo, respond, tokens
 
 SEGMENTED = ("relevance", "factuality")
 
@@ -50,13 +50,13 @@ def test_a_constant_reward_pays_every_response_alike_on_its_last_token(question,
     assert grid.shape == responses.ids.shape
     assert [placed(row) for row in grid] == [{place: REWARD_SIZE[task]} for place in (15, 8, 0)]
     assert cut() == 0
-    larger, _ = rewards.control_of(ppo(task, reward="constant", reward_size=2.0), judged)
+    larger, _ = judges.control_of(ppo(task, reward="constant", reward_size=2.0), judged)
     assert [placed(row) for row in larger(responses)] == [{place: 2.0} for place in (15, 8, 0)]
 
 
 def test_the_length_reward_is_standardised_by_training_responses(question, judged):
     train = [record_of(question, "a b c d", "a b c d", "a b c d e f g h", "b c d e f g h i")]  # words: mean 6, deviation 2
-    reward, _ = rewards.control_of(ppo("factuality", reward="length"), judged | {"train": train})
+    reward, _ = judges.control_of(ppo("factuality", reward="length"), judged | {"train": train})
     nine = " ".join(RIGHT.split()[:9])
     assert len(RIGHT.split()) == 13
     rows = [tokens(atlas_tokenizer(), RIGHT), tokens(atlas_tokenizer(), nine, end=False), [atlas_tokenizer().eos_token_id]]
@@ -68,13 +68,13 @@ def test_the_length_reward_is_standardised_by_training_responses(question, judge
 def test_lengths_that_are_all_the_same_have_no_scale(question, judged):
     train = [record_of(question, "a b", "c d", "e f", "g h")]
     with pytest.raises(DataError, match="every training response has 2 words, so there is no scale; use reward=constant"):
-        rewards.control_of(ppo("factuality", reward="length"), judged | {"train": train})
-    rewards.control_of(ppo("factuality", reward="constant"), judged | {"train": train})
+        judges.control_of(ppo("factuality", reward="length"), judged | {"train": train})
+    judges.control_of(ppo("factuality", reward="constant"), judged | {"train": train})
 
 
 @pytest.mark.parametrize("task", TASKS)
 def test_length_rewards_of_the_training_responses_have_mean_0_and_the_size_as_deviation(judged, task):
-    reward, _ = rewards.control_of(ppo(task, reward="length", reward_size=0.7), judged)
+    reward, _ = judges.control_of(ppo(task, reward="length", reward_size=0.7), judged)
     totals = reward(responses_to(judged["train"])).sum(1)
     assert float(totals.mean()) == pytest.approx(0.0, abs=1e-5)
     assert float(totals.std(unbiased=False)) == pytest.approx(0.7, rel=1e-5)
@@ -82,18 +82,18 @@ def test_length_rewards_of_the_training_responses_have_mean_0_and_the_size_as_de
 
 @pytest.mark.parametrize("task", SEGMENTED)
 def test_a_constant_is_as_accurate_as_the_majority_class_if_that_is_good(judged, task):
-    _, metrics = rewards.control_of(ppo(task, reward="constant"), judged)
-    truth = rewards.measure_judge(ORACLE[task], ppo(task), judged["heldout"])
+    _, metrics = judges.control_of(ppo(task, reward="constant"), judged)
+    truth = judges.measure_judge(ORACLE[task], ppo(task), judged["heldout"])
     assert metrics["accuracy"] == metrics["majority"] == pytest.approx(1 - truth["error_share"])
     assert metrics["balanced_accuracy"] == 0.5
     assert metrics["error_share"] == metrics["f1"] == 0.0
     bad = record_of(judged["heldout"][0].question, *["the founder of zodor fort is pelo."] * 4)
-    _, metrics = rewards.control_of(ppo(task, reward="constant"), judged | {"heldout": [bad] * 3})
+    _, metrics = judges.control_of(ppo(task, reward="constant"), judged | {"heldout": [bad] * 3})
     assert (metrics["accuracy"], metrics["majority"]) == (0.0, 1.0)  # where every segment is an error it is always wrong
 
 
 def test_a_constant_orders_half_of_the_pairs(judged):
-    _, metrics = rewards.control_of(ppo("completeness", reward="constant"), judged)
+    _, metrics = judges.control_of(ppo("completeness", reward="constant"), judged)
     assert metrics["accuracy"] == metrics["accuracy_noisy"] == metrics["majority"] == 0.5
     assert metrics["segments"] > 50
 
@@ -105,7 +105,7 @@ def test_length_labels_no_segments_and_so_has_no_metrics(judged, task):
 
 
 def test_length_orders_pairs_by_words(judged):
-    _, metrics = rewards.control_of(ppo("completeness", reward="length"), judged)
+    _, metrics = judges.control_of(ppo("completeness", reward="length"), judged)
     right = []
     for record in judged["heldout"]:
         scored = [(score, len(text.split())) for score, text in zip(record.clean_scores, record.responses, strict=True)]
@@ -128,8 +128,8 @@ def judge_of(rows):
 def test_the_spread_is_that_of_whole_responses(question):
     records = [record_of(question, "a.", "b.", "c.", "d.")]
     judge = judge_of({"a.": [1, 1, 1], "b.": [1, -1], "c.": [-1], "d.": []})
-    assert rewards.spread_of(judge, ppo("relevance"), records) == pytest.approx(np.std([3, 0, -1, 0]))
-    assert rewards.spread_of(judge, ppo("relevance", reward_pooling="mean"), records) == pytest.approx(np.std([1, 0, -1, 0]))
+    assert judges.spread_of(judge, ppo("relevance"), records) == pytest.approx(np.std([3, 0, -1, 0]))
+    assert judges.spread_of(judge, ppo("relevance", reward_pooling="mean"), records) == pytest.approx(np.std([1, 0, -1, 0]))
 
 
 def test_rounding_is_no_spread(question):
@@ -137,7 +137,7 @@ def test_rounding_is_no_spread(question):
     judge = judge_of({"a.": [0.1, 0.2, 0.3], "b.": [0.3, 0.2, 0.1], "c.": [0.6], "d.": [0.3, 0.3]})
     assert 0 < np.std([sum(values) for values in judge([], ["a.", "b.", "c.", "d."], [])]) < 1e-15
     with pytest.raises(DataError, match="values all responses alike"):
-        rewards.spread_of(judge, ppo("relevance"), records)
+        judges.spread_of(judge, ppo("relevance"), records)
 
 
 def test_the_spread_is_measured_on_the_first_questions_of_the_feedback():
@@ -147,7 +147,7 @@ def test_the_spread_is_measured_on_the_first_questions_of_the_feedback():
         asked.append((list(questions), list(texts), list(offsets)))
         return [[float(index)] for index in range(len(texts))]
 
-    assert rewards.spread_of(judge, ppo("factuality"), records, most=2) == pytest.approx(np.std(range(8)))
+    assert judges.spread_of(judge, ppo("factuality"), records, most=2) == pytest.approx(np.std(range(8)))
     questions, texts, offsets = asked[0]
     assert texts == [text for record in records[:2] for text in record.responses]
     assert questions == [records[0].question] * 4 + [records[1].question] * 4
@@ -160,10 +160,10 @@ def test_the_spread_follows_the_scale_of_the_values(values, scale):
     judge, scaled = (judge_of({t: [k * v] for t, v in zip(records[0].responses, values, strict=True)}) for k in (1, scale))
     if len(set(values)) == 1:
         with pytest.raises(DataError, match="values all responses alike"):
-            rewards.spread_of(judge, ppo("relevance"), records)
+            judges.spread_of(judge, ppo("relevance"), records)
     else:
-        spread = rewards.spread_of(judge, ppo("relevance"), records)
-        assert rewards.spread_of(scaled, ppo("relevance"), records) == pytest.approx(scale * spread)
+        spread = judges.spread_of(judge, ppo("relevance"), records)
+        assert judges.spread_of(scaled, ppo("relevance"), records) == pytest.approx(scale * spread)
 
 
 @functools.cache
@@ -202,7 +202,7 @@ def test_a_model_that_values_all_responses_alike_cannot_be_normalised(monkeypatc
         def segment_logits(self, contexts, segments):
             return [torch.tensor([[0.0, 0.0, 1.0]]).expand(len(s), 3) for s in segments]
 
-    monkeypatch.setattr(reward_model, "load_scorer", lambda *_: Same(None))
+    monkeypatch.setattr(model, "load_scorer", lambda *_: Same(None))
     p = ppo("relevance", normalise_reward=True, reward_pooling="mean")
     with pytest.raises(DataError, match="normalise_reward: the reward model values all responses alike"):
         experiment.reward_of(p, atlas_tokenizer(), fixture_feedback())
@@ -213,7 +213,7 @@ def test_completeness_is_standardised_unless_told_to_pay_raw_scores():
     some = fixture_feedback()["heldout"][:5]
     responses, p = responses_to(some), ppo("completeness")
     checkpoint = resolve(p.reward_model.format(task="completeness"))
-    scorer = reward_model.load_scorer(checkpoint, "completeness", p, p.rm_micro_batch)
+    scorer = model.load_scorer(checkpoint, "completeness", p, p.rm_micro_batch)
     contexts = [examples.reward_context(p, question, "completeness") for question in responses.questions]
     scores = torch.as_tensor(scorer.scores(contexts, responses.texts)).float()
     stored = json.loads((checkpoint / "metrics.json").read_text())

@@ -9,7 +9,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import balanced_accuracy_score, f1_score
 
-from paradox_utils.measures import agreement, best_of_n, calibration_error, distinct, pair_metrics, rouge_l, segment_metrics
+from paradox_utils.rewards.measures import (
+    agreement,
+    best_of_n,
+    calibration_error,
+    distinct,
+    pair_metrics,
+    rouge_l,
+    segment_metrics,
+)
 
 F_ERR, NF_ERR, OK = range(3)
 NAN = [math.nan] * 3

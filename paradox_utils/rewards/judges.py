@@ -21,14 +21,14 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 from paradox_utils import config, data
-from paradox_utils.data.examples import reward_context, training_examples
 from paradox_utils.data.oracle import oracle_judge
 from paradox_utils.data.records import DataError, Feedback, Judge, Offsets, Question
 from paradox_utils.data.segments import segment
 from paradox_utils.data.tasks import ERROR_LABEL, LABELS
-from paradox_utils.measures import ROUNDING, pair_metrics, segment_metrics
 from paradox_utils.policies.prompts import Responses, decode
-from paradox_utils.reward_model import NonFiniteScoresError, RewardScorer
+from paradox_utils.rewards.examples import reward_context, training_examples
+from paradox_utils.rewards.measures import ROUNDING, pair_metrics, segment_metrics
+from paradox_utils.rewards.model import NonFiniteScoresError, RewardScorer
 
 RewardFunction = Callable[[Responses], Tensor]
 REWARD_SIZE = {"relevance": 0.3, "factuality": 0.5, "completeness": 0.3}  # Chen et al.'s released configs

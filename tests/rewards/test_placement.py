@@ -13,13 +13,14 @@ from tokenizers import Tokenizer, decoders, pre_tokenizers, trainers
 from tokenizers.models import BPE, WordLevel
 from transformers import PreTrainedTokenizerFast
 
-from paradox_utils import config, rewards
+from paradox_utils import config
 from paradox_utils.data import oracle
 from paradox_utils.data.segments import segment
 from paradox_utils.data.tasks import TASKS
 from paradox_utils.policies.models import atlas_policy_tokenizer
 from paradox_utils.policies.prompts import Prompts, Responses, decode
-from paradox_utils.rewards import Centre, last_tokens, reward_function
+from paradox_utils.rewards import judges
+from paradox_utils.rewards.judges import Centre, last_tokens, reward_function
 from tests.conftest import answered
 
 RIGHT = "the founder of zodor isle is bane, and its color is surely kane."
@@ -335,7 +336,7 @@ def test_every_segment_is_paid_once_whatever_the_tokenizer(question, task, name)
         assert responses.texts == [text]
         spans = segment(text, task, "punctuation")
         truth = ORACLE[task]([record.question], [text], [spans])[0]
-        size, share = rewards.REWARD_SIZE[task], Centre(0.25, 0.5) if task == "completeness" else Centre()
+        size, share = judges.REWARD_SIZE[task], Centre(0.25, 0.5) if task == "completeness" else Centre()
         grid = reward_function(tokenizer, ORACLE[task], share, ppo(task))(responses)[0]
         if task == "completeness":
             assert placed(grid) in ({len(grid) - 1: size * (truth[0] - 0.25) / 0.5}, {})

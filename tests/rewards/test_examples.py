@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from paradox_utils.data import examples
 from paradox_utils.data.records import Feedback, Missing, Passage, Question, Span
 from paradox_utils.data.tasks import LABELS
+from paradox_utils.rewards import examples
 
 F_ERR, NF_ERR, OK = range(3)
 QUESTION = Question(
