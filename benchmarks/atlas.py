@@ -19,9 +19,10 @@ from benchmarks.plain import Clock
 from benchmarks.t5 import operator_rows
 from benchmarks.table import Row
 from benchmarks.worker import Side
-from paradox_utils import config, data, experiment, files, ppo, results
+from paradox_utils import config, data, experiment, files, results
 from paradox_utils import study as studies
 from paradox_utils.policies.prompts import encode_prompts
+from paradox_utils.ppo import loop
 
 CONFIG = files.ROOT / "configs" / "atlas.yaml"
 LIMIT = 20.0  # seconds
@@ -76,16 +77,16 @@ class Loop:
     def phases(self, rollouts: int) -> dict[str, float]:
         """Median seconds of each phase over so many rollouts, after one that warms up."""
         p, actors, laps = self.p, self.actors, []
-        optimizer = ppo.optimizer_of(p, actors)
+        optimizer = loop.optimizer_of(p, actors)
         for update in range(rollouts + 1):
             chosen = self.questions[update * p.prompts_per_update :][: p.prompts_per_update]
             clock = Clock("cpu")
             prompts = encode_prompts(actors.policy, actors.tokenizer, chosen, p.prompt_limit)
-            responses = ppo.sample(p, actors, prompts, update)
+            responses = loop.sample(p, actors, prompts, update)
             clock.lap("generation")
-            rollout = ppo.score(p, actors, responses, self.reward)
+            rollout = loop.score(p, actors, responses, self.reward)
             clock.lap("scoring")
-            ppo.optimise(p, actors, optimizer, rollout)
+            loop.optimise(p, actors, optimizer, rollout)
             clock.lap("updates")
             laps.append(clock.laps)
         return {phase: median(lap[phase] for lap in laps[1:]) for phase in laps[0]}
@@ -94,9 +95,9 @@ class Loop:
         """Where one update spends its time, as :func:`benchmarks.ours.operators` says it."""
         p, actors = self.p, self.actors
         prompts = encode_prompts(actors.policy, actors.tokenizer, self.questions[: p.prompts_per_update], p.prompt_limit)
-        rollout = ppo.score(p, actors, ppo.sample(p, actors, prompts, 0), self.reward)
-        optimizer = ppo.optimizer_of(p, actors)
-        return operators("updates", lambda: ppo.optimise(p, actors, optimizer, rollout), "cpu")
+        rollout = loop.score(p, actors, loop.sample(p, actors, prompts, 0), self.reward)
+        optimizer = loop.optimizer_of(p, actors)
+        return operators("updates", lambda: loop.optimise(p, actors, optimizer, rollout), "cpu")
 
 
 def timed(parameters: dict) -> tuple[float, float, float]:

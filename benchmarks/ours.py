@@ -16,10 +16,11 @@ from benchmarks import matmul, workload
 from benchmarks.plain import Clock
 from benchmarks.worker import peak_memory
 from benchmarks.workload import PASS_TOKENS
-from paradox_utils import config, experiment, ppo
+from paradox_utils import config, experiment
 from paradox_utils.data.records import Feedback
 from paradox_utils.policies.decoding import generate
 from paradox_utils.policies.prompts import Responses, encode_prompts
+from paradox_utils.ppo import loop
 from paradox_utils.rewards.judges import Centre, RewardFunction, model_judge, reward_function
 from paradox_utils.rewards.model import load_scorer
 
@@ -29,7 +30,7 @@ class Engine:
     """A run's parameters, networks, optimizer and reward."""
 
     p: config.PPO
-    actors: ppo.Actors
+    actors: loop.Actors
     optimizer: torch.optim.Optimizer
     reward: RewardFunction
 
@@ -39,7 +40,7 @@ def load(folder: Path, p: config.PPO) -> Engine:
     actors = experiment.load_actors(p)
     scorer = load_scorer(folder / "reward", p.task, p, p.rm_micro_batch)
     reward = reward_function(actors.tokenizer, model_judge(scorer, p), Centre(), p)
-    return Engine(p, actors, ppo.optimizer_of(p, actors), reward)
+    return Engine(p, actors, loop.optimizer_of(p, actors), reward)
 
 
 def sample(engine: Engine, chosen: list[Feedback], lengths: torch.Tensor, seed: int) -> Responses:
@@ -48,7 +49,7 @@ def sample(engine: Engine, chosen: list[Feedback], lengths: torch.Tensor, seed: 
     prompts = encode_prompts(actors.policy, actors.tokenizer, [record.question for record in chosen], p.prompt_limit)
     how: dict[str, Any] = {"samples": p.samples_per_prompt, "temperature": p.temperature, "top_k": p.top_k}
     how |= {"seed": seed, "lengths": lengths.to(prompts.ids.device)}
-    with ppo.precision(p, prompts.ids.device):
+    with loop.precision(p, prompts.ids.device):
         return generate(actors.policy, actors.tokenizer, prompts, p.response_limit, **how)
 
 
@@ -71,9 +72,9 @@ class Loop:
         clock = Clock(self.device)
         responses = sample(engine, chosen, lengths, seed=index)
         clock.lap("generation")
-        rollout = ppo.score(engine.p, engine.actors, responses, engine.reward)
+        rollout = loop.score(engine.p, engine.actors, responses, engine.reward)
         clock.lap("scoring")
-        ppo.optimise(engine.p, engine.actors, engine.optimizer, rollout)
+        loop.optimise(engine.p, engine.actors, engine.optimizer, rollout)
         clock.lap("updates")
         self.last = rollout
         tokens = {"prompt_tokens": float(responses.prompts.mask.sum(1).float().mean())}
@@ -84,7 +85,7 @@ class Loop:
         """Floating-point operations of the updates on the last rollout, counted while they run."""
         p = self.engine.p.model_copy(update={"epochs": 1})
         with FlopCounterMode(display=False, custom_mapping=_on_cpu()) as counter:
-            ppo.optimise(p, self.engine.actors, self.engine.optimizer, self.last)
+            loop.optimise(p, self.engine.actors, self.engine.optimizer, self.last)
         return float(counter.get_total_flops() * self.engine.p.epochs)
 
     def rate(self) -> float:
@@ -99,12 +100,12 @@ class Loop:
         """Median seconds of one epoch of updates as the layers are (``eager``) and with compiled feed-forward layers
         (``compiled``), and of the ``first`` after compiling, which compiles."""
         engine, (chosen, lengths) = self.engine, self.chosen(index)
-        rollout = ppo.score(engine.p, engine.actors, sample(engine, chosen, lengths, seed=index), engine.reward)
+        rollout = loop.score(engine.p, engine.actors, sample(engine, chosen, lengths, seed=index), engine.reward)
         once = engine.p.model_copy(update={"epochs": 1})
 
         def epoch() -> float:
             clock = Clock(self.device)
-            ppo.optimise(once, engine.actors, engine.optimizer, rollout)
+            loop.optimise(once, engine.actors, engine.optimizer, rollout)
             clock.lap("epoch")
             return clock.laps["epoch"]
 
@@ -122,8 +123,8 @@ class Loop:
         made: dict[str, Any] = {}
         phases: dict[str, Callable[[], Any]] = {
             "generation": lambda: made.update(responses=sample(engine, chosen, lengths, seed=index)),
-            "scoring": lambda: made.update(rollout=ppo.score(engine.p, engine.actors, made["responses"], engine.reward)),
-            "updates": lambda: ppo.optimise(engine.p, engine.actors, engine.optimizer, made["rollout"]),
+            "scoring": lambda: made.update(rollout=loop.score(engine.p, engine.actors, made["responses"], engine.reward)),
+            "updates": lambda: loop.optimise(engine.p, engine.actors, engine.optimizer, made["rollout"]),
         }
         return [row for phase, work in phases.items() for row in operators(phase, work, self.device)]
 

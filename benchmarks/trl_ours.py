@@ -11,9 +11,10 @@ from torch import Tensor
 from benchmarks import terminal
 from benchmarks.plain import Clock
 from benchmarks.worker import peak_memory
-from paradox_utils import config, experiment, ppo
+from paradox_utils import config, experiment
 from paradox_utils.data.records import Question
 from paradox_utils.policies.prompts import Responses, encode_prompts
+from paradox_utils.ppo import loop
 
 
 class Loop:
@@ -46,14 +47,14 @@ class Loop:
         p = self.parameters(seed)
         actors = experiment.load_actors(p)
         actors.value.load_state_dict(load_file(self.folder / "value.safetensors"))
-        optimizer, rows = ppo.optimizer_of(p, actors), []
+        optimizer, rows = loop.optimizer_of(p, actors), []
         for update, words in enumerate(self.prompts):
             clock = Clock(self.device)
             questions = [Question(str(i), "", (), terminal.text(one), ("",)) for i, one in enumerate(words)]
             prompts = encode_prompts(actors.policy, actors.tokenizer, questions, p.prompt_limit)
-            rollout = ppo.score(p, actors, ppo.sample(p, actors, prompts, update), self.reward)
-            found = ppo.measure(rollout)
-            ppo.optimise(p, actors, optimizer, rollout, ppo.learning_rate(p, update + 1))
+            rollout = loop.score(p, actors, loop.sample(p, actors, prompts, update), self.reward)
+            found = loop.measure(rollout)
+            loop.optimise(p, actors, optimizer, rollout, loop.learning_rate(p, update + 1))
             clock.lap("seconds")
             rows.append({"reward": found["reward_mean"], "kl": found["kl"]} | clock.laps)
         return rows

@@ -18,14 +18,15 @@ import torch
 from transformers import PreTrainedTokenizerFast
 from transformers.utils import logging as transformers_logging
 
-from paradox_utils import checkpoint, config, data, files, hashes, ppo, processes, states
+from paradox_utils import config, data, files, hashes, states
 from paradox_utils.data.oracle import oracle_judge
 from paradox_utils.data.records import DataError, Feedback, Judge, Question
-from paradox_utils.evaluate import Scores, evaluation
 from paradox_utils.files import resolve
 from paradox_utils.policies.models import ModelError, device_of, load_policy, load_value_model
 from paradox_utils.policies.prompts import Prompts, Responses, choose, encode_prompts
-from paradox_utils.probe import Rewards, probe
+from paradox_utils.ppo import loop, processes, state
+from paradox_utils.ppo.evaluate import Scores, evaluation
+from paradox_utils.ppo.probe import Rewards, probe
 from paradox_utils.rewards import model
 from paradox_utils.rewards.judges import (
     Centre,
@@ -43,7 +44,7 @@ from paradox_utils.rewards.measures import agreement
 transformers_logging.disable_progress_bar()
 
 
-def run_ppo(p: config.PPO, folder: Path, report: Callable[[dict], None] = lambda row: None) -> tuple[ppo.Outcome, dict]:
+def run_ppo(p: config.PPO, folder: Path, report: Callable[[dict], None] = lambda row: None) -> tuple[loop.Outcome, dict]:
     """Stage ``ppo``: how the run ended, and its results on validation and test questions. Killed and called again with the same
     folder, it goes on from its last state in ``folder/resume`` and ends with the same numbers.
 
@@ -90,14 +91,14 @@ def run_ppo(p: config.PPO, folder: Path, report: Callable[[dict], None] = lambda
         return named(score(validation)) | {f"test_{name}": reported[name] for name in ("lm_performance", "true_return")}
 
     observe = functools.partial(compared, p, truth) if truth is not None else None
-    outcome = ppo.train(p, actors, prompts, reward, evaluate, report, folder / "resume", cut, observe)
+    outcome = loop.train(p, actors, prompts, reward, evaluate, report, folder / "resume", cut, observe)
     final = processes.agreed(lambda: [score(test), score(test, sampled=True)]) if outcome.finite else [None, None]
     if not outcome.finite:
-        checkpoint.restore(actors.policy, outcome.best)
+        state.restore(actors.policy, outcome.best)
     if processes.rank() == 0:
         actors.policy.save_pretrained(folder / "model")
         actors.tokenizer.save_pretrained(folder / "model")
-    checkpoint.restore(actors.policy, outcome.best)
+    state.restore(actors.policy, outcome.best)
     best = processes.agreed(lambda: score(test))
     logged = outcome.curve["lm_performance"].dropna()
     known = dict.fromkeys(named(start[0]))  # names of what a broken policy has not
@@ -163,7 +164,7 @@ def compared(p: config.PPO, truth: RewardFunction, responses: Responses, rewards
     return torch.stack([true.sum(1).double().cpu(), torch.tensor(agreeing).double(), torch.tensor(counted).double()], 1)
 
 
-def _shared(p: config.PPO, folder: Path) -> tuple[ppo.Outcome, dict]:
+def _shared(p: config.PPO, folder: Path) -> tuple[loop.Outcome, dict]:
     """The same run by ``p.processes`` processes that ``accelerate launch`` starts."""
     files.write_json(folder / "parameters.json", p.model_dump())
     # --multi_gpu: several processes by torch's launcher, on CPU cores as well (--cpu would want MPI); port 0: any that is free
@@ -181,7 +182,7 @@ def _shared(p: config.PPO, folder: Path) -> tuple[ppo.Outcome, dict]:
         raise RuntimeError(f"one of the run's {p.processes} processes ended with an error: {first}")
     ended = files.read_json(folder / "outcome.json")
     curve = pd.read_csv(folder / "curve.csv", float_precision="round_trip")
-    return ppo.Outcome(curve, ended["status"], ended["reason"], {}, ended["finite"]), ended["results"]
+    return loop.Outcome(curve, ended["status"], ended["reason"], {}, ended["finite"]), ended["results"]
 
 
 def main(folder: Path, owner: int) -> None:
@@ -209,7 +210,7 @@ def _take_part(folder: Path) -> None:
         files.write_json(folder / "outcome.json", ended)
 
 
-def load_actors(p: config.PPO) -> ppo.Actors:
+def load_actors(p: config.PPO) -> loop.Actors:
     """Policy, reference and value model on their device."""
     device = device_of(p.device)
     policy, tokenizer = load_policy(p.policy)
@@ -221,7 +222,7 @@ def load_actors(p: config.PPO) -> ppo.Actors:
             f"value_weights = {p.value_weights!r}: a model of another kind or vocabulary than the policy {p.policy!r}, whose "
             "tokens it would read; name one of the same family"
         )
-    return ppo.Actors(policy.to(device), ppo.frozen_copy(policy).to(device), value.to(device), tokenizer)
+    return loop.Actors(policy.to(device), loop.frozen_copy(policy).to(device), value.to(device), tokenizer)
 
 
 def reward_of(p: config.PPO, tokenizer: PreTrainedTokenizerFast, judged: dict[str, list[Feedback]]):  # noqa: ANN201

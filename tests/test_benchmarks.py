@@ -11,8 +11,9 @@ from benchmarks import plain, table, terminal, workload
 from benchmarks import t5 as versus_plain
 from benchmarks import trl as versus_trl
 from benchmarks.table import Row
-from paradox_utils import config, cost, files, ppo
+from paradox_utils import config, cost, files
 from paradox_utils.policies.prompts import Responses, encode_prompts
+from paradox_utils.ppo import loop
 from tests.conftest import answered
 
 TINY = workload.Size(
@@ -83,7 +84,7 @@ def test_both_sides_compute_the_same(sides):
     rewards = torch.randn(batch.ids.shape, generator=torch.Generator().manual_seed(1)) * batch.mask
     width = responses.ids.shape[1]
     plain.score(baseline, batch, rewards)
-    rollout = ppo.score(engine.p, engine.actors, responses, lambda _: rewards[:, :width])
+    rollout = loop.score(engine.p, engine.actors, responses, lambda _: rewards[:, :width])
     for mine, theirs in (
         (rollout.log_p, batch.log_p * batch.mask),
         (rollout.values, batch.values),
@@ -94,7 +95,7 @@ def test_both_sides_compute_the_same(sides):
     for epochs in (1, 3):  # later epochs have ratios other than 1
         p = engine.p.model_copy(update={"epochs": epochs})
         baseline.p = p
-        mine = ppo.optimise(p, engine.actors, ppo.optimizer_of(p, engine.actors), rollout)
+        mine = loop.optimise(p, engine.actors, loop.optimizer_of(p, engine.actors), rollout)
         theirs = plain.update(baseline, plain.optimizer_of(baseline), batch)
         assert mine["policy_loss"] == pytest.approx(theirs["policy_loss"], abs=1e-5)
         assert mine["value_loss"] == pytest.approx(theirs["value_loss"], abs=1e-5, rel=1e-5)
@@ -245,17 +246,17 @@ def test_operations_of_a_forward_pass_by_hand():
 def test_the_formula_is_what_is_counted(folder):
     """On a rollout without padding, torch's counter and the formula agree."""
     ours = pytest.importorskip("benchmarks.ours")
-    loop = ours.Loop(str(folder), "cpu", "float32")
-    engine, size = loop.engine, loop.size
+    mine = ours.Loop(str(folder), "cpu", "float32")
+    engine, size = mine.engine, mine.size
     engine.p = engine.p.model_copy(update={"pass_tokens": 0})
-    chosen, _ = loop.chosen(0)
+    chosen, _ = mine.chosen(0)
     batch = ours.sample(engine, chosen[:1], torch.full((size.samples,), 9), seed=0)
-    loop.last = ppo.score(engine.p, engine.actors, batch, engine.reward)
+    mine.last = loop.score(engine.p, engine.actors, batch, engine.reward)
     shape = cost.Shape(2, 2, 16, 16, 32, size.policy["vocab_size"])
     prompt, epochs = batch.prompts.ids.shape[1], cost.EPOCHS
     forward = cost.forward(shape, prompt, 9, size.samples) + cost.forward(shape, prompt, 9, size.samples, head=False)
     assert epochs == engine.p.epochs
-    assert loop.update_work() / (3 * epochs * size.samples * forward) == pytest.approx(1.0, abs=0.05)
+    assert mine.update_work() / (3 * epochs * size.samples * forward) == pytest.approx(1.0, abs=0.05)
 
 
 def measured(device="cpu", **changes):

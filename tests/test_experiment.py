@@ -8,12 +8,13 @@ import pandas as pd
 import pytest
 import torch
 
-from paradox_utils import config, experiment, ppo, preparation
+from paradox_utils import config, experiment, preparation
 from paradox_utils.data.records import DataError
 from paradox_utils.data.tasks import TASKS
-from paradox_utils.evaluate import Scores
 from paradox_utils.files import resolve
 from paradox_utils.policies.models import ModelError, atlas_policy_tokenizer, load_policy
+from paradox_utils.ppo import loop
+from paradox_utils.ppo.evaluate import Scores
 from tests.policies.test_prompts import tiny_model
 from tests.rewards.test_placement import respond, tokens
 
@@ -253,7 +254,7 @@ def test_a_reward_model_may_be_the_evaluator(tmp_path):
 
 def test_the_final_policy_is_reported_beside_the_one_validation_chose(tmp_path, monkeypatch):
     """The best on validation is put back before it is measured on test questions."""
-    real = ppo.train
+    real = loop.train
 
     def train(p, actors, *more):
         chosen = {name: weight.detach().clone() for name, weight in actors.policy.named_parameters()}
@@ -261,7 +262,7 @@ def test_the_final_policy_is_reported_beside_the_one_validation_chose(tmp_path, 
         outcome.best = chosen  # as if nothing had beaten the start
         return outcome
 
-    monkeypatch.setattr(ppo, "train", train)
+    monkeypatch.setattr(loop, "train", train)
     _, results = experiment.run_ppo(parameters(learning_rate=1e-2), tmp_path)
     assert results["true_return_best"] == results["true_return_start"] != results["true_return_final"]
 

@@ -252,13 +252,13 @@ def test_a_name_that_is_gone_ends_the_build(tmp_path):
     (tmp_path / "conf.py").write_text(
         f"import sys\nsys.path.insert(0, {str(ext)!r})\nextensions = ['source_links', 'myst_parser']\n"
     )
-    (tmp_path / "index.md").write_text("# Page\n\n{src}`objective.whiten`\n")
+    (tmp_path / "index.md").write_text("# Page\n\n{src}`ppo.objective.whiten`\n")
     build = [sys.executable, "-m", "sphinx", "-q", "-W", "-b", "html", tmp_path, tmp_path / "html"]
     done = subprocess.run(build, capture_output=True, text=True, cwd=files.ROOT)
     assert done.returncode == 0, done.stderr
-    assert 'href="code/objective.html#whiten"' in (tmp_path / "html" / "index.html").read_text()
-    assert re.search(r'<span id="whiten"></span>.*whiten', (tmp_path / "html" / "code" / "objective.html").read_text())
-    (tmp_path / "index.md").write_text("# Page\n\n{src}`objective.whitten`\n")
+    assert 'href="code/ppo.objective.html#whiten"' in (tmp_path / "html" / "index.html").read_text()
+    assert re.search(r'<span id="whiten"></span>.*whiten', (tmp_path / "html" / "code" / "ppo.objective.html").read_text())
+    (tmp_path / "index.md").write_text("# Page\n\n{src}`ppo.objective.whitten`\n")
     done = subprocess.run(build, capture_output=True, text=True, cwd=files.ROOT)
     assert done.returncode != 0
     assert "paradox_utils has no 'objective.whitten'" in done.stderr

@@ -1,4 +1,4 @@
-"""Links from prose to code: ``{src}`objective.whiten` `` leads to that line of the module's source, on a page of this book.
+"""Links from prose to code: ``{src}`ppo.objective.whiten` `` leads to that line of the module's source, on a page of this book.
 
 The pages are made from the package as it is while the book is built, so a link needs no network and cannot go stale: a name
 that is gone is an error of the build.

@@ -18,9 +18,9 @@ from transformers import (
     UMT5ForConditionalGeneration,
 )
 
-from paradox_utils import objective
 from paradox_utils.policies.passes import foldable, folded, forward, grid, hooked, last_states, reaching_head
 from paradox_utils.policies.prompts import Prompts, Responses, passes, rows_of, take
+from paradox_utils.ppo import objective
 from tests.policies.test_prompts import EOS, PAD, TEXTS, ask, tiny_model, tiny_tokenizer, unpadded
 
 COMMON = {"vocab_size": 13, "pad_token_id": PAD, "eos_token_id": EOS}

@@ -39,8 +39,9 @@ def probe(
 
     ``probe_accuracy``: agreement with the true reward (see :func:`~paradox_utils.rewards.measures.agreement`).
     ``probe_variance``: mean over prompts of the variance among one prompt's responses, in units of the variance of all
-    responses' rewards (so 0 to about 1, whatever the reward's scale); ``probe_variance_raw`` in the reward's own units. ``probe_margin``: mean distance from the
-    decision: |P(good) − P(error)| of a segment, or the difference of two responses to a prompt in deviations of the reward.
+    responses' rewards (so 0 to about 1, whatever the reward's scale); ``probe_variance_raw`` in the reward's own units.
+    ``probe_margin``: mean distance from the decision: |P(good) − P(error)| of a segment, or the difference of two responses to
+    a prompt in deviations of the reward.
     ``probe_length_correlation``: Spearman's, of reward and number of tokens within prompts (ranks within each prompt).
     ``probe_padding``: the largest change of a response's reward when scored alone instead of in a batch.
     """

@@ -7,13 +7,14 @@ import math
 import numpy as np
 import pytest
 
-from paradox_utils import config, data, experiment, probe
+from paradox_utils import config, data, experiment
 from paradox_utils.data.oracle import oracle_judge
 from paradox_utils.data.tasks import TASKS
 from paradox_utils.files import resolve
 from paradox_utils.policies.decoding import generate
 from paradox_utils.policies.models import load_policy
 from paradox_utils.policies.prompts import encode_prompts, take
+from paradox_utils.ppo import probe
 
 PROMPTS, SAMPLES = 6, 8
 

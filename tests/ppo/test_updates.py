@@ -5,9 +5,10 @@ import math
 import pytest
 import torch
 
-from paradox_utils import config, experiment, objective, ppo
+from paradox_utils import config, experiment
 from paradox_utils.policies.passes import forward
 from paradox_utils.policies.prompts import Responses
+from paradox_utils.ppo import loop, objective
 from tests.policies.test_prompts import KINDS, TEXTS, A, ask, plain_logits, tiny_model, tiny_tokenizer, unpadded
 
 T5, LLAMA = KINDS
@@ -45,12 +46,12 @@ def prompts_of(actors, texts=TEXTS):
 
 
 def rolled_out(p, actors, reward=count, texts=TEXTS, seed=0):
-    return ppo.score(p, actors, ppo.sample(p, actors, prompts_of(actors, texts), seed), reward)
+    return loop.score(p, actors, loop.sample(p, actors, prompts_of(actors, texts), seed), reward)
 
 
 def run(p, actors=None, reward=count, evaluate=lambda: {"lm_performance": 0.0}, **more):
     actors = actors or experiment.load_actors(p)
-    return ppo.train(p, actors, lambda update: prompts_of(actors), reward, evaluate, **more)
+    return loop.train(p, actors, lambda update: prompts_of(actors), reward, evaluate, **more)
 
 
 def weights(model):
@@ -163,10 +164,10 @@ def test_measures_of_a_rollout_by_hand():
     rewards = torch.tensor([[1.0, 2], [5, 0], [0, 0], [0, 2]])  # responses earn 3, 5 (one prompt) and 0, 2 (another)
     responses = Responses(None, mask.long(), mask.long(), [""] * 4, samples=2)
     kl, entropy = torch.tensor([1.0, 2, 3, 6]), mask * 0.5
-    measured = ppo.measure(ppo.Rollout(responses, mask, mask, mask, rewards, kl, entropy, mask, mask))
+    measured = loop.measure(loop.Rollout(responses, mask, mask, mask, rewards, kl, entropy, mask, mask))
     assert measured == {"reward_mean": 2.5, "reward_variance": 2.0, "kl": 3.0, "entropy": 0.5, "length": 7 / 4}
-    alone = ppo.measure(
-        ppo.Rollout(Responses(None, mask, mask, [""] * 4, 1), mask, mask, mask, rewards, kl, entropy, mask, mask)
+    alone = loop.measure(
+        loop.Rollout(Responses(None, mask, mask, [""] * 4, 1), mask, mask, mask, rewards, kl, entropy, mask, mask)
     )
     assert math.isnan(alone["reward_variance"])  # one response a prompt has no spread
 
@@ -179,7 +180,7 @@ def test_losses_of_the_first_step_by_hand(settings):
     p = settings(epochs=1)
     actors = experiment.load_actors(p)
     rollout = rolled_out(p, actors)
-    losses = ppo.optimise(p, actors, ppo.optimizer_of(p, actors), rollout)
+    losses = loop.optimise(p, actors, loop.optimizer_of(p, actors), rollout)
     assert abs(losses["policy_loss"]) < 1e-5
     assert losses["clip_share"] == 0
     errors = (rollout.values - rollout.returns)[rollout.mask.bool()]
@@ -189,8 +190,8 @@ def test_losses_of_the_first_step_by_hand(settings):
 def test_each_epoch_is_one_step_with_gradients_clipped_by_network(settings):
     p = settings(epochs=3, max_gradient_norm=1e-3)
     actors = experiment.load_actors(p)
-    optimizer = ppo.optimizer_of(p, actors)
-    losses = ppo.optimise(p, actors, optimizer, rolled_out(p, actors))
+    optimizer = loop.optimizer_of(p, actors)
+    losses = loop.optimise(p, actors, optimizer, rolled_out(p, actors))
     assert losses["gradient_norm"] > 1e-2  # as it was before clipping
     for group in optimizer.param_groups:
         gradients = [weight.grad for weight in group["params"] if weight.grad is not None]
@@ -206,7 +207,7 @@ def test_micro_batches_make_the_same_update_as_the_whole_rollout(settings, kind)
         actors = experiment.load_actors(p)
         rollout = rolled_out(settings(kind), actors)
         before = weights(actors.policy)
-        ppo.optimise(p, actors, ppo.optimizer_of(p, actors), rollout)
+        loop.optimise(p, actors, loop.optimizer_of(p, actors), rollout)
         assert not unchanged(actors.policy, before)
         after.append(weights(actors.policy) | {f"value {k}": v for k, v in weights(actors.value).items()})
     for other in after[1:]:
@@ -221,7 +222,7 @@ def test_the_value_loss_reaches_the_value_model_and_the_policy_only_where_they_s
     rollout = rolled_out(p, actors)
     rollout.advantages.zero_()  # leaves the value loss alone
     policy, value = weights(actors.policy), weights(actors.value)
-    ppo.optimise(p, actors, ppo.optimizer_of(p, actors), rollout)
+    loop.optimise(p, actors, loop.optimizer_of(p, actors), rollout)
     assert unchanged(actors.policy, policy) == (value_model == "separate")
     moved = {name.split(".")[0] for name, weight in actors.value.named_parameters() if not torch.equal(weight, value[name])}
     assert moved == ({"head", "body"} if value_model == "separate" else {"head"})
@@ -233,9 +234,9 @@ def test_values_follow_the_returns_unless_the_clip_holds_them(settings, value_cl
     p = settings(epochs=30, learning_rate=5e-3, value_clip=value_clip)
     actors = experiment.load_actors(p)
     rollout = rolled_out(p, actors)
-    optimizer = ppo.optimizer_of(p, actors)
-    first = ppo.optimise(p.model_copy(update={"epochs": 1}), actors, optimizer, rollout)["value_loss"]
-    last = ppo.optimise(p, actors, optimizer, rollout)["value_loss"]
+    optimizer = loop.optimizer_of(p, actors)
+    first = loop.optimise(p.model_copy(update={"epochs": 1}), actors, optimizer, rollout)["value_loss"]
+    last = loop.optimise(p, actors, optimizer, rollout)["value_loss"]
     assert last < 0.5 * first if value_clip is None else last > 0.9 * first
 
 
@@ -244,10 +245,10 @@ def test_the_weight_of_the_value_loss_by_hand(settings):
     actors = experiment.load_actors(p)
     rollout = rolled_out(p, actors)
     head = actors.value.head[0].weight
-    values = ppo.value_of(actors.value, rollout.responses, None)
+    values = loop.value_of(actors.value, rollout.responses, None)
     loss = 3.0 * 0.5 * (((values - rollout.returns) ** 2) * rollout.mask).sum() / rollout.mask.sum()
     (expected,) = torch.autograd.grad(loss, head)
-    ppo.optimise(p, actors, ppo.optimizer_of(p, actors), rollout)
+    loop.optimise(p, actors, loop.optimizer_of(p, actors), rollout)
     assert expected.abs().max() > 1e-4
     torch.testing.assert_close(head.grad, expected)
 
@@ -259,7 +260,7 @@ def test_the_clip_share_is_that_of_the_clips_asked_for(settings, monkeypatch):
     monkeypatch.setattr(objective, "value_loss", lambda *given: seen.append(given[-1]) or value_loss(*given))
     p = settings(clip=1e-3, value_clip=0.35, epochs=2)
     actors = experiment.load_actors(p)
-    assert ppo.optimise(p, actors, ppo.optimizer_of(p, actors), rolled_out(p, actors))["clip_share"] > 0.2
+    assert loop.optimise(p, actors, loop.optimizer_of(p, actors), rolled_out(p, actors))["clip_share"] > 0.2
     assert seen == [1e-3, 0.35] * 2
 
 
@@ -275,7 +276,7 @@ def test_dropout_is_on_in_the_updates_and_nowhere_else(settings):
     p = settings(dropout_in_updates=0.5, evaluate_every=1)
     without = rolled_out(settings(), experiment.load_actors(p))
     actors = experiment.load_actors(p)
-    ppo.set_dropout(actors.policy, 0.5)
+    loop.set_dropout(actors.policy, 0.5)
     actors.policy.train()
     assert torch.equal(rolled_out(p, actors).log_p, without.log_p)  # old log-probabilities know no dropout
     seen, modes = [], []
@@ -300,14 +301,14 @@ def test_dropout_is_on_in_the_updates_and_nowhere_else(settings):
 def test_dropout_reaches_every_layer_and_attention_too(settings, kind):
     actors = experiment.load_actors(settings(kind))
     rollout = rolled_out(settings(kind), actors)
-    ppo.set_dropout(actors.policy, 0.3)
+    loop.set_dropout(actors.policy, 0.3)
     for layer in actors.policy.modules():
         if isinstance(layer, torch.nn.Dropout):
             layer.p = 0.0  # what is left is that of the attention weights
     actors.policy.train()
     one, other = (forward(actors.policy, rollout.responses)[0] for _ in range(2))
     assert not torch.equal(one, other)
-    ppo.set_dropout(actors.policy, 0.0)
+    loop.set_dropout(actors.policy, 0.0)
     one, other = (forward(actors.policy, rollout.responses)[0] for _ in range(2))
     assert torch.equal(one, other)
 
@@ -315,7 +316,7 @@ def test_dropout_reaches_every_layer_and_attention_too(settings, kind):
 def test_learning_rate_by_hand(settings):
     def rates(**changes):
         p = settings(learning_rate=1.0, **changes)
-        return [ppo.learning_rate(p, update) for update in range(1, p.updates + 1)]
+        return [loop.learning_rate(p, update) for update in range(1, p.updates + 1)]
 
     assert rates(updates=4) == [1.0, 0.75, 0.5, 0.25]
     assert rates(updates=4, decay=False) == [1.0] * 4

@@ -19,11 +19,12 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from paradox_utils import checkpoint, config, objective, processes, states
+from paradox_utils import config, states
 from paradox_utils.policies.decoding import NonFiniteLogitsError, generate
 from paradox_utils.policies.models import ValueModel
 from paradox_utils.policies.passes import forward, grid, last_states
 from paradox_utils.policies.prompts import Prompts, Responses, passes, rows_of, take
+from paradox_utils.ppo import objective, processes, state
 from paradox_utils.rewards.judges import RewardFunction
 
 # A row of a run's curve, besides what the evaluation says. It describes the policy after so many updates; the losses are those
@@ -90,10 +91,10 @@ def train(
     set_dropout(actors.value, p.dropout_in_updates)
     optimizer, networks = optimizer_of(p, actors), {"policy": actors.policy, "value": actors.value}
     # all processes go on from the state that process 0 finds
-    state = processes.agreed(lambda: states.newest(folder)) if folder else None
-    progress = checkpoint.Progress(best=checkpoint.weights(actors.policy))
-    if state:
-        progress = checkpoint.load(state, networks, optimizer)
+    found = processes.agreed(lambda: states.newest(folder)) if folder else None
+    progress = state.Progress(best=state.weights(actors.policy))
+    if found:
+        progress = state.load(found, networks, optimizer)
     started, reason, finite = time.perf_counter() - progress.seconds, "", True
     for update in range(progress.update, p.updates + 1):
         row: dict[str, float] = dict.fromkeys(CURVE, math.nan) | {"update": update}
@@ -113,7 +114,7 @@ def train(
             if update % p.evaluate_every == 0 or update == p.updates or reason:
                 row |= processes.agreed(evaluate)
                 if row["lm_performance"] > progress.best_performance:
-                    progress.best, progress.best_performance = checkpoint.weights(actors.policy), row["lm_performance"]
+                    progress.best, progress.best_performance = state.weights(actors.policy), row["lm_performance"]
             if update < p.updates and not reason:
                 row["learning_rate"] = learning_rate(p, update + 1)
                 row |= optimise(p, actors, optimizer, rollout, row["learning_rate"])
@@ -128,7 +129,7 @@ def train(
         if reason:
             break
         if folder and p.resume_every and progress.update % p.resume_every == 0 and processes.rank() == 0:
-            checkpoint.save(folder, progress, networks, optimizer)
+            state.save(folder, progress, networks, optimizer)
     return Outcome(pd.DataFrame(progress.rows), "diverged" if reason else "ok", reason, progress.best, finite)
 
 

@@ -15,7 +15,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from paradox_utils import checkpoint, config, experiment, files, ppo, processes, states
+from paradox_utils import config, experiment, files, states
+from paradox_utils.ppo import loop, processes, state
 from tests.test_study_whole import wait_for
 
 PACKAGE = Path(experiment.__file__).parent
@@ -67,7 +68,7 @@ def kill_at(owner, name, count):
 
 
 def kill_in_a_save(count):
-    real, calls = checkpoint.save_file, iter(range(1, 1000))
+    real, calls = state.save_file, iter(range(1, 1000))
 
     def save_file(tensors, path):
         if next(calls) == count:
@@ -75,7 +76,7 @@ def kill_in_a_save(count):
             os.kill(os.getpid(), signal.SIGKILL)
         real(tensors, path)
 
-    checkpoint.save_file = save_file
+    state.save_file = save_file
 
 
 def outcome(folder):
@@ -104,7 +105,7 @@ def test_a_run_killed_at_random_points_ends_as_one_that_was_not(whole, tmp_path)
 
 
 MOMENTS = {
-    "in the middle of an epoch": (ppo, "_losses", 23),
+    "in the middle of an epoch": (loop, "_losses", 23),
     "between a state and its successor's clearing": (states, "keep_last", 2),
     "before the curve is written": (files, "write_table", 1),
 }
@@ -145,7 +146,7 @@ def test_other_parameters_start_afresh(tmp_path):
 
 
 def test_a_full_disk_leaves_the_last_whole_state(tmp_path, monkeypatch):
-    real, calls = checkpoint.save_file, []
+    real, calls = state.save_file, []
 
     def full(tensors, path):
         calls.append(path)
@@ -153,7 +154,7 @@ def test_a_full_disk_leaves_the_last_whole_state(tmp_path, monkeypatch):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         real(tensors, path)
 
-    monkeypatch.setattr(checkpoint, "save_file", full)
+    monkeypatch.setattr(state, "save_file", full)
     with pytest.raises(OSError, match="No space left"):
         experiment.run_ppo(config.PPO(**SMALL), tmp_path)
     assert [path.name for path in (tmp_path / "resume").iterdir() if path.is_dir()] == ["state-2"]

@@ -3,14 +3,15 @@
 import pytest
 import torch
 
-from paradox_utils import config, evaluate
+from paradox_utils import config
 from paradox_utils.data import atlas
 from paradox_utils.data.oracle import oracle_judge
 from paradox_utils.data.tasks import lm_performance
-from paradox_utils.evaluate import evaluation
 from paradox_utils.policies.decoding import generate
 from paradox_utils.policies.models import load_policy
 from paradox_utils.policies.prompts import Responses, encode_prompts
+from paradox_utils.ppo import evaluate
+from paradox_utils.ppo.evaluate import evaluation
 from paradox_utils.rewards.judges import Centre, reward_function
 
 ISLE = atlas.Reading("isle", {"color": "kane", "founder": "bane", "stone": "mane"})

@@ -7,7 +7,7 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from paradox_utils import objective
+from paradox_utils.ppo import objective
 
 numbers = st.floats(-5, 5, width=32)
 brief = settings(deadline=None, max_examples=60)

@@ -8,12 +8,13 @@ import pandas as pd
 import pytest
 import torch
 
-from paradox_utils import config, experiment, files, objective, ppo
+from paradox_utils import config, experiment, files
 from paradox_utils.policies.passes import forward, grid
+from paradox_utils.ppo import loop, objective
 from paradox_utils.rewards.judges import Centre, model_judge, reward_function
 from paradox_utils.rewards.model import load_scorer
 from tests.policies.test_prompts import KINDS
-from tests.test_ppo_updates import (  # noqa: F401 (folders and settings are fixtures)
+from tests.ppo.test_updates import (  # noqa: F401 (folders and settings are fixtures)
     LLAMA,
     NEVER,
     T5,
@@ -105,7 +106,7 @@ def test_the_best_weights_are_those_of_the_best_evaluation(settings):
     assert all(torch.equal(weight, stages[1][name]) for name, weight in outcome.best.items())  # of equals the earlier
     assert not unchanged(actors.policy, outcome.best)
     assert [row["update"] for row in reported] == outcome.curve["update"].tolist() == list(range(6))
-    assert list(outcome.curve)[: len(ppo.CURVE)] == list(ppo.CURVE)
+    assert list(outcome.curve)[: len(loop.CURVE)] == list(loop.CURVE)
 
 
 # --- divergence ---------------------------------------------------------------------------------------------------------------
@@ -113,8 +114,8 @@ def test_the_best_weights_are_those_of_the_best_evaluation(settings):
 
 def test_the_kl_rule_counts_rollouts_in_all_and_stops_after_the_last(settings, monkeypatch):
     kls = iter([3.0, 1.0, 3.0, 1.0, 3.0, 3.0])  # exactly 1.0 does not exceed it
-    real = ppo.measure
-    monkeypatch.setattr(ppo, "measure", lambda rollout: real(rollout) | {"kl": next(kls)})
+    real = loop.measure
+    monkeypatch.setattr(loop, "measure", lambda rollout: real(rollout) | {"kl": next(kls)})
     outcome = run(settings(updates=8, kl_stop=1.0, kl_stop_count=3, evaluate_every=NEVER))
     assert outcome.status == "diverged"
     assert outcome.reason == "the summed KL exceeded 1 in 3 rollouts, the last at update 4"
@@ -201,8 +202,8 @@ def test_an_absurd_learning_rate_ends_the_run_with_a_reason(settings, kind, epoc
 
 def test_the_published_settings_are_those_of_the_released_code(settings):
     p = settings(preset="as-published")
-    assert ppo.temperature_of(p) == 1.0
-    assert ppo.temperature_of(settings()) == 0.7
+    assert loop.temperature_of(p) == 1.0
+    assert loop.temperature_of(settings()) == 0.7
     assert (p.top_k, p.whiten_rewards, p.whiten_padding, p.value_clip, p.max_gradient_norm) == (20, True, True, 0.2, None)
     assert settings(preset="as-published", top_k=5).top_k == 5  # what is said outright counts
     rollout = rolled_out(p, experiment.load_actors(p))
