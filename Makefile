@@ -71,7 +71,7 @@ bench: $(INSTALLED) ## measure speed and memory, and write results/recorded/benc
 	$(BIN)/python -m benchmarks $(PARTS)
 
 fixtures: $(INSTALLED) ## rebuild the small policy and reward models the notebooks start from
-	$(BIN)/python -m paradox_utils.fixtures
+	$(BIN)/python -m paradox_utils.stages.fixtures
 
 clean: ## remove builds and caches; results and the environment stay
 	rm -rf _build .pytest_cache .ruff_cache .hypothesis .snakemake

@@ -19,10 +19,11 @@ from benchmarks.plain import Clock
 from benchmarks.t5 import operator_rows
 from benchmarks.table import Row
 from benchmarks.worker import Side
-from paradox_utils import config, data, experiment, files, results
+from paradox_utils import config, data, files, results
 from paradox_utils import study as studies
 from paradox_utils.policies.prompts import encode_prompts
 from paradox_utils.ppo import loop
+from paradox_utils.stages import ppo
 
 CONFIG = files.ROOT / "configs" / "atlas.yaml"
 LIMIT = 20.0  # seconds
@@ -69,9 +70,9 @@ class Loop:
 
     def __init__(self, parameters: dict) -> None:
         self.p = config.PPO(**parameters)
-        self.actors = experiment.load_actors(self.p)
+        self.actors = ppo.load_actors(self.p)
         judged = data.load_feedback(self.p, files.resolve(self.p.feedback))
-        self.reward, _, _ = experiment.reward_of(self.p, self.actors.tokenizer, judged)
+        self.reward, _, _ = ppo.reward_of(self.p, self.actors.tokenizer, judged)
         self.questions = data.load_splits(self.p).train
 
     def phases(self, rollouts: int) -> dict[str, float]:

@@ -16,13 +16,14 @@ from benchmarks import matmul, workload
 from benchmarks.plain import Clock
 from benchmarks.worker import peak_memory
 from benchmarks.workload import PASS_TOKENS
-from paradox_utils import config, experiment
+from paradox_utils import config
 from paradox_utils.data.records import Feedback
 from paradox_utils.policies.decoding import generate
 from paradox_utils.policies.prompts import Responses, encode_prompts
 from paradox_utils.ppo import loop
 from paradox_utils.rewards.judges import Centre, RewardFunction, model_judge, reward_function
 from paradox_utils.rewards.model import load_scorer
+from paradox_utils.stages import ppo
 
 
 @dataclass
@@ -37,7 +38,7 @@ class Engine:
 
 def load(folder: Path, p: config.PPO) -> Engine:
     """The engine on the models of a workload's folder."""
-    actors = experiment.load_actors(p)
+    actors = ppo.load_actors(p)
     scorer = load_scorer(folder / "reward", p.task, p, p.rm_micro_batch)
     reward = reward_function(actors.tokenizer, model_judge(scorer, p), Centre(), p)
     return Engine(p, actors, loop.optimizer_of(p, actors), reward)

@@ -11,10 +11,11 @@ from torch import Tensor
 from benchmarks import terminal
 from benchmarks.plain import Clock
 from benchmarks.worker import peak_memory
-from paradox_utils import config, experiment
+from paradox_utils import config
 from paradox_utils.data.records import Question
 from paradox_utils.policies.prompts import Responses, encode_prompts
 from paradox_utils.ppo import loop
+from paradox_utils.stages import ppo
 
 
 class Loop:
@@ -45,7 +46,7 @@ class Loop:
     def run(self, seed: int) -> list[dict[str, float]]:
         """One training: reward, KL and seconds of each update."""
         p = self.parameters(seed)
-        actors = experiment.load_actors(p)
+        actors = ppo.load_actors(p)
         actors.value.load_state_dict(load_file(self.folder / "value.safetensors"))
         optimizer, rows = loop.optimizer_of(p, actors), []
         for update, words in enumerate(self.prompts):

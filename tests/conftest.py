@@ -24,7 +24,7 @@ def question() -> Question:
 
 def answered(count: int, seed: int, noise: float = 0.0) -> list[Feedback]:
     """Feedback on four demonstrations to each of ``count`` random questions, with annotator noise."""
-    from paradox_utils.feedback import annotate
+    from paradox_utils.stages.feedback import annotate
 
     rng = random.Random(seed)
     p = config.FeedbackParameters(annotator_noise=noise)

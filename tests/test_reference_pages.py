@@ -10,9 +10,11 @@ import pandas as pd
 import pytest
 import yaml
 
-from paradox_utils import analysis, config, experiment, files, preparation, study, summary, why
+from paradox_utils import analysis, config, files, study, summary, why
 from paradox_utils.data.tasks import TASKS
 from paradox_utils.results import begin, environment
+from paradox_utils.stages import reward_model, supervised
+from paradox_utils.stages.ppo import run_ppo
 
 BOOK = files.ROOT / "book"
 DETAILS = (BOOK / "implementation-details.md").read_text(encoding="utf-8")
@@ -43,10 +45,10 @@ def tables(tmp_path_factory):
     finished = {}
     results = folder / study.results_folder("quick") / ppo.id
     results.mkdir(parents=True)
-    finished[ppo.id] = experiment.run_ppo(config.PPO(**SMALL), results)[1]
+    finished[ppo.id] = run_ppo(config.PPO(**SMALL), results)[1]
     for task in ("relevance", "completeness"):
         p = config.RewardModel(task=task, checkpoint_steps=[0], max_length=64)
-        finished[models[task].id] = preparation.train_reward_model(p, folder / task)[0]
+        finished[models[task].id] = reward_model.train_reward_model(p, folder / task)[0]
     for name, found in finished.items():
         record = {"status": "ok", "reason": "", "seconds": 1.0, "results": found}
         path = folder / study.results_folder("quick") / name / "run.json"
@@ -104,7 +106,7 @@ def test_every_quantity_of_a_record_is_documented_and_no_other(tables, tmp_path)
         policy=config.FIXTURE_POLICY, steps=1, batch_size=2, train_questions=8, validation_questions=2, out=str(tmp_path)
     )
     run = begin(p)
-    losses, results, _ = preparation.supervised_policy(p, run.folder)
+    losses, results, _ = supervised.supervised_policy(p, run.folder)
     run.finish(results)
     record = json.loads((tmp_path / "result.json").read_text())
     about = {"status", "reason", "results", "parameters", *environment()}  # what made it, and how it ended

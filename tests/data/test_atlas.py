@@ -7,13 +7,14 @@ from dataclasses import replace
 import pytest
 from hypothesis import given
 
-from paradox_utils import config, preparation
+from paradox_utils import config
 from paradox_utils.data import atlas, oracle
 from paradox_utils.data.records import Span, read_feedback, write_feedback
 from paradox_utils.data.segments import segment
 from paradox_utils.data.tasks import FACTUAL_ERRORS, RELEVANCE_ERRORS
-from paradox_utils.feedback import annotate
 from paradox_utils.policies.models import atlas_policy_tokenizer, load_policy
+from paradox_utils.stages import feedback
+from paradox_utils.stages.feedback import annotate
 from tests.data.test_oracle import ISLE, NOT_PARSABLE, TOPICS, in_order
 
 
@@ -309,7 +310,7 @@ def test_collected_feedback_is_judged_stored_and_split(tmp_path):
         policy=str(tmp_path / "policy"), prompts=70, response_limit=12, annotator_noise=0.0, evaluator_share=0.3,
         train_questions=50, validation_questions=10, test_questions=10, device="cpu",
     )  # fmt: skip
-    parts = preparation.collect_feedback(p, tmp_path)
+    parts = feedback.collect_feedback(p, tmp_path)
     stored = read_feedback(tmp_path / "feedback.jsonl")
     assert len(stored) == 70  # more than a generation pass holds
     assert sorted(r.question.id for part in parts.values() for r in part) == sorted(r.question.id for r in stored)
@@ -325,8 +326,8 @@ def test_collected_feedback_is_judged_stored_and_split(tmp_path):
         assert list(record.spans) == in_order(verdicts[0].spans)
         assert record.clean_scores == tuple(v.completeness for v in verdicts)
     (tmp_path / "again").mkdir()
-    assert preparation.collect_feedback(p, tmp_path / "again") == parts
-    other = preparation.collect_feedback(p.model_copy(update={"seed": 1}), tmp_path / "again")
+    assert feedback.collect_feedback(p, tmp_path / "again") == parts
+    other = feedback.collect_feedback(p.model_copy(update={"seed": 1}), tmp_path / "again")
     assert [r.responses for r in other["train"]] != [r.responses for r in parts["train"]]
 
 

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from paradox_utils import config, data, experiment
+from paradox_utils import config, data
 from paradox_utils.data.oracle import oracle_judge
 from paradox_utils.data.tasks import TASKS
 from paradox_utils.files import resolve
@@ -15,6 +15,7 @@ from paradox_utils.policies.decoding import generate
 from paradox_utils.policies.models import load_policy
 from paradox_utils.policies.prompts import encode_prompts, take
 from paradox_utils.ppo import probe
+from paradox_utils.stages import ppo
 
 PROMPTS, SAMPLES = 6, 8
 
@@ -34,11 +35,11 @@ def start():
 
 def rewards_of(p):
     _, tokenizer, _, judged = start()
-    given = experiment.reward_of(p, tokenizer, judged)[0]
+    given = ppo.reward_of(p, tokenizer, judged)[0]
     soft = None
     if p.reward == "model" and p.task != "completeness":
-        soft = experiment.reward_of(p.model_copy(update={"reward_form": "probability"}), tokenizer, judged)[0]
-    return probe.Rewards(given, soft, experiment.true_reward(p, tokenizer, judged), oracle_judge(p.task))
+        soft = ppo.reward_of(p.model_copy(update={"reward_form": "probability"}), tokenizer, judged)[0]
+    return probe.Rewards(given, soft, ppo.true_reward(p, tokenizer, judged), oracle_judge(p.task))
 
 
 def probed(p, rewards=None):

@@ -15,11 +15,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from paradox_utils import config, experiment, files, states
+from paradox_utils import config, files, states
 from paradox_utils.ppo import loop, processes, state
+from paradox_utils.stages import ppo
 from tests.test_study_whole import wait_for
 
-PACKAGE = Path(experiment.__file__).parent
+PACKAGE = Path(ppo.__file__).parent
 SMALL = {
     "updates": 8,
     "prompts_per_update": 4,
@@ -49,7 +50,7 @@ def run(folder, kill=None, during_save=0, at=None, **changes):
                 if row["update"] == kill:
                     os.kill(os.getpid(), signal.SIGKILL)
 
-            _, results = experiment.run_ppo(config.PPO(**SMALL | changes), folder, report)
+            _, results = ppo.run_ppo(config.PPO(**SMALL | changes), folder, report)
             (folder / "results.json").write_text(json.dumps(results))
         finally:
             os._exit(0)
@@ -156,7 +157,7 @@ def test_a_full_disk_leaves_the_last_whole_state(tmp_path, monkeypatch):
 
     monkeypatch.setattr(state, "save_file", full)
     with pytest.raises(OSError, match="No space left"):
-        experiment.run_ppo(config.PPO(**SMALL), tmp_path)
+        ppo.run_ppo(config.PPO(**SMALL), tmp_path)
     assert [path.name for path in (tmp_path / "resume").iterdir() if path.is_dir()] == ["state-2"]
     assert states.is_complete(tmp_path / "resume" / "state-2")
 
@@ -195,7 +196,7 @@ def test_two_processes_make_the_updates_of_one(tmp_path):
         folder.mkdir()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            made, results = experiment.run_ppo(config.PPO(**SMALL | changes, processes=number), folder)
+            made, results = ppo.run_ppo(config.PPO(**SMALL | changes, processes=number), folder)
         ended[number] = made.curve.drop(columns="seconds"), results, load_file(folder / "model" / "model.safetensors")
     (curve, results, weights), (other_curve, other_results, other_weights) = ended[1], ended[2]
     pd.testing.assert_frame_equal(curve, other_curve, rtol=1e-5, atol=1e-5, check_dtype=False)
@@ -218,7 +219,7 @@ def test_processes_end_with_the_run_that_started_them(tmp_path):
     child = os.fork()
     if child == 0:
         try:
-            experiment.run_ppo(config.PPO(**SMALL | SHARED), folder)
+            ppo.run_ppo(config.PPO(**SMALL | SHARED), folder)
         finally:
             os._exit(0)
     wait_for(lambda: any(folder.glob("resume/state-*/complete.json")), seconds=120)
@@ -233,7 +234,7 @@ def test_processes_end_with_the_run_that_started_them(tmp_path):
 def test_why_one_of_several_processes_failed_is_said(tmp_path, capsys):
     (tmp_path / "curve.csv").mkdir()  # where a file must be
     with pytest.raises(RuntimeError, match=r"one of the run's 2 processes ended with an error: \w*(File|Dir)\w*Error"):
-        experiment.run_ppo(config.PPO(**SMALL | SHARED | {"updates": 1}), tmp_path)
+        ppo.run_ppo(config.PPO(**SMALL | SHARED | {"updates": 1}), tmp_path)
     assert "Traceback" in capsys.readouterr().err
 
 

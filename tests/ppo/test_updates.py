@@ -5,10 +5,11 @@ import math
 import pytest
 import torch
 
-from paradox_utils import config, experiment
+from paradox_utils import config
 from paradox_utils.policies.passes import forward
 from paradox_utils.policies.prompts import Responses
 from paradox_utils.ppo import loop, objective
+from paradox_utils.stages import ppo
 from tests.policies.test_prompts import KINDS, TEXTS, A, ask, plain_logits, tiny_model, tiny_tokenizer, unpadded
 
 T5, LLAMA = KINDS
@@ -50,7 +51,7 @@ def rolled_out(p, actors, reward=count, texts=TEXTS, seed=0):
 
 
 def run(p, actors=None, reward=count, evaluate=lambda: {"lm_performance": 0.0}, **more):
-    actors = actors or experiment.load_actors(p)
+    actors = actors or ppo.load_actors(p)
     return loop.train(p, actors, lambda update: prompts_of(actors), reward, evaluate, **more)
 
 
@@ -76,7 +77,7 @@ def flatten(policy):
 @pytest.mark.parametrize("kind", KINDS)
 def test_kl_is_zero_before_the_first_update_and_only_then(settings, kind, precision):
     p = settings(kind, precision=precision)
-    actors = experiment.load_actors(p)
+    actors = ppo.load_actors(p)
     assert rolled_out(p, actors).kl.abs().max() < 1e-6
     flatten(actors.policy)
     assert rolled_out(p, actors).kl.abs().max() > 0.1
@@ -93,7 +94,7 @@ def one_token_kl(p, actors):
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_default_kl_estimate_is_unbiased(settings, kind):
     p = settings(kind, response_limit=1, samples_per_prompt=4000)
-    actors = experiment.load_actors(p)
+    actors = ppo.load_actors(p)
     flatten(actors.policy)
     kl, exact = one_token_kl(p, actors)
     log_p, log_ref = exact(0.7)
@@ -106,7 +107,7 @@ def test_the_default_kl_estimate_is_unbiased(settings, kind):
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_published_kl_estimate_is_that_of_other_distributions_and_goes_negative(settings, kind):
     p = settings(kind, preset="as-published", top_k=3, response_limit=1, samples_per_prompt=4000)
-    actors = experiment.load_actors(p)
+    actors = ppo.load_actors(p)
     flatten(actors.policy)
     kl, exact = one_token_kl(p, actors)
     (log_p, log_ref), (sampling, _) = exact(1.0), exact(0.7)
@@ -121,7 +122,7 @@ def test_the_published_kl_estimate_is_that_of_other_distributions_and_goes_negat
 def test_returns_are_the_rewards_less_the_penalty(settings):
     """At λ = γ = 1 the return of the first token is the whole reward − β · KL of the response."""
     p = settings(gae_lambda=1.0, kl_coefficient=0.3)
-    actors = experiment.load_actors(p)
+    actors = ppo.load_actors(p)
     flatten(actors.policy)
     rollout = rolled_out(p, actors)
     assert rollout.kl.abs().max() > 0.1
@@ -130,7 +131,7 @@ def test_returns_are_the_rewards_less_the_penalty(settings):
 
 
 def test_advantages_are_whitened_over_tokens_and_zero_on_padding(settings):
-    rollout = rolled_out(p := settings(), experiment.load_actors(p))
+    rollout = rolled_out(p := settings(), ppo.load_actors(p))
     padding = rollout.mask == 0
     assert padding.any()
     for whole in (rollout.advantages, rollout.values, rollout.rewards, rollout.entropy, rollout.returns):
@@ -142,7 +143,7 @@ def test_advantages_are_whitened_over_tokens_and_zero_on_padding(settings):
 
 def test_as_published_padding_reaches_the_returns_of_short_responses(settings):
     p = settings(preset="as-published", gae_lambda=1.0, kl_coefficient=0.0)
-    rollout = rolled_out(p, experiment.load_actors(p))
+    rollout = rolled_out(p, ppo.load_actors(p))
     tokens = rollout.rewards[rollout.mask.bool()]
     mean, scale = tokens.mean(), tokens.std(unbiased=False).sqrt()
     whitened = (rollout.rewards - mean) / scale + mean  # on padding too
@@ -153,7 +154,7 @@ def test_as_published_padding_reaches_the_returns_of_short_responses(settings):
 
 def test_a_rollout_does_not_depend_on_micro_batches(settings):
     whole, parts = settings(), settings(pass_tokens=60)
-    one, other = (rolled_out(p, experiment.load_actors(p)) for p in (whole, parts))
+    one, other = (rolled_out(p, ppo.load_actors(p)) for p in (whole, parts))
     assert torch.equal(one.responses.ids, other.responses.ids)
     for field in ("log_p", "values", "advantages", "returns"):
         torch.testing.assert_close(getattr(one, field), getattr(other, field), atol=1e-5, rtol=1e-5)
@@ -178,7 +179,7 @@ def test_measures_of_a_rollout_by_hand():
 def test_losses_of_the_first_step_by_hand(settings):
     """Before any step the ratio is 1: the policy loss is minus the mean advantage (0), nothing clips, and V is the old V."""
     p = settings(epochs=1)
-    actors = experiment.load_actors(p)
+    actors = ppo.load_actors(p)
     rollout = rolled_out(p, actors)
     losses = loop.optimise(p, actors, loop.optimizer_of(p, actors), rollout)
     assert abs(losses["policy_loss"]) < 1e-5
@@ -189,7 +190,7 @@ def test_losses_of_the_first_step_by_hand(settings):
 
 def test_each_epoch_is_one_step_with_gradients_clipped_by_network(settings):
     p = settings(epochs=3, max_gradient_norm=1e-3)
-    actors = experiment.load_actors(p)
+    actors = ppo.load_actors(p)
     optimizer = loop.optimizer_of(p, actors)
     losses = loop.optimise(p, actors, optimizer, rolled_out(p, actors))
     assert losses["gradient_norm"] > 1e-2  # as it was before clipping
@@ -204,7 +205,7 @@ def test_micro_batches_make_the_same_update_as_the_whole_rollout(settings, kind)
     after = []
     for micro_batch in (0, 1, 60):
         p = settings(kind, pass_tokens=micro_batch, epochs=1, learning_rate=1e-3)
-        actors = experiment.load_actors(p)
+        actors = ppo.load_actors(p)
         rollout = rolled_out(settings(kind), actors)
         before = weights(actors.policy)
         loop.optimise(p, actors, loop.optimizer_of(p, actors), rollout)
@@ -218,7 +219,7 @@ def test_micro_batches_make_the_same_update_as_the_whole_rollout(settings, kind)
 @pytest.mark.parametrize("value_model", ["separate", "shared"])
 def test_the_value_loss_reaches_the_value_model_and_the_policy_only_where_they_share(settings, value_model, kind):
     p = settings(kind, value_model=value_model, epochs=1)
-    actors = experiment.load_actors(p)
+    actors = ppo.load_actors(p)
     rollout = rolled_out(p, actors)
     rollout.advantages.zero_()  # leaves the value loss alone
     policy, value = weights(actors.policy), weights(actors.value)
@@ -232,7 +233,7 @@ def test_the_value_loss_reaches_the_value_model_and_the_policy_only_where_they_s
 @pytest.mark.parametrize("value_clip", [None, 1e-4])
 def test_values_follow_the_returns_unless_the_clip_holds_them(settings, value_clip):
     p = settings(epochs=30, learning_rate=5e-3, value_clip=value_clip)
-    actors = experiment.load_actors(p)
+    actors = ppo.load_actors(p)
     rollout = rolled_out(p, actors)
     optimizer = loop.optimizer_of(p, actors)
     first = loop.optimise(p.model_copy(update={"epochs": 1}), actors, optimizer, rollout)["value_loss"]
@@ -242,7 +243,7 @@ def test_values_follow_the_returns_unless_the_clip_holds_them(settings, value_cl
 
 def test_the_weight_of_the_value_loss_by_hand(settings):
     p = settings(epochs=1, value_weight=3.0, max_gradient_norm=None)
-    actors = experiment.load_actors(p)
+    actors = ppo.load_actors(p)
     rollout = rolled_out(p, actors)
     head = actors.value.head[0].weight
     values = loop.value_of(actors.value, rollout.responses, None)
@@ -259,13 +260,13 @@ def test_the_clip_share_is_that_of_the_clips_asked_for(settings, monkeypatch):
     monkeypatch.setattr(objective, "policy_loss", lambda *given: seen.append(given[-1]) or policy_loss(*given))
     monkeypatch.setattr(objective, "value_loss", lambda *given: seen.append(given[-1]) or value_loss(*given))
     p = settings(clip=1e-3, value_clip=0.35, epochs=2)
-    actors = experiment.load_actors(p)
+    actors = ppo.load_actors(p)
     assert loop.optimise(p, actors, loop.optimizer_of(p, actors), rolled_out(p, actors))["clip_share"] > 0.2
     assert seen == [1e-3, 0.35] * 2
 
 
 def test_bfloat16_is_used_where_it_is_asked_for(settings):
-    full, half = (rolled_out(p, experiment.load_actors(p)) for p in (settings(), settings(precision="bfloat16")))
+    full, half = (rolled_out(p, ppo.load_actors(p)) for p in (settings(), settings(precision="bfloat16")))
     assert torch.equal(full.responses.ids, half.responses.ids)
     difference = ((full.log_p - half.log_p) * full.mask).abs().max()
     assert 1e-4 < difference < 0.2
@@ -274,8 +275,8 @@ def test_bfloat16_is_used_where_it_is_asked_for(settings):
 
 def test_dropout_is_on_in_the_updates_and_nowhere_else(settings):
     p = settings(dropout_in_updates=0.5, evaluate_every=1)
-    without = rolled_out(settings(), experiment.load_actors(p))
-    actors = experiment.load_actors(p)
+    without = rolled_out(settings(), ppo.load_actors(p))
+    actors = ppo.load_actors(p)
     loop.set_dropout(actors.policy, 0.5)
     actors.policy.train()
     assert torch.equal(rolled_out(p, actors).log_p, without.log_p)  # old log-probabilities know no dropout
@@ -299,7 +300,7 @@ def test_dropout_is_on_in_the_updates_and_nowhere_else(settings):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_dropout_reaches_every_layer_and_attention_too(settings, kind):
-    actors = experiment.load_actors(settings(kind))
+    actors = ppo.load_actors(settings(kind))
     rollout = rolled_out(settings(kind), actors)
     loop.set_dropout(actors.policy, 0.3)
     for layer in actors.policy.modules():
@@ -327,7 +328,7 @@ def test_learning_rate_by_hand(settings):
 
 def test_the_schedule_is_what_the_optimizer_steps_by(settings):
     p = settings(updates=1, warmup_updates=10**6, learning_rate=1e-2)
-    actors = experiment.load_actors(p)
+    actors = ppo.load_actors(p)
     before = weights(actors.policy)
     outcome = run(p, actors)
     assert outcome.curve["learning_rate"].iloc[0] == pytest.approx(1e-8)

@@ -11,14 +11,15 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from paradox_utils import config, data, experiment
+from paradox_utils import config, data
 from paradox_utils.data.records import DataError
 from paradox_utils.data.segments import segment
 from paradox_utils.data.tasks import TASKS
-from paradox_utils.feedback import annotate
 from paradox_utils.files import resolve
 from paradox_utils.rewards import examples, judges, model
 from paradox_utils.rewards.judges import REWARD_SIZE
+from paradox_utils.stages.feedback import annotate
+from paradox_utils.stages.ppo import reward_of
 from tests.conftest import answered
 from tests.rewards.test_judges import StubScorer
 from tests.rewards.test_placement import ORACLE, RIGHT, atlas_tokenizer, placed, ppo, respond, tokens
@@ -43,7 +44,7 @@ def record_of(question, *texts):
 
 @pytest.mark.parametrize("task", TASKS)
 def test_a_constant_reward_pays_every_response_alike_on_its_last_token(question, judged, task):
-    reward, _, cut = experiment.reward_of(ppo(task, reward="constant"), atlas_tokenizer(), judged)
+    reward, _, cut = reward_of(ppo(task, reward="constant"), atlas_tokenizer(), judged)
     ids = tokens(atlas_tokenizer(), RIGHT)
     responses = respond(atlas_tokenizer(), question, [ids, ids[:9], [atlas_tokenizer().eos_token_id]])  # whole, cut, empty
     grid = reward(responses)
@@ -100,7 +101,7 @@ def test_a_constant_orders_half_of_the_pairs(judged):
 
 @pytest.mark.parametrize("task", SEGMENTED)
 def test_length_labels_no_segments_and_so_has_no_metrics(judged, task):
-    _, metrics, _ = experiment.reward_of(ppo(task, reward="length"), atlas_tokenizer(), judged)
+    _, metrics, _ = reward_of(ppo(task, reward="length"), atlas_tokenizer(), judged)
     assert metrics == {}
 
 
@@ -182,7 +183,7 @@ def fixture_feedback():
 def test_normalised_rewards_spread_by_their_size_over_responses(task, changes):
     p, records = ppo(task, **changes), fixture_feedback()["train"][:100]
     unset, off, on = (
-        experiment.reward_of(p.model_copy(update={"normalise_reward": choice}), atlas_tokenizer(), fixture_feedback())[0]
+        reward_of(p.model_copy(update={"normalise_reward": choice}), atlas_tokenizer(), fixture_feedback())[0]
         for choice in (None, False, True)
     )
     size = p.reward_size or REWARD_SIZE[task]
@@ -205,8 +206,8 @@ def test_a_model_that_values_all_responses_alike_cannot_be_normalised(monkeypatc
     monkeypatch.setattr(model, "load_scorer", lambda *_: Same(None))
     p = ppo("relevance", normalise_reward=True, reward_pooling="mean")
     with pytest.raises(DataError, match="normalise_reward: the reward model values all responses alike"):
-        experiment.reward_of(p, atlas_tokenizer(), fixture_feedback())
-    experiment.reward_of(p.model_copy(update={"normalise_reward": None}), atlas_tokenizer(), fixture_feedback())
+        reward_of(p, atlas_tokenizer(), fixture_feedback())
+    reward_of(p.model_copy(update={"normalise_reward": None}), atlas_tokenizer(), fixture_feedback())
 
 
 def test_completeness_is_standardised_unless_told_to_pay_raw_scores():
@@ -220,6 +221,6 @@ def test_completeness_is_standardised_unless_told_to_pay_raw_scores():
     standard = 0.3 * (scores - stored["score_mean"]) / stored["score_std"]
     for choice, expected in ((None, standard), (True, standard), (False, 0.3 * scores)):
         chosen = p.model_copy(update={"normalise_reward": choice})
-        totals = experiment.reward_of(chosen, atlas_tokenizer(), fixture_feedback())[0](responses).sum(1)
+        totals = reward_of(chosen, atlas_tokenizer(), fixture_feedback())[0](responses).sum(1)
         assert totals.tolist() == pytest.approx(expected.tolist(), abs=1e-4)
     assert standard.tolist() != pytest.approx((0.3 * scores).tolist(), abs=0.01)

@@ -8,14 +8,15 @@ import numpy as np
 import pytest
 import torch
 
-from paradox_utils import config, experiment
+from paradox_utils import config
 from paradox_utils.data import oracle
 from paradox_utils.data.records import DataError
 from paradox_utils.data.segments import segment
 from paradox_utils.data.tasks import TASKS
-from paradox_utils.feedback import annotate
 from paradox_utils.rewards import judges
 from paradox_utils.rewards.judges import Centre
+from paradox_utils.stages.feedback import annotate
+from paradox_utils.stages.ppo import reward_of
 from tests.conftest import answered
 from tests.rewards.test_placement import ORACLE, RIGHT, atlas_tokenizer, ppo, respond, tokens
 
@@ -257,7 +258,7 @@ def test_annotator_noise_separates_the_two_accuracies(task, noise):
 def test_the_stage_measures_a_dial_and_rewards_with_it(many):
     judged = {"train": many[:300], "heldout": many[300:]}
     p = ppo("relevance", reward="dial", dial_accuracy=0.8, dial_kind="noise")
-    reward, metrics, cut = experiment.reward_of(p, atlas_tokenizer(), judged)
+    reward, metrics, cut = reward_of(p, atlas_tokenizer(), judged)
     assert metrics["accuracy"] == pytest.approx(0.8, abs=0.05)
     assert cut() == 0
     record = many[0]

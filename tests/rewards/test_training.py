@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from paradox_utils import config, experiment
+from paradox_utils import config
 from paradox_utils.data import atlas, oracle
 from paradox_utils.data.records import DataError, Feedback, PairExample, SegmentExample, prefer
 from paradox_utils.data.tasks import LABELS, TASKS
@@ -20,6 +20,7 @@ from paradox_utils.rewards import judges, training
 from paradox_utils.rewards.encoders import atlas_reward_tokenizer, load_encoder, load_reward_model
 from paradox_utils.rewards.examples import reward_context, training_examples
 from paradox_utils.rewards.model import IGNORED, NonFiniteScoresError, RewardScorer, encode_segments, features, load_scorer
+from paradox_utils.stages import ppo
 from tests.rewards.test_model import CLAUSES, CONTEXT, F_ERR, NF_ERR, OK, ids, llama, scorer_of  # noqa: F401 (llama is a fixture)
 
 # --- training -----------------------------------------------------------------------------------------------------------------
@@ -379,7 +380,7 @@ def test_ppo_takes_a_checkpoint_with_its_metrics_and_its_scale(completeness, pai
     folder, metrics, *_ = completeness
     p = config.PPO(task="completeness", reward_model=str(folder / "checkpoint-30"), device="cpu")
     policy = atlas_policy_tokenizer()
-    reward, stored, cut = experiment.reward_of(p, policy, {})
+    reward, stored, cut = ppo.reward_of(p, policy, {})
     assert stored["accuracy"] == metrics[-1]["accuracy"]
     record = pairs["heldout"][0]
     responses = respond(policy, record.question, [tokens(policy, text) for text in record.responses[:2]])
@@ -402,7 +403,7 @@ def test_ppo_rewards_segments_by_a_checkpoint_named_by_task(relevance, judged, t
     (tmp_path / "rm-relevance").symlink_to(folder / "checkpoint-40")
     p = config.PPO(task="relevance", reward_model=str(tmp_path / "rm-{task}"), device="cpu")
     policy = atlas_policy_tokenizer()
-    reward, stored, _ = experiment.reward_of(p, policy, {})
+    reward, stored, _ = ppo.reward_of(p, policy, {})
     assert stored["balanced_accuracy"] == metrics[-1]["balanced_accuracy"]
     scorer = load_scorer(folder / "checkpoint-40", "relevance", p)
     assert judges.measure_judge(judges.model_judge(scorer, p), p, judged["heldout"])["accuracy"] == pytest.approx(

@@ -1,4 +1,4 @@
-"""The stages before PPO, each from its parameters to its results: what notebooks 01 to 03 call. Knows nothing of PPO."""
+"""The stage ``supervised``, from its parameters to its results: what notebook 02 calls."""
 
 from __future__ import annotations
 
@@ -7,12 +7,11 @@ from pathlib import Path
 import pandas as pd
 from transformers.utils import logging as transformers_logging
 
-from paradox_utils import config, data, feedback
+from paradox_utils import config, data
 from paradox_utils.data.oracle import oracle_judge
-from paradox_utils.data.records import Feedback, write_feedback
 from paradox_utils.data.segments import segment
 from paradox_utils.data.tasks import TASKS, lm_performance
-from paradox_utils.files import resolve
+from paradox_utils.policies import supervised
 from paradox_utils.policies.decoding import generate
 from paradox_utils.policies.models import device_of, load_policy
 from paradox_utils.policies.prompts import Responses, encode_prompts
@@ -22,8 +21,6 @@ transformers_logging.disable_progress_bar()
 
 def supervised_policy(p: config.Supervised, folder: Path) -> tuple[pd.DataFrame, dict, Responses]:
     """Stage ``supervised``: losses, results, and the greedy responses to the validation questions."""
-    from paradox_utils.policies import supervised  # what trains takes seconds to import: only where it is used
-
     losses = supervised.train(p, folder)
     model, tokenizer = load_policy(str(folder / "model"))
     model.to(device_of(p.device))
@@ -39,20 +36,3 @@ def exact_performance(responses: Responses, task: config.TaskName, p: config.Sou
     """LM performance by the oracle."""
     offsets = [segment(text, task, data.splitter_of(p)) for text in responses.texts]
     return lm_performance(oracle_judge(task)(responses.questions, responses.texts, offsets), task)
-
-
-def collect_feedback(p: config.FeedbackParameters, folder: Path) -> dict[str, list[Feedback]]:
-    """Stage ``feedback``: judged responses by use; for Atlas they are sampled and left in ``folder/feedback.jsonl``."""
-    if p.source == "qa-feedback":
-        return data.load_feedback(p, None)
-    write_feedback(folder / "feedback.jsonl", feedback.collect(p))
-    return data.load_feedback(p, folder / "feedback.jsonl")
-
-
-def train_reward_model(p: config.RewardModel, folder: Path) -> tuple[dict, pd.DataFrame]:
-    """Stage ``reward_model``: results (metrics of every checkpoint) and losses."""
-    from paradox_utils.rewards import training
-
-    judged = data.load_feedback(p, resolve(p.feedback))
-    metrics, losses, truncated = training.train(p, judged, folder)
-    return {"checkpoints": metrics, "truncated_inputs": truncated}, losses

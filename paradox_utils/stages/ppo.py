@@ -84,7 +84,7 @@ def run_ppo(p: config.PPO, folder: Path, report: Callable[[dict], None] = lambda
         return encode_prompts(actors.policy, actors.tokenizer, mine, p.prompt_limit)
 
     if processes.rank() == 0:
-        states.claim(folder / "resume", hashes.made_by(p, "paradox_utils.experiment"))
+        states.claim(folder / "resume", hashes.made_by(p, "paradox_utils.stages.ppo"))
 
     def evaluate() -> dict[str, float]:
         reported = score(test).measures
@@ -170,7 +170,7 @@ def _shared(p: config.PPO, folder: Path) -> tuple[loop.Outcome, dict]:
     # --multi_gpu: several processes by torch's launcher, on CPU cores as well (--cpu would want MPI); port 0: any that is free
     options = ["--multi_gpu", "--num_machines", "1", "--num_processes", str(p.processes), "--main_process_port", "0"]
     options += ["--mixed_precision", "no", "--dynamo_backend", "no"]
-    command = [sys.executable, "-m", "accelerate.commands.launch", *options, "-m", "paradox_utils.experiment", str(folder)]
+    command = [sys.executable, "-m", "accelerate.commands.launch", *options, "-m", "paradox_utils.stages.ppo", str(folder)]
     reason = folder / "error.txt"
     reason.unlink(missing_ok=True)
     done = subprocess.run(

@@ -8,13 +8,14 @@ import pandas as pd
 import pytest
 import torch
 
-from paradox_utils import config, experiment, preparation
+from paradox_utils import config
 from paradox_utils.data.records import DataError
 from paradox_utils.data.tasks import TASKS
 from paradox_utils.files import resolve
 from paradox_utils.policies.models import ModelError, atlas_policy_tokenizer, load_policy
 from paradox_utils.ppo import loop
 from paradox_utils.ppo.evaluate import Scores
+from paradox_utils.stages import ppo, supervised
 from tests.policies.test_prompts import tiny_model
 from tests.rewards.test_placement import respond, tokens
 
@@ -43,7 +44,7 @@ def parameters(**changes):
 def test_a_run_leaves_its_results_and_its_curve(task, reward, tmp_path):
     p = parameters(task=task, reward=reward, dial_accuracy=0.8)
     reported = []
-    outcome, results = experiment.run_ppo(p, tmp_path, reported.append)
+    outcome, results = ppo.run_ppo(p, tmp_path, reported.append)
     assert (outcome.status, outcome.reason) == ("ok", "")
     assert set(results) >= RESULTS
     no_meaning = {"rm_f1"} if task == "completeness" else set()
@@ -88,14 +89,14 @@ def test_a_run_leaves_its_results_and_its_curve(task, reward, tmp_path):
 @pytest.mark.parametrize("task", TASKS)
 def test_an_exact_reward_agrees_with_the_truth_in_every_rollout(task, tmp_path):
     p = parameters(task=task, reward="dial", dial_accuracy=1.0, scale_matched=True, dial_kind="noise", updates=1)
-    curve = experiment.run_ppo(p, tmp_path)[0].curve
+    curve = ppo.run_ppo(p, tmp_path)[0].curve
     assert curve["rm_agreement"].tolist() == [1.0, 1.0]
     assert curve["true_reward_mean"].tolist() == pytest.approx(curve["reward_mean"].tolist(), abs=1e-6)
 
 
 @pytest.mark.parametrize("reward", ["constant", "length"])
 def test_a_control_runs_the_whole_stage(reward, tmp_path):
-    outcome, results = experiment.run_ppo(parameters(reward=reward, updates=0, probe_prompts=2, probe_samples=4), tmp_path)
+    outcome, results = ppo.run_ppo(parameters(reward=reward, updates=0, probe_prompts=2, probe_samples=4), tmp_path)
     assert outcome.status == "ok"
     assert outcome.curve["rm_agreement"].isna().all()  # there is nothing in it to agree with
     assert outcome.curve["true_reward_mean"].notna().all()
@@ -108,9 +109,9 @@ def test_a_control_runs_the_whole_stage(reward, tmp_path):
 
 def test_probes_are_kept_and_change_nothing_else(tmp_path):
     p = parameters(updates=1, evaluate_every=1)
-    plain, before = experiment.run_ppo(p, tmp_path / "plain")
+    plain, before = ppo.run_ppo(p, tmp_path / "plain")
     probes = {"probe_prompts": 50, "probe_samples": 4}  # more than there are validation questions: all five
-    outcome, results = experiment.run_ppo(p.model_copy(update=probes), tmp_path / "probed")
+    outcome, results = ppo.run_ppo(p.model_copy(update=probes), tmp_path / "probed")
     names = ("accuracy", "variance", "variance_raw", "margin", "length_correlation", "padding")
     assert set(results) - set(before) == {f"probe_{name}" for name in names}
     assert {name: results[name] for name in before} == before
@@ -140,7 +141,7 @@ def test_the_true_reward_is_the_same_whoever_rewards(question, judged, task):
 
     def paid(**changes):
         p = config.check(config.PPO, {"task": task, "device": "cpu"} | changes)
-        return experiment.true_reward(p, tokenizer, judged)(responses)
+        return ppo.true_reward(p, tokenizer, judged)(responses)
 
     grid = paid()
     assert grid.any()
@@ -165,38 +166,38 @@ def test_the_true_return_by_hand(question, judged):
         "factuality": [0.5, 0.0, 0],
     }
     for task, expected in totals.items():
-        truth = experiment.true_reward(config.PPO(task=task), tokenizer, judged)
+        truth = ppo.true_reward(config.PPO(task=task), tokenizer, judged)
         assert truth(responses).sum(1).tolist() == pytest.approx(expected)
-    pooled = experiment.true_reward(config.PPO(reward_pooling="mean"), tokenizer, judged)
+    pooled = ppo.true_reward(config.PPO(reward_pooling="mean"), tokenizer, judged)
     assert pooled(responses).sum(1).tolist() == pytest.approx([0.3, 0.1, 0])
 
 
 def test_people_have_no_true_reward():
     p = config.PPO(source="qa-feedback", evaluator="some/model")
-    assert experiment.true_reward(p, atlas_policy_tokenizer(), {}) is None
+    assert ppo.true_reward(p, atlas_policy_tokenizer(), {}) is None
 
 
 def test_rewards_are_compared_with_the_truth_response_by_response(question, judged):
     p = config.PPO(samples_per_prompt=2)
     tokenizer, responses = answers(question, TRUE, f"{TRUE} {FALSE}")
-    truth = experiment.true_reward(p, tokenizer, judged)
+    truth = ppo.true_reward(p, tokenizer, judged)
     exact = truth(responses)
     returns = [pytest.approx(0.6), pytest.approx(0.3)]
-    assert experiment.compared(p, truth, responses, exact).T.tolist() == [returns, [2, 3], [2, 3]]
-    assert experiment.compared(p, truth, responses, exact.abs()).T.tolist() == [returns, [2, 2], [2, 3]]
-    assert experiment.compared(p, truth, responses, -exact).T.tolist() == [returns, [0, 0], [2, 3]]
+    assert ppo.compared(p, truth, responses, exact).T.tolist() == [returns, [2, 3], [2, 3]]
+    assert ppo.compared(p, truth, responses, exact.abs()).T.tolist() == [returns, [2, 2], [2, 3]]
+    assert ppo.compared(p, truth, responses, -exact).T.tolist() == [returns, [0, 0], [2, 3]]
     for reward in ("constant", "length"):  # says nothing of segments, so that nothing is compared
         control = p.model_copy(update={"reward": reward})
-        found = experiment.compared(control, truth, responses, exact)
+        found = ppo.compared(control, truth, responses, exact)
         assert found.T.tolist() == [returns, [0, 0], [0, 0]]
 
 
 def test_completeness_is_compared_by_pairs(question, judged):
     p = config.PPO(task="completeness", samples_per_prompt=3)
     tokenizer, responses = answers(question, TRUE, "", FALSE)  # half of what is asked, nothing, nothing
-    truth = experiment.true_reward(p, tokenizer, judged)
+    truth = ppo.true_reward(p, tokenizer, judged)
     for values, agreeing in (([2, 1, 1], 2), ([1, 1, 0], 1.5), ([0, 5, 5], 0)):
-        found = experiment.compared(p, truth, responses, torch.tensor(values)[:, None].float())
+        found = ppo.compared(p, truth, responses, torch.tensor(values)[:, None].float())
         assert found[:, 0].tolist() == pytest.approx(truth(responses).sum(1).tolist())
         assert found[:, 1:].sum(0).tolist() == [agreeing, 2]
 
@@ -204,12 +205,12 @@ def test_completeness_is_compared_by_pairs(question, judged):
 def test_greedy_shapes_are_named_apart_from_those_of_rollouts():
     scores = Scores({"lm_performance": 0.5, "length": 9.0, "segments": 2.0, "rouge_l": 0.1}, [1.0], [2])
     named = {"lm_performance": 0.5, "greedy_length": 9.0, "greedy_segments": 2.0, "rouge_l": 0.1}
-    assert experiment.named(scores) == named
+    assert ppo.named(scores) == named
 
 
 def test_a_row_has_the_scores_of_every_question_and_a_broken_policy_has_none():
     half = Scores({}, [1.0, 0.0, 0.25], [2, 1, 1])
-    table = experiment.questions_table({"start": half, "final": None, "best": Scores({}, [2.0, 1.0, 1.0], [2, 1, 1])})
+    table = ppo.questions_table({"start": half, "final": None, "best": Scores({}, [2.0, 1.0, 1.0], [2, 1, 1])})
     rows = [
         {"when": "start", "good": "1 0 0.25", "segments": "2 1 1"},
         {"when": "best", "good": "2 1 1", "segments": "2 1 1"},
@@ -218,7 +219,7 @@ def test_a_row_has_the_scores_of_every_question_and_a_broken_policy_has_none():
 
 
 def test_the_start_does_not_depend_on_the_seed_and_the_rest_does(tmp_path):
-    runs = [experiment.run_ppo(parameters(reward="dial", updates=1, seed=seed), tmp_path) for seed in (0, 1, 0)]
+    runs = [ppo.run_ppo(parameters(reward="dial", updates=1, seed=seed), tmp_path) for seed in (0, 1, 0)]
     starts = [{name: value for name, value in results.items() if name.endswith("_start")} for _, results in runs]
     assert starts[0] == starts[1] == starts[2]
     curves = [outcome.curve.drop(columns="seconds") for outcome, _ in runs]
@@ -227,7 +228,7 @@ def test_the_start_does_not_depend_on_the_seed_and_the_rest_does(tmp_path):
 
 
 def test_no_updates_report_the_start_three_times(tmp_path):
-    outcome, results = experiment.run_ppo(parameters(updates=0), tmp_path)
+    outcome, results = ppo.run_ppo(parameters(updates=0), tmp_path)
     assert (outcome.status, results["updates"], results["kl_final"]) == ("ok", 0, pytest.approx(0.0, abs=1e-5))
     assert results["lm_performance_start"] == results["lm_performance_final"] == results["lm_performance_best"]
     assert set(pd.read_csv(tmp_path / "curve.csv")) >= CURVE
@@ -236,7 +237,7 @@ def test_no_updates_report_the_start_three_times(tmp_path):
 
 
 def test_as_published_runs(tmp_path):
-    outcome, results = experiment.run_ppo(parameters(preset="as-published", kl_coefficient=0.3, warmup_updates=1), tmp_path)
+    outcome, results = ppo.run_ppo(parameters(preset="as-published", kl_coefficient=0.3, warmup_updates=1), tmp_path)
     assert outcome.status == "ok"
     assert all(math.isfinite(value) for value in results.values())
 
@@ -244,10 +245,10 @@ def test_as_published_runs(tmp_path):
 def test_a_reward_model_may_be_the_evaluator(tmp_path):
     judged = config.FIXTURE_REWARD_MODEL.format(task="completeness")
     p = parameters(task="completeness", reward="dial", evaluator=judged, updates=1)
-    _, results = experiment.run_ppo(p, tmp_path)
+    _, results = ppo.run_ppo(p, tmp_path)
     scores = [results[f"lm_performance_{when}"] for when in ("start", "final", "best")]
     assert all(math.isfinite(score) for score in scores)
-    by_oracle = experiment.run_ppo(p.model_copy(update={"evaluator": "oracle", "updates": 0}), tmp_path)[1]
+    by_oracle = ppo.run_ppo(p.model_copy(update={"evaluator": "oracle", "updates": 0}), tmp_path)[1]
     assert results["lm_performance_start"] != by_oracle["lm_performance_start"]
     assert results["true_return_start"] == by_oracle["true_return_start"]  # the truth stays the oracle's
 
@@ -263,12 +264,12 @@ def test_the_final_policy_is_reported_beside_the_one_validation_chose(tmp_path, 
         return outcome
 
     monkeypatch.setattr(loop, "train", train)
-    _, results = experiment.run_ppo(parameters(learning_rate=1e-2), tmp_path)
+    _, results = ppo.run_ppo(parameters(learning_rate=1e-2), tmp_path)
     assert results["true_return_best"] == results["true_return_start"] != results["true_return_final"]
 
 
 def test_long_prompts_are_counted(tmp_path):
-    _, results = experiment.run_ppo(parameters(prompt_limit=20, response_limit=8, reward="dial"), tmp_path)
+    _, results = ppo.run_ppo(parameters(prompt_limit=20, response_limit=8, reward="dial"), tmp_path)
     assert results["truncated_prompts"] == 3 * 4  # every prompt of every rollout
     assert results["truncated_evaluation_prompts"] == 5 + 7
 
@@ -277,7 +278,7 @@ def test_long_prompts_are_counted(tmp_path):
     ("changes", "words"), [({"learning_rate": 1e30}, "not finite"), ({"kl_stop": 1e-6, "kl_stop_count": 1}, "KL")]
 )
 def test_a_diverged_run_has_its_results_and_its_reason(changes, words, tmp_path):
-    outcome, results = experiment.run_ppo(parameters(reward="dial", updates=4, epochs=2, **changes), tmp_path)
+    outcome, results = ppo.run_ppo(parameters(reward="dial", updates=4, epochs=2, **changes), tmp_path)
     assert outcome.status == "diverged"
     assert words in outcome.reason
     assert set(results) >= RESULTS
@@ -294,7 +295,7 @@ def test_a_diverged_run_has_its_results_and_its_reason(changes, words, tmp_path)
 
 def test_no_questions_to_train_on_are_refused_and_leave_nothing(tmp_path):
     with pytest.raises(DataError, match="0 questions to train on: raise train_questions"):
-        experiment.run_ppo(parameters(train_questions=0), tmp_path)
+        ppo.run_ppo(parameters(train_questions=0), tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -303,7 +304,7 @@ def test_a_decoder_only_policy_runs_the_whole_stage(tmp_path):
     tiny_model("decoder-only", len(tokenizer)).save_pretrained(tmp_path / "policy")
     tokenizer.save_pretrained(tmp_path / "policy")
     p = parameters(policy=str(tmp_path / "policy"), response_limit=12, pass_tokens=60)
-    outcome, results = experiment.run_ppo(p, tmp_path)
+    outcome, results = ppo.run_ppo(p, tmp_path)
     assert outcome.status == "ok"
     assert results["lm_performance_start"] < 0.2  # it says anything
     assert outcome.curve["kl"].iloc[2] != 0
@@ -311,20 +312,20 @@ def test_a_decoder_only_policy_runs_the_whole_stage(tmp_path):
 
 def test_a_separate_value_model_may_start_from_other_weights(tmp_path):
     tiny_model("encoder-decoder", len(atlas_policy_tokenizer())).save_pretrained(tmp_path)
-    actors = experiment.load_actors(parameters(value_weights=str(tmp_path)))
+    actors = ppo.load_actors(parameters(value_weights=str(tmp_path)))
     assert (actors.value.head[0].in_features, actors.value.body is None) == (16, False)
-    shared = experiment.load_actors(parameters(value_model="shared"))  # reads the policy's states
+    shared = ppo.load_actors(parameters(value_model="shared"))  # reads the policy's states
     assert (shared.value.head[0].in_features, shared.value.body is None) == (48, True)
     with pytest.raises(config.ParameterError, match="no effect on a shared value model"):
         config.check(config.PPO, {"value_model": "shared", "value_weights": str(tmp_path)})
     tiny_model("encoder-decoder", 7).save_pretrained(tmp_path / "other")
     with pytest.raises(ModelError, match="another kind or vocabulary"):
-        experiment.load_actors(parameters(value_weights=str(tmp_path / "other")))
+        ppo.load_actors(parameters(value_weights=str(tmp_path / "other")))
 
 
 def test_the_supervised_stage_leaves_room_on_every_task(tmp_path):
     p = config.Supervised(policy=config.FIXTURE_POLICY, steps=0, validation_questions=60)
-    losses, results, responses = preparation.supervised_policy(p, tmp_path)
+    losses, results, responses = supervised.supervised_policy(p, tmp_path)
     assert losses.empty
     assert results["final_loss"] is None
     assert results["truncated_prompts"] == 0

@@ -6,11 +6,12 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from paradox_utils import config, preparation
+from paradox_utils import config
 from paradox_utils.data.records import write_feedback
 from paradox_utils.data.tasks import TASKS
-from paradox_utils.feedback import collect
 from paradox_utils.files import resolve
+from paradox_utils.stages import reward_model, supervised
+from paradox_utils.stages.feedback import collect
 
 FEEDBACK_PROMPTS = 1000
 REWARD_MODELS = {  # the last checkpoint of each becomes the fixture
@@ -23,14 +24,14 @@ REWARD_MODELS = {  # the last checkpoint of each becomes the fixture
 def build(scratch: Path) -> None:
     """Train everything in ``scratch``, then move it into place."""
     print("supervised policy", flush=True)
-    _, results, _ = preparation.supervised_policy(config.Supervised(), scratch)
+    _, results, _ = supervised.supervised_policy(config.Supervised(), scratch)
     print(results, flush=True)
     _replace(scratch / "model", resolve(config.FIXTURE_POLICY))
     records = collect(config.FeedbackParameters(prompts=FEEDBACK_PROMPTS))
     write_feedback(resolve(config.FIXTURE_FEEDBACK), records)
     for task in TASKS:
         p = config.RewardModel(task=task, **REWARD_MODELS[task])
-        results, _ = preparation.train_reward_model(p, scratch / task)
+        results, _ = reward_model.train_reward_model(p, scratch / task)
         print(task, results["checkpoints"][-1], flush=True)
         target = resolve(config.FIXTURE_REWARD_MODEL.format(task=task))
         _replace(scratch / task / f"checkpoint-{p.checkpoint_steps[-1]}", target)

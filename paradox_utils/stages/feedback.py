@@ -1,17 +1,29 @@
-"""Feedback on Atlas: responses sampled from the supervised policy, judged by an annotator who errs at a stated rate."""
+"""The stage ``feedback``: what notebook 01 calls.
+
+On Atlas, responses sampled from the supervised policy are judged by an annotator who errs at a stated rate.
+"""
 
 from __future__ import annotations
 
 import random
+from pathlib import Path
 
-from paradox_utils import config
+from paradox_utils import config, data
 from paradox_utils.data import atlas, oracle
-from paradox_utils.data.records import Feedback, Question, prefer
+from paradox_utils.data.records import Feedback, Question, prefer, write_feedback
 from paradox_utils.policies.decoding import generate
 from paradox_utils.policies.models import device_of, load_policy
 from paradox_utils.policies.prompts import encode_prompts
 
 BATCH = 64  # prompts a generation pass
+
+
+def collect_feedback(p: config.FeedbackParameters, folder: Path) -> dict[str, list[Feedback]]:
+    """Stage ``feedback``: judged responses by use; for Atlas they are sampled and left in ``folder/feedback.jsonl``."""
+    if p.source == "qa-feedback":
+        return data.load_feedback(p, None)
+    write_feedback(folder / "feedback.jsonl", collect(p))
+    return data.load_feedback(p, folder / "feedback.jsonl")
 
 
 def collect(p: config.FeedbackParameters) -> list[Feedback]:

@@ -1,0 +1,1 @@
+"""The doors of the notebooks: each stage from its parameters to its results."""
