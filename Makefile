@@ -53,12 +53,12 @@ book: $(INSTALLED) ## render the committed pages
 BUILD = $(BIN)/jupyter-book build _build/source --path-output . --all -W -n --keep-going
 
 study: $(INSTALLED) ## run a study: CONFIG=configs/NAME.yaml [WORKERS=2 THREADS=1 GPUS=1 RUNS_PER_GPU=1 PROFILE=profiles/slurm]
-	$(BIN)/python -m paradox_utils.execute study $(CONFIG) $(foreach option,WORKERS THREADS GPUS RUNS_PER_GPU PROFILE,$(call given,$(option)))
+	$(BIN)/python -m paradox_utils.study run $(CONFIG) $(foreach option,WORKERS THREADS GPUS RUNS_PER_GPU PROFILE,$(call given,$(option)))
 
 given = $(if $($(1)),--$(subst _,-,$(shell echo $(1) | tr A-Z a-z)) $($(1)))
 
 record: $(INSTALLED) ## keep a finished study's tables in results/recorded, and draw the README's figure from them
-	$(BIN)/python -m paradox_utils.execute record $(CONFIG)
+	$(BIN)/python -m paradox_utils.study record $(CONFIG)
 	$(BIN)/python -c 'from paradox_utils import analysis; from paradox_utils.plots import study; study.in_brief(analysis.load("results/recorded/atlas")).savefig("book/static/atlas.png", dpi=150)'
 
 pages: $(INSTALLED) ## execute the stale pages in notebooks/ again and stamp them

@@ -1,20 +1,21 @@
-# Lists the runs of one study; paradox_utils/study.py plans them and paradox_utils/job.py runs each.
-#   python -m paradox_utils.execute study configs/quick.yaml     (what `make study` calls; it holds the locks and summarises)
+# Lists the runs of one study; paradox_utils/study/plan.py plans them and paradox_utils/study/job.py runs each.
+#   python -m paradox_utils.study run configs/quick.yaml     (what `make study` calls; it holds the locks and summarises)
 #
 # A run's id is a hash of all that makes it, so a run is stale exactly when its run.json does not exist. `update` keeps
 # Snakemake from deleting a run.json that a killed scheduler's surviving job wrote in the meantime.
 import sys
 from pathlib import Path
 
-from paradox_utils import config as schema, resources, study
+from paradox_utils import config as schema
+from paradox_utils.study import machine, plan
 
 CONFIG = config["study"]
 STUDY = schema.load_study(Path(CONFIG))
-RUNS = {run.id: run for run in study.plan(STUDY, CONFIG)}
-MEMORY = resources.memory(STUDY.study, list(RUNS.values()))
+RUNS = {run.id: run for run in plan.plan(STUDY, CONFIG)}
+MEMORY = machine.memory(STUDY.study, list(RUNS.values()))
 THREADS, GPUS, RUNS_PER_GPU = int(config.get("threads", 1)), int(config.get("gpus", 0)), config.get("runs_per_gpu")
 MOST_GPUS = float("inf") if GPUS and not RUNS_PER_GPU else GPUS  # what a cluster has, its own scheduler knows
-RESULT = study.results_folder(STUDY.study) + "/{id}/run.json"
+RESULT = plan.results_folder(STUDY.study) + "/{id}/run.json"
 
 
 rule all:
@@ -22,7 +23,7 @@ rule all:
         [RESULT.format(id=id) for id in RUNS],
 
 
-for stage in study.NOTEBOOKS:
+for stage in plan.NOTEBOOKS:
 
     rule:
         name:
@@ -38,6 +39,6 @@ for stage in study.NOTEBOOKS:
         threads: lambda wildcards: THREADS * RUNS[wildcards.id].parameters.get("processes", 1)
         resources:
             mem_mb=lambda wildcards: MEMORY[wildcards.id],
-            gpu=lambda wildcards: min(MOST_GPUS, study.gpus(RUNS[wildcards.id])),
+            gpu=lambda wildcards: min(MOST_GPUS, plan.gpus(RUNS[wildcards.id])),
         shell:
-            "{params.python:q} -m paradox_utils.execute run {params.config:q} {wildcards.id} --threads {THREADS}{params.gpus}"
+            "{params.python:q} -m paradox_utils.study job {params.config:q} {wildcards.id} --threads {THREADS}{params.gpus}"

@@ -20,10 +20,10 @@ from benchmarks.t5 import operator_rows
 from benchmarks.table import Row
 from benchmarks.worker import Side
 from paradox_utils import config, data, files, results
-from paradox_utils import study as studies
 from paradox_utils.policies.prompts import encode_prompts
 from paradox_utils.ppo import loop
 from paradox_utils.stages import ppo
+from paradox_utils.study import plan as studies
 
 CONFIG = files.ROOT / "configs" / "atlas.yaml"
 LIMIT = 20.0  # seconds

@@ -14,7 +14,7 @@ from benchmarks import table
 from benchmarks.options import Options
 from benchmarks.table import Row
 from paradox_utils import config, files
-from paradox_utils import study as studies
+from paradox_utils.study import plan as studies
 
 CONFIG = Path(__file__).with_name("twelve.yaml")
 SPEED_UP = 1.8
@@ -29,12 +29,12 @@ def run(options: Options) -> list[Row]:
         count = sum(one.stage == "ppo" for one in plan)
         for one in plan:
             if one.stage != "ppo":
-                execute(root, "run", CONFIG.name, one.id)
+                execute(root, "job", CONFIG.name, one.id)
         seconds = {}
         for workers in (1, 2):
             forget(root, plan)
             started = time.perf_counter()
-            execute(root, "study", CONFIG.name, "--workers", str(workers), "--threads", "1")
+            execute(root, "run", CONFIG.name, "--workers", str(workers), "--threads", "1")
             seconds[workers] = time.perf_counter() - started
             options.say(f"study: {count} runs, {workers} worker(s): {seconds[workers]:.1f} s")
     return [
@@ -58,9 +58,9 @@ def project(root: Path, quick: bool) -> Path:
 
 
 def execute(root: Path, *arguments: str) -> None:
-    """Call :mod:`paradox_utils.execute` in the project folder ``root``; its progress goes to stderr."""
+    """Call :mod:`paradox_utils.study` in the project folder ``root``; its progress goes to stderr."""
     environment = os.environ | {"PARADOX_ROOT": str(root), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    command = [sys.executable, "-m", "paradox_utils.execute", *arguments]
+    command = [sys.executable, "-m", "paradox_utils.study", *arguments]
     subprocess.run(command, cwd=root, env=environment, stdout=sys.stderr, check=True)
 
 

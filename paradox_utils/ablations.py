@@ -11,8 +11,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pandas as pd
 
-from paradox_utils import config, files, statistics, study
+from paradox_utils import config, files, statistics
 from paradox_utils.analysis import READINGS, accuracy_kind, count, settings_of, usable
+from paradox_utils.study import plan
 from paradox_utils.verdict import EQUIVALENCE_MARGIN
 
 BASE = "ablation-base"
@@ -69,7 +70,7 @@ def named(summary: pd.DataFrame) -> tuple[Ablation, ...]:
 def _planned(name: str, parameter: str) -> str:
     """The base's value of a parameter in the study of this name; :data:`OWN` where the project has no such study."""
     path = files.resolve(f"configs/{name}.yaml")
-    runs = study.plan(config.load_study(path)) if path.is_file() else []
+    runs = plan.plan(config.load_study(path)) if path.is_file() else []
     base = (run for run in runs if run.stage == "ppo" and any(labels["arm"] == BASE for labels in run.all_labels))
     return next((str(run.parameters[parameter]) for run in base), OWN)
 

@@ -5,9 +5,10 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from paradox_utils import ablations, config, files, statistics, study
+from paradox_utils import ablations, config, files, statistics
 from paradox_utils.ablations import ABLATIONS, BASE
 from paradox_utils.plots import ablations as draw
+from paradox_utils.study import plan
 from paradox_utils.verdict import EQUIVALENCE_MARGIN
 from tests.worlds import curves_of, flat, lost, nested, offsets, probed, run_page, written
 
@@ -210,7 +211,7 @@ def test_values_are_read_from_the_settings_of_a_study():
 
 
 def test_values_of_the_committed_study_are_those_of_its_plan():
-    runs = [run for run in study.plan(config.load_study(files.resolve("configs/atlas.yaml"))) if run.stage == "ppo"]
+    runs = [run for run in plan.plan(config.load_study(files.resolve("configs/atlas.yaml"))) if run.stage == "ppo"]
     labels = [labels | {"study": "atlas", "kl": run.parameters["kl_coefficient"]} for run in runs for labels in run.all_labels]
     table = pd.DataFrame(labels)
     of, planned = kl(table), table.groupby("arm")["kl"].unique()

@@ -11,7 +11,8 @@ import pytest
 import yaml
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-from paradox_utils import config, files, pages, study
+from paradox_utils import config, files, pages
+from paradox_utils.study import plan
 
 PROJECT = files.ROOT
 BIN = Path(sys.executable).parent
@@ -282,7 +283,7 @@ def test_commands_in_the_prose_name_existing_parameters_targets_and_files():
 def test_the_example_study_can_be_planned(tmp_path):
     example = re.search(r"```yaml\n(.*?)```", documents()["rerun.md"], flags=re.DOTALL).group(1)
     (tmp_path / "mine.yaml").write_text(example)
-    runs = study.plan(config.load_study(tmp_path / "mine.yaml"))
+    runs = plan.plan(config.load_study(tmp_path / "mine.yaml"))
     assert sum(run.stage == "ppo" for run in runs) == 2 * 4 * 2 + 2  # seeds × checkpoints × seeds, and two noise levels
 
 

@@ -5,9 +5,10 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from paradox_utils import analysis, config, design, files, study, summary, verdict
+from paradox_utils import analysis, config, design, files, verdict
+from paradox_utils.study import plan, tables
 
-RECORDED = files.resolve(summary.RECORDED)
+RECORDED = files.resolve(tables.RECORDED)
 CONTRACT = [
     "study",
     "task",
@@ -35,7 +36,7 @@ def test_a_recorded_study_has_a_row_for_every_planned_run(name):
     settings = config.load_study(files.resolve(f"configs/{name}.yaml"))
     rows = pd.read_csv(RECORDED / name / "summary.csv")
     assert set(CONTRACT) <= set(rows.columns)
-    asked = [labels for run in plan(settings, name) if run.stage == "ppo" for labels in run.all_labels]
+    asked = [labels for run in runs_of(settings, name) if run.stage == "ppo" for labels in run.all_labels]
     planned = [(labels["task"], labels["policy"], labels["rm_step"]) for labels in asked]
     found = rows[["task", "policy", "rm_step"]].astype(object).where(rows[["task", "policy", "rm_step"]].notna(), None)
     assert sorted(map(str, planned)) == sorted(str((t, p, None if s is None else int(s))) for t, p, s in found.to_numpy())
@@ -44,8 +45,8 @@ def test_a_recorded_study_has_a_row_for_every_planned_run(name):
     assert all(run["device"] and run["versions"]["torch"] and run["seconds"] > 0 for run in made)
 
 
-def plan(settings: config.Study, name: str) -> list[study.Run]:
-    return study.plan(settings, f"configs/{name}.yaml")
+def runs_of(settings: config.Study, name: str) -> list[plan.Run]:
+    return plan.plan(settings, f"configs/{name}.yaml")
 
 
 def test_atlas_leaves_room_that_ppo_fills():

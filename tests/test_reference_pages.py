@@ -10,11 +10,13 @@ import pandas as pd
 import pytest
 import yaml
 
-from paradox_utils import analysis, config, files, study, summary, why
+from paradox_utils import analysis, config, files, why
 from paradox_utils.data.tasks import TASKS
 from paradox_utils.results import begin, environment
 from paradox_utils.stages import reward_model, supervised
 from paradox_utils.stages.ppo import run_ppo
+from paradox_utils.study import plan
+from paradox_utils.study import tables as study_tables
 
 BOOK = files.ROOT / "book"
 DETAILS = (BOOK / "implementation-details.md").read_text(encoding="utf-8")
@@ -39,11 +41,11 @@ def documented(label):
 @pytest.fixture(scope="module")
 def tables(tmp_path_factory):
     """The tables of a study with the smallest real runs: PPO of one task, and reward models of two kinds."""
-    folder, runs = tmp_path_factory.mktemp("study"), study.plan(config.load_study(files.resolve("configs/quick.yaml")))
+    folder, runs = tmp_path_factory.mktemp("study"), plan.plan(config.load_study(files.resolve("configs/quick.yaml")))
     ppo = next(run for run in runs if run.stage == "ppo")
     models = {run.parameters["task"]: run for run in runs if run.stage == "reward_model"}
     finished = {}
-    results = folder / study.results_folder("quick") / ppo.id
+    results = folder / plan.results_folder("quick") / ppo.id
     results.mkdir(parents=True)
     finished[ppo.id] = run_ppo(config.PPO(**SMALL), results)[1]
     for task in ("relevance", "completeness"):
@@ -51,16 +53,16 @@ def tables(tmp_path_factory):
         finished[models[task].id] = reward_model.train_reward_model(p, folder / task)[0]
     for name, found in finished.items():
         record = {"status": "ok", "reason": "", "seconds": 1.0, "results": found}
-        path = folder / study.results_folder("quick") / name / "run.json"
+        path = folder / plan.results_folder("quick") / name / "run.json"
         path.parent.mkdir(exist_ok=True)
         files.write_json(path, record)
     patch = pytest.MonkeyPatch()
     patch.setattr(files, "ROOT", folder)
-    summary.write("quick", runs)
+    study_tables.write("quick", runs)
     patch.undo()
-    written = {file: pd.read_csv(folder / study.results_folder("quick") / f"{file}.csv") for file in summary.TABLES}
+    written = {file: pd.read_csv(folder / plan.results_folder("quick") / f"{file}.csv") for file in study_tables.TABLES}
     more = {"results": finished[ppo.id], "training": finished[models["relevance"].id]}
-    return written | more | {"folder": folder / study.results_folder("quick")}
+    return written | more | {"folder": folder / plan.results_folder("quick")}
 
 
 SECTIONS = {
@@ -73,7 +75,7 @@ SECTIONS = {
 
 
 def test_every_table_of_a_study_has_a_section():
-    assert set(SECTIONS) == set(summary.TABLES)
+    assert set(SECTIONS) == set(study_tables.TABLES)
     assert all(f"| `{table}.csv` |" in METRICS and f"](#{label})" in METRICS for table, label in SECTIONS.items())
 
 
@@ -95,7 +97,7 @@ def test_every_column_of_the_analysis_is_documented_once_and_no_other(tables):
 
 @pytest.mark.parametrize("name", ["quick", "qa-feedback-dev", "atlas-headroom", "atlas-pilot", "atlas-learning-rate", "atlas"])
 def test_every_recorded_column_is_documented(name):
-    folder = files.resolve(summary.RECORDED) / name
+    folder = files.resolve(study_tables.RECORDED) / name
     for table, label in SECTIONS.items():
         if (folder / f"{table}.csv").is_file():
             assert set(pd.read_csv(folder / f"{table}.csv", nrows=0)) <= set(documented(label)), table
@@ -187,7 +189,7 @@ def test_defaults_and_presets_are_those_of_the_schema():
 
 
 def test_values_of_the_t5_config_are_those_of_its_plan():
-    runs = study.plan(config.load_study(files.resolve(T5)))
+    runs = plan.plan(config.load_study(files.resolve(T5)))
     first = {(run.stage, run.parameters["task"]): run.parameters for run in reversed(runs) if run.labels["route"] == "steps"}
     for stage, name, default, preset, written in settings():
         if name in ("evaluator", "seed"):  # the plan fills them in

@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from paradox_utils import config, files, states
 from paradox_utils.ppo import loop, processes, state
 from paradox_utils.stages import ppo
-from tests.test_study_whole import wait_for
+from tests.study.test_run import wait_for
 
 PACKAGE = Path(ppo.__file__).parent
 SMALL = {

@@ -152,7 +152,7 @@ def project(folder: Path, source: Path) -> Path:
 def run(where: Path, config: str, *options: str) -> pd.DataFrame:
     """Run the study there and return its summary; refuses where a run is missing."""
     started = time.perf_counter()
-    command = [sys.executable, "-m", "paradox_utils.execute", "study", config, *options]
+    command = [sys.executable, "-m", "paradox_utils.study", "run", config, *options]
     environment = os.environ | {"PARADOX_ROOT": str(where), "PYTHONPATH": str(where)}
     code = subprocess.run(command, cwd=where, env=environment).returncode
     print(f"test-slurm: {where.name}: exit code {code} after {time.perf_counter() - started:.0f} s", flush=True)

@@ -20,15 +20,16 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
 
-from paradox_utils import config, files, resources, results, study, summary
-from paradox_utils.study import Run, describe
-from paradox_utils.summary import folders
+from paradox_utils import config, files, results
+from paradox_utils.study import machine, plan, tables
+from paradox_utils.study.plan import Run, describe
+from paradox_utils.study.tables import folders
 
 
 def load(path: str) -> tuple[config.Study, list[Run]]:
     """A config file's study and its runs; raises :class:`ParameterError` or :class:`StoreError`."""
     settings = config.load_study(Path(path))
-    return settings, study.plan(settings, path)
+    return settings, plan.plan(settings, path)
 
 
 def say(line: str) -> None:
@@ -61,10 +62,10 @@ def run_one(path: str, name: str, gpus: Sequence[str] | None = None, runs_per_gp
         shutil.rmtree(result, ignore_errors=True)  # half published by a job that was killed, or made empty by Snakemake
         started = time.perf_counter()
         try:
-            with resources.held_gpus(study.gpus(run), gpus or (), runs_per_gpu) as own:
+            with machine.held_gpus(plan.gpus(run), gpus or (), runs_per_gpu) as own:
                 if gpus is not None:
                     os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(own)
-                say(f"{summary.progress(settings.study, runs)} {describe(run)}: started")
+                say(f"{tables.progress(settings.study, runs)} {describe(run)}: started")
                 record = execute(settings.study, run, work)
             record["seconds"] = round(time.perf_counter() - started, 3)
             publish(work, result, record)
@@ -78,12 +79,12 @@ def run_one(path: str, name: str, gpus: Sequence[str] | None = None, runs_per_gp
                 reason += f" (this could not be recorded: {second.strerror})"
             with contextlib.suppress(OSError), (work / "log.txt").open("a", encoding="utf-8") as log:
                 traceback.print_exception(error, file=log)
-            say(f"{summary.progress(settings.study, runs)} {describe(run)}: failed, {reason}")
+            say(f"{tables.progress(settings.study, runs)} {describe(run)}: failed, {reason}")
             return 1
         shutil.rmtree(work / "resume", ignore_errors=True)
         (work / "started").unlink()
-    outcome = ", ".join(filter(None, [f"{record['status']} in {record['seconds']:.0f} s", summary.headline(record)]))
-    say(f"{summary.progress(settings.study, runs)} {describe(run)}: {outcome}")
+    outcome = ", ".join(filter(None, [f"{record['status']} in {record['seconds']:.0f} s", tables.headline(record)]))
+    say(f"{tables.progress(settings.study, runs)} {describe(run)}: {outcome}")
     return 0
 
 
@@ -104,7 +105,7 @@ def clear(work: Path) -> None:
 def execute(name: str, run: Run, work: Path) -> dict[str, Any]:
     """Run the notebook in ``work`` and return the record of the run; raises whatever went wrong."""
     for need in run.needs:
-        if not files.resolve(study.results_folder(name)).joinpath(need, "run.json").is_file():
+        if not files.resolve(plan.results_folder(name)).joinpath(need, "run.json").is_file():
             raise files.FileError(f"needs {need}, which has not finished; run the whole study")
     notebook(files.resolve(run.notebook), work / "notebook.ipynb", run.parameters, work / "log.txt")
     if not (work / "result.json").is_file():

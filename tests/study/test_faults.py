@@ -9,8 +9,9 @@ import pandas as pd
 import psutil
 import pytest
 
-from paradox_utils import analysis, config, files, study, summary
-from tests.test_study_whole import project, run_study, start_study, wait_for, write_notebook  # noqa: F401 (project is a fixture)
+from paradox_utils import analysis, config, files
+from paradox_utils.study import plan, tables
+from tests.study.test_run import project, run_study, start_study, wait_for, write_notebook  # noqa: F401 (project is a fixture)
 
 CONFIG = """
 study: tiny
@@ -48,12 +49,12 @@ REASONS = {
 def faulty(project, faults):  # noqa: F811
     """Make the project one whose runs meet these faults, and return those by their dial's accuracy, others by stage."""
     (project / "configs/tiny.yaml").write_text(CONFIG)
-    write_notebook(project / study.NOTEBOOKS["ppo"], 'out = ""', PPO.replace("FAULTS", repr(faults)))
+    write_notebook(project / plan.NOTEBOOKS["ppo"], 'out = ""', PPO.replace("FAULTS", repr(faults)))
     return {run.parameters.get("dial_accuracy", run.stage): run for run in runs_of(project)}
 
 
 def runs_of(project):  # noqa: F811
-    return study.plan(config.load_study(project / "configs/tiny.yaml"), "configs/tiny.yaml")
+    return plan.plan(config.load_study(project / "configs/tiny.yaml"), "configs/tiny.yaml")
 
 
 def rows(project):  # noqa: F811
@@ -69,7 +70,7 @@ def files_of(limit):
 def call(project, *words, limit=None):  # noqa: F811
     """A command of the module; ``limit``: bytes that a file may have."""
     keep = limit and files_of(limit)
-    command = [sys.executable, "-m", "paradox_utils.execute", words[0], "configs/tiny.yaml", *words[1:]]
+    command = [sys.executable, "-m", "paradox_utils.study", words[0], "configs/tiny.yaml", *words[1:]]
     environment = os.environ | {"PARADOX_ROOT": str(project)}
     done = subprocess.run(command, cwd=project, env=environment, capture_output=True, text=True, timeout=100, preexec_fn=keep)
     return done.returncode, done.stdout + done.stderr
@@ -89,13 +90,13 @@ def test_faults_mark_their_runs_and_leave_the_others(project):  # noqa: F811
         analysis.load(project / "results/tiny")
     )
     assert "3 failed" in analysis.run_counts(analysis.load(project / "results/tiny"))
-    works = {accuracy: summary.folders("tiny", runs[accuracy])[0] for accuracy in table.index}
+    works = {accuracy: tables.folders("tiny", runs[accuracy])[0] for accuracy in table.index}
     assert not any((work / "started").exists() for work in works.values())
     kept = {accuracy for accuracy, work in works.items() if (work / "resume/state-7").exists()}
     assert kept == {0.5, 0.6, 0.7}  # the failed ones' states, for the next call to go on from
 
     (project / "mended.txt").touch()
-    record = summary.folders("tiny", runs["feedback"])[1] / "run.json"
+    record = tables.folders("tiny", runs["feedback"])[1] / "run.json"
     record.write_text(record.read_text()[:100])
     code, output = run_study(project)
     assert code == 0, output
@@ -108,10 +109,10 @@ def test_faults_mark_their_runs_and_leave_the_others(project):  # noqa: F811
 
 def test_a_killed_job_is_told_from_one_that_runs_and_one_that_never_started(project):  # noqa: F811
     runs = faulty(project, {0.7: "time.sleep(100)"})
-    work, _ = summary.folders("tiny", runs[0.7])
+    work, _ = tables.folders("tiny", runs[0.7])
     process = start_study(project)
     others = [runs[accuracy] for accuracy in (0.5, 0.6, 0.8, 0.9)]
-    wait_for(lambda: (work / "resume/state-7").exists() and all(summary.finished("tiny", run) for run in others))
+    wait_for(lambda: (work / "resume/state-7").exists() and all(tables.finished("tiny", run) for run in others))
     code, output = call(project, "summary")
     assert code == 1
     assert rows(project).loc[0.7, "status"] == "running"
@@ -126,16 +127,16 @@ def test_a_killed_job_is_told_from_one_that_runs_and_one_that_never_started(proj
     assert f"failed: ppo relevance atlas-t5 dial dial_accuracy=0.7 RM seed 0 seed 0 ({runs[0.7].id}): killed" in output
     assert (work / "resume/state-7").exists()
     (work / "started").unlink()  # what is left of a run that never started: at most its folder
-    assert summary.states("tiny", runs_of(project))[runs[0.7].id] == {"status": "blocked", "reason": "was not started"}
+    assert tables.states("tiny", runs_of(project))[runs[0.7].id] == {"status": "blocked", "reason": "was not started"}
 
 
 def test_a_run_whose_disk_has_no_room_for_the_reason_is_marked(project):  # noqa: F811
     run = faulty(project, {})["supervised"]
-    code, output = call(project, "run", run.id, limit=100)
+    code, output = call(project, "job", run.id, limit=100)
     assert code == 1
     assert "supervised atlas-t5: failed, the disk is full" in output
     assert "(this could not be recorded: File too large)" in output
-    state = summary.states("tiny", runs_of(project))[run.id]
+    state = tables.states("tiny", runs_of(project))[run.id]
     assert state["status"] == "failed"
     assert "its disk too full to say why" in state["reason"]
 
@@ -145,7 +146,7 @@ def test_a_full_disk_under_the_study_is_one_sentence_and_keeps_the_old_tables(pr
     call(project, "summary")
     table = project / "results/tiny/summary.csv"
     before = table.read_text()
-    work, _ = summary.folders("tiny", run)
+    work, _ = tables.folders("tiny", run)
     work.mkdir(parents=True)
     files.write_json(work / "failure.json", {"id": run.id, "status": "failed", "reason": "it broke"})
     code, output = call(project, "summary", limit=100)
@@ -160,17 +161,17 @@ def test_a_full_disk_under_the_study_is_one_sentence_and_keeps_the_old_tables(pr
 @pytest.mark.parametrize("damage", ["", '{"id": "ppo-', "{}.part"])
 def test_half_a_record_never_passes_for_a_whole_one(project, damage):  # noqa: F811
     run = faulty(project, {})["supervised"]
-    _, result = summary.folders("tiny", run)
+    _, result = tables.folders("tiny", run)
     result.mkdir(parents=True)
     name = "run.json.part" if damage.endswith(".part") else "run.json"
     (result / name).write_text(damage)
-    state = summary.states("tiny", runs_of(project))[run.id]
+    state = tables.states("tiny", runs_of(project))[run.id]
     assert state["status"] == ("blocked" if name.endswith(".part") else "failed")
     assert "is not JSON" in state["reason"] or name.endswith(".part")
 
 
 def test_a_rerun_keeps_a_state_with_what_it_builds_on_and_nothing_else(tmp_path):
-    from paradox_utils.job import clear
+    from paradox_utils.study.job import clear
 
     for folder in ("resume", "checkpoint-10"):
         (tmp_path / folder).mkdir()

@@ -14,9 +14,10 @@ import pandas as pd
 import psutil
 import pytest
 
-from paradox_utils import config, files, study
+from paradox_utils import config, files
+from paradox_utils.study import plan
 
-REPOSITORY = Path(__file__).resolve().parents[1]
+REPOSITORY = Path(__file__).resolve().parents[2]
 
 # A stub stage: notes its start and its end in markers.txt, writes what the real one would write, fails or dawdles on demand.
 STUB = """
@@ -83,7 +84,7 @@ def project(tmp_path, monkeypatch):
     (tmp_path / "notebooks").mkdir()
     (tmp_path / "configs").mkdir()
     shutil.copy(REPOSITORY / "Snakefile", tmp_path)
-    for stage, notebook in study.NOTEBOOKS.items():
+    for stage, notebook in plan.NOTEBOOKS.items():
         check = f"from paradox_utils import config\np = config.check_notebook(config.{SCHEMAS[stage]}, globals())"
         write_notebook(tmp_path / notebook, 'out = ""', check, STUB + WORK[stage])
     write_notebook(tmp_path / "notebooks/05-accuracy-and-performance.ipynb", 'results = ""\nout = ""', ANALYSIS)
@@ -96,7 +97,7 @@ def project(tmp_path, monkeypatch):
 
 def planned(project, text=CONFIG):
     (project / "configs/tiny.yaml").write_text(text)
-    return study.plan(config.load_study(project / "configs/tiny.yaml"), "configs/tiny.yaml")
+    return plan.plan(config.load_study(project / "configs/tiny.yaml"), "configs/tiny.yaml")
 
 
 def trained(runs):
@@ -108,7 +109,7 @@ def seeds_of(runs):
 
 
 def start_study(project, *options):
-    command = [sys.executable, "-m", "paradox_utils.execute", "study", "configs/tiny.yaml", "--workers", "2", *options]
+    command = [sys.executable, "-m", "paradox_utils.study", "run", "configs/tiny.yaml", "--workers", "2", *options]
     environment = os.environ | {"PARADOX_ROOT": str(project)}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
     return subprocess.Popen(command, cwd=project, env=environment, start_new_session=True, **pipes)
@@ -153,7 +154,7 @@ def test_every_config_is_planned_below():
 
 def test_the_atlas_study_has_six_accuracies_and_a_ppo_seed_of_its_own_in_every_trajectory(project):
     families = {}
-    for run in trained(study.plan(config.load_study(REPOSITORY / "configs/atlas.yaml"))):
+    for run in trained(plan.plan(config.load_study(REPOSITORY / "configs/atlas.yaml"))):
         for x in run.all_labels:
             if x["rm_seed"] is not None:
                 assert x["ppo_seed"] == x["rm_seed"]
@@ -172,7 +173,7 @@ def test_the_atlas_study_has_six_accuracies_and_a_ppo_seed_of_its_own_in_every_t
 
 def test_the_pilot_shares_no_seed_with_the_study_it_plans(project):
     pilot, whole = (
-        trained(study.plan(config.load_study(REPOSITORY / "configs" / f"{name}.yaml"))) for name in ("atlas-pilot", "atlas")
+        trained(plan.plan(config.load_study(REPOSITORY / "configs" / f"{name}.yaml"))) for name in ("atlas-pilot", "atlas")
     )
     assert not {run.id for run in pilot} & {run.id for run in whole}
     for name in ("rm_seed", "ppo_seed"):
@@ -182,7 +183,7 @@ def test_the_pilot_shares_no_seed_with_the_study_it_plans(project):
 
 @pytest.mark.parametrize("size", ["small", "base", "large"])
 def test_the_papers_configs_hold_the_papers_settings(project, size):
-    runs = study.plan(config.load_study(REPOSITORY / "configs" / f"qa-feedback-t5-{size}.yaml"))
+    runs = plan.plan(config.load_study(REPOSITORY / "configs" / f"qa-feedback-t5-{size}.yaml"))
     models = {r.labels["task"]: r.parameters for r in runs if r.stage == "reward_model" and r.labels["setting"] != "evaluator"}
     steps = {task: p["checkpoint_steps"] for task, p in models.items()}
     assert steps["relevance"] == sorted({2 + 150 * k for k in range(20)} | {52, 76, 80, 102})
@@ -205,7 +206,7 @@ def test_the_papers_configs_hold_the_papers_settings(project, size):
 @pytest.mark.parametrize(("name", "ppo"), PLANNED.items())
 def test_the_projects_configs_are_valid(project, name, ppo):
     path = REPOSITORY / "configs" / f"{name}.yaml"
-    runs = study.plan(config.load_study(path))
+    runs = plan.plan(config.load_study(path))
     rows = [run for run in runs if run.stage == "ppo"]
     assert {run.labels["task"] for run in runs if run.stage == "reward_model"} | {run.labels["task"] for run in rows} == {
         "relevance",
@@ -221,11 +222,11 @@ def test_the_projects_configs_are_valid(project, name, ppo):
         }.get(name, 0)
 
 
-@pytest.mark.parametrize("stage", study.NOTEBOOKS)
+@pytest.mark.parametrize("stage", plan.NOTEBOOKS)
 def test_the_projects_notebooks_take_what_a_study_injects(project, stage):
     text = CONFIG.replace("checkpoints: last}", "checkpoints: last, rm_seeds: [3], ppo_seeds: [5]}")
     run = next(run for run in planned(project, text) if run.stage == stage)
-    with (REPOSITORY / study.NOTEBOOKS[stage]).open() as source:
+    with (REPOSITORY / plan.NOTEBOOKS[stage]).open() as source:
         cells = nbformat.read(source, 4).cells
     namespace = {}
     exec(next(cell.source for cell in cells if "parameters" in cell.metadata.get("tags", [])), namespace)

@@ -19,8 +19,9 @@ from typing import IO
 
 import psutil
 
-from paradox_utils import files, study
-from paradox_utils.study import Run
+from paradox_utils import files
+from paradox_utils.study import plan
+from paradox_utils.study.plan import Run
 
 BASE_MB = 1000  # a kernel with torch, its libraries and the data
 AROUND_MB = 500  # the job that executes the notebook, and on a cluster Snakemake twice
@@ -40,7 +41,7 @@ def memory(name: str, runs: Sequence[Run]) -> dict[str, int]:
     peaks: dict[tuple[object, ...], int] = {}
     for run in runs:
         with contextlib.suppress(files.FileError):
-            record = files.read_json(files.resolve(study.results_folder(name)) / run.id / "run.json")
+            record = files.read_json(files.resolve(plan.results_folder(name)) / run.id / "run.json")
             peaks[_kind(run)] = max(peaks.get(_kind(run), 0), record.get("peak_memory_mb") or 0)
     return {run.id: AROUND_MB + round(MARGIN * peaks.get(_kind(run), 0) or _estimate(run, by_id)) for run in runs}
 

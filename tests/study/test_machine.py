@@ -7,9 +7,11 @@ import sys
 import psutil
 import pytest
 
-from paradox_utils import files, resources, study
-from paradox_utils.execute import Share, main, shares
-from tests.test_study_whole import REPOSITORY, planned, project, run_study, write_notebook  # noqa: F401 (project is a fixture)
+from paradox_utils import files
+from paradox_utils.study import machine, plan
+from paradox_utils.study.__main__ import main
+from paradox_utils.study.run import Share, shares
+from tests.study.test_run import REPOSITORY, planned, project, run_study, write_notebook  # noqa: F401 (project is a fixture)
 
 
 def finish(project, run, **record):  # noqa: F811
@@ -21,13 +23,13 @@ def finish(project, run, **record):  # noqa: F811
 def test_memory_follows_recorded_peaks_of_the_same_kind(project):  # noqa: F811
     text = "study: tiny\narms: [{route: dial, tasks: [relevance], ppo_seeds: [0, 1, 2]}]\n"
     runs = {(run.stage, run.labels["ppo_seed"]): run for run in planned(project, text)}
-    before = resources.memory("tiny", list(runs.values()))
-    assert set(before.values()) == {resources.BASE_MB + resources.AROUND_MB}  # Atlas's models weigh next to nothing
+    before = machine.memory("tiny", list(runs.values()))
+    assert set(before.values()) == {machine.BASE_MB + machine.AROUND_MB}  # Atlas's models weigh next to nothing
     finish(project, runs["ppo", 0], peak_memory_mb=700)
     finish(project, runs["ppo", 1], peak_memory_mb=800)
     finish(project, runs["supervised", None])  # recorded before peaks were
-    after = resources.memory("tiny", list(runs.values()))
-    assert after[runs["ppo", 2].id] == resources.AROUND_MB + 960
+    after = machine.memory("tiny", list(runs.values()))
+    assert after[runs["ppo", 2].id] == machine.AROUND_MB + 960
     assert after[runs["feedback", None].id] == before[runs["feedback", None].id]
     assert after[runs["supervised", None].id] == before[runs["supervised", None].id]
 
@@ -45,30 +47,30 @@ policies: {local: {policy: mine}, cached: {policy: some/lm}, unknown: {policy: e
 arms: [{route: dial, tasks: [relevance], ppo: {processes: 2}}]
 """
     runs = planned(project, text)
-    need = resources.memory("tiny", runs)
-    sizes = {"local": 30, "cached": 50, "unknown": resources.UNKNOWN_MB}
+    need = machine.memory("tiny", runs)
+    sizes = {"local": 30, "cached": 50, "unknown": machine.UNKNOWN_MB}
     for run in runs:
-        one = resources.BASE_MB + resources.COPIES[run.stage] * sizes[run.labels["policy"]]
-        assert need[run.id] == resources.AROUND_MB + (2 * one if run.stage == "ppo" else one)
+        one = machine.BASE_MB + machine.COPIES[run.stage] * sizes[run.labels["policy"]]
+        assert need[run.id] == machine.AROUND_MB + (2 * one if run.stage == "ppo" else one)
 
 
 def test_limits_of_a_container_count(tmp_path, monkeypatch):
-    monkeypatch.setattr(resources, "GROUP", tmp_path)
-    whole = resources.cores()
+    monkeypatch.setattr(machine, "GROUP", tmp_path)
+    whole = machine.cores()
     (tmp_path / "cpu.max").write_text("max 100000\n")
     (tmp_path / "memory.max").write_text("max\n")
     (tmp_path / "memory.stat").write_text("anon 1048576\nfile 5\n")
-    assert resources.cores() == whole
-    assert resources.free_memory() == pytest.approx(psutil.virtual_memory().available / 2**20, rel=0.1)
+    assert machine.cores() == whole
+    assert machine.free_memory() == pytest.approx(psutil.virtual_memory().available / 2**20, rel=0.1)
     (tmp_path / "cpu.max").write_text("150000 100000\n")
     (tmp_path / "memory.max").write_text(str(5 * 2**20))
-    assert resources.cores() == 1
-    assert resources.free_memory() == 4
+    assert machine.cores() == 1
+    assert machine.free_memory() == 4
 
 
 def test_runs_side_by_side_follow_cores_memory_and_gpus(monkeypatch):
-    monkeypatch.setattr(resources, "cores", lambda: 16)
-    monkeypatch.setattr(resources, "free_memory", lambda: 10_000)
+    monkeypatch.setattr(machine, "cores", lambda: 16)
+    monkeypatch.setattr(machine, "free_memory", lambda: 10_000)
     options, words = shares(Share(threads=2), [1000, 4000])
     assert options == ["--cores", "16", "--resources", "mem_mb=10000"]
     assert words.startswith("2 to 8 at a time (16 cores, 10000 MB free), 2 thread(s)")
@@ -87,16 +89,16 @@ def test_gpus_are_those_named_else_those_listed(tmp_path, monkeypatch):
     program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:/bin:/usr/bin")
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    assert resources.visible_gpus() == ["0", "1"]
+    assert machine.visible_gpus() == ["0", "1"]
     for text, expected in {"": [], "-1": [], "3": ["3"], "1, GPU-abc": ["1", "GPU-abc"]}.items():
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", text)
-        assert resources.visible_gpus() == expected
+        assert machine.visible_gpus() == expected
 
 
 HOLD = """
 import sys
-from paradox_utils import resources
-with resources.held_gpus(int(sys.argv[1]), ["0", "1"], 1) as own:
+from paradox_utils.study import machine
+with machine.held_gpus(int(sys.argv[1]), ["0", "1"], 1) as own:
     print(*own, flush=True)
     sys.stdin.read()
 """
@@ -109,21 +111,21 @@ def hold(number):
 
 def test_a_gpu_is_held_until_its_holder_ends_however_it_ends(tmp_path, monkeypatch):
     monkeypatch.setenv("TMPDIR", str(tmp_path))
-    monkeypatch.setattr(resources.tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(machine.tempfile, "tempdir", str(tmp_path))
     first = hold(1)
     assert first.stdout.readline() == "0\n"
-    with resources.held_gpus(1, ["0", "1"], 1) as own:
+    with machine.held_gpus(1, ["0", "1"], 1) as own:
         assert own == ["1"]
         both = hold(2)
         with pytest.raises(subprocess.TimeoutExpired):
             both.wait(3)
-        with resources.held_gpus(1, ["0"], 2) as second_on_it:
+        with machine.held_gpus(1, ["0"], 2) as second_on_it:
             assert second_on_it == ["0"]
     first.kill()
     first.wait()
     assert both.stdout.readline() == "0 1\n"
     both.communicate("")
-    with resources.held_gpus(0, ["0"], 1) as own, resources.held_gpus(5, ["0"], 1) as all_there_are:
+    with machine.held_gpus(0, ["0"], 1) as own, machine.held_gpus(5, ["0"], 1) as all_there_are:
         assert (own, all_there_are) == ([], ["0"])
 
 
@@ -141,7 +143,7 @@ run.finish({"lm_performance_start": 0.5, "lm_performance_final": 0.75, "gpu": os
 def test_runs_of_a_study_take_a_gpu_each(project, monkeypatch):  # noqa: F811
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,7,9")
     monkeypatch.setenv("TMPDIR", str(project))
-    write_notebook(project / study.NOTEBOOKS["ppo"], 'out = ""', SEES)
+    write_notebook(project / plan.NOTEBOOKS["ppo"], 'out = ""', SEES)
     runs = planned(project, "study: tiny\narms: [{route: dial, tasks: [relevance], ppo_seeds: [0, 1]}]\n")
     code, output = run_study(project, "--gpus", "2")
     assert code == 0, output
@@ -167,7 +169,7 @@ def test_an_impossible_share_is_refused(project, monkeypatch, capsys, options, m
     monkeypatch.chdir(project)
     (project / "cloud").mkdir()
     (project / "cloud/config.yaml").write_text("executor: some-cloud\n")
-    assert main(["study", "configs/tiny.yaml", *options]) == 2
+    assert main(["run", "configs/tiny.yaml", *options]) == 2
     assert message in capsys.readouterr().err
 
 

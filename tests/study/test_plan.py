@@ -3,8 +3,9 @@
 
 import pytest
 
-from paradox_utils import config, files, study
-from tests.test_study_whole import CONFIG, planned, project, seeds_of, trained, write_notebook  # noqa: F401 (project is a fixture)
+from paradox_utils import config, files, hashes
+from paradox_utils.study import plan
+from tests.study.test_run import CONFIG, planned, project, seeds_of, trained, write_notebook  # noqa: F401 (project is a fixture)
 
 
 def ids(runs):
@@ -55,9 +56,9 @@ def test_an_edit_changes_the_ids_of_the_stages_that_import_the_code(project, mon
     package.mkdir()
     for module, text in {"__init__": "", "plots": "size = 1", "ppo": "from . import plots", "supervised": "x = 1"}.items():
         (package / f"{module}.py").write_text(text)
-    monkeypatch.setattr(files, "PACKAGE", package)
+    monkeypatch.setattr(hashes, "PACKAGE", package)
     for stage, module in {"supervised": "supervised", "feedback": "plots", "reward_model": "plots", "ppo": "ppo"}.items():
-        write_notebook(project / study.NOTEBOOKS[stage], "", f"from paradox_utils import {module}, plots")
+        write_notebook(project / plan.NOTEBOOKS[stage], "", f"from paradox_utils import {module}, plots")
     before = ids(planned(project))
     (package / "plots.py").write_text("size = 2")
     assert ids(planned(project)) == before
@@ -78,7 +79,7 @@ arms:
   - {route: label-noise, tasks: [relevance], vary: {label_noise: [0.0, 0.2]}, checkpoints: last}
 """,
     )
-    count = {stage: sum(run.stage == stage for run in runs) for stage in study.NOTEBOOKS}
+    count = {stage: sum(run.stage == stage for run in runs) for stage in plan.NOTEBOOKS}
     # Reward models: seeds 0 and 1, and one of noise 0.2 (noise 0.0 is seed 0 again), shared by both policies.
     # PPO: 2 policies x (3 checkpoints x 2 x 2 seeds + 1 of noise 0.2).
     assert count == {"supervised": 2, "feedback": 1, "reward_model": 3, "ppo": 26}
@@ -303,6 +304,6 @@ def test_impossible_studies_are_refused_with_the_place(project, change, message)
 
 
 def test_a_missing_notebook_is_named(project):
-    (project / study.NOTEBOOKS["ppo"]).unlink()
+    (project / plan.NOTEBOOKS["ppo"]).unlink()
     with pytest.raises(files.FileError, match=r"04-ppo\.ipynb"):
         planned(project)

@@ -3,19 +3,20 @@
 import pandas as pd
 import pytest
 
-from paradox_utils import analysis, files, summary
-from tests.test_study_plans import SHARED
-from tests.test_study_whole import planned, project, trained  # noqa: F401 (project is a fixture)
+from paradox_utils import analysis, files
+from paradox_utils.study import tables
+from tests.study.test_plan import SHARED
+from tests.study.test_run import planned, project, trained  # noqa: F401 (project is a fixture)
 
 QUESTIONS = "when,good,segments\nstart,1 0,2 1\nfinal,2 1,2 1\n"
 BEST_OF = "n,kl,reward,true_return,lm_performance\n1,0.0,0.1,0.2,0.5\n2,0.19,0.3,0.2,0.6\n"
 
 
-def finish(run, results, status="ok", **tables):
+def finish(run, results, status="ok", **texts):
     """Leave what a run leaves that has ended."""
-    folder = summary.folders("tiny", run)[1]
+    folder = tables.folders("tiny", run)[1]
     folder.mkdir(parents=True)
-    for name, text in tables.items():
+    for name, text in texts.items():
         (folder / f"{name}.csv").write_text(text)
     made = {"seconds": 3.5, "device": "cpu", "threads": 1, "versions": {}, "platform": "p", "code_hash": "c", "data_hash": "d"}
     record = {"id": run.id, "stage": run.stage, "labels": run.labels, "status": status, "reason": "", "results": results}
@@ -44,7 +45,7 @@ def study(project):  # noqa: F811
         curve="update,kl\n0,0.5\n",
         questions=QUESTIONS,
     )
-    work, result = summary.folders("tiny", failed)
+    work, result = tables.folders("tiny", failed)
     for folder in (work, result):
         folder.mkdir(parents=True)
     (result / "questions.csv").write_text(QUESTIONS)
@@ -54,7 +55,7 @@ def study(project):  # noqa: F811
 
 def test_the_summary_has_a_row_for_every_arm_that_asks_for_a_run(study, project):  # noqa: F811
     first, both, failed = trained(study)
-    table, problems = summary.write("tiny", study)
+    table, problems = tables.write("tiny", study)
     assert table[["id", "arm", "status", "lm_performance_final"]].values.tolist() == [
         [first.id, "steps", "ok", 0.5],
         [both.id, "steps", "diverged", 0.25],
@@ -71,7 +72,7 @@ def test_the_summary_has_a_row_for_every_arm_that_asks_for_a_run(study, project)
 
 def test_tables_of_finished_runs_are_gathered_once_a_run(study, project):  # noqa: F811
     first, both, _ = trained(study)
-    summary.write("tiny", study)
+    tables.write("tiny", study)
     questions = pd.read_csv(project / "results/tiny/questions.csv")
     assert questions.columns.tolist() == ["id", "when", "good", "segments"]
     assert questions[["id", "when", "good"]].values.tolist() == [
@@ -84,24 +85,24 @@ def test_tables_of_finished_runs_are_gathered_once_a_run(study, project):  # noq
 
 
 def test_tables_that_no_run_has_are_there_and_empty(project):  # noqa: F811
-    summary.write("tiny", planned(project, SHARED))
+    tables.write("tiny", planned(project, SHARED))
     for name in ("curves", "questions", "best_of_n"):
         table = pd.read_csv(project / f"results/tiny/{name}.csv")
         assert (len(table), table.columns.tolist()) == (0, ["id"])
 
 
 def test_every_table_is_recorded_and_the_curves_are_packed(study, project):  # noqa: F811
-    summary.write("tiny", study)
-    folder = summary.record("tiny", study)
+    tables.write("tiny", study)
+    folder = tables.record("tiny", study)
     assert folder == project / "results/recorded/tiny"
-    tables = {f"{name}.csv" for name in ("summary", "reward_models", "questions", "best_of_n")}
-    assert {path.name for path in folder.iterdir()} == tables | {"curves.csv.gz", "provenance.json"}
+    expected = {f"{name}.csv" for name in ("summary", "reward_models", "questions", "best_of_n")}
+    assert {path.name for path in folder.iterdir()} == expected | {"curves.csv.gz", "provenance.json"}
     made = pd.read_csv(project / "results/tiny/curves.csv", dtype={"id": str})
     pd.testing.assert_frame_equal(analysis.load_curves(folder), made, rtol=1e-5)
     packed = (folder / "curves.csv.gz").read_bytes()
-    summary.record("tiny", study)
+    tables.record("tiny", study)
     assert (folder / "curves.csv.gz").read_bytes() == packed  # nothing of the time it was made
-    for name in tables:
+    for name in expected:
         assert (folder / name).read_bytes() == (project / "results/tiny" / name).read_bytes()
     made = files.read_json(folder / "provenance.json")["runs"]
     assert [run["id"] for run in made] == [run.id for run in study if run.labels["arm"] != "low"]  # all but the failed one

@@ -1,4 +1,4 @@
-"""A study: from a config file to its runs, their ids and what each needs. Plans only; :mod:`paradox_utils.execute` runs.
+"""A study: from a config file to its runs, their ids and what each needs. Plans only; :mod:`paradox_utils.study.run` runs.
 
 A run's id is a hash over its stage, its resolved parameters (dependencies by their ids), the code its stage imports, and its
 data. So a changed PPO parameter gives new ids to PPO runs alone, and an edit to a plot to none.

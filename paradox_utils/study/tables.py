@@ -8,9 +8,10 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from paradox_utils import files, study
+from paradox_utils import files
 from paradox_utils.results import KILLED, NEED_FAILED, STATUSES
-from paradox_utils.study import Run, describe
+from paradox_utils.study import plan
+from paradox_utils.study.plan import Run, describe
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -37,7 +38,7 @@ MEASURES = (
 
 def folders(name: str, run: Run) -> tuple[Path, Path]:
     """A run's work folder (models, logs, lock) and its result folder."""
-    return files.resolve(study.work_folder(name, run.id)), files.resolve(study.results_folder(name)) / run.id
+    return files.resolve(plan.work_folder(name, run.id)), files.resolve(plan.results_folder(name)) / run.id
 
 
 def finished(name: str, run: Run) -> bool:
@@ -102,7 +103,7 @@ def record(name: str, runs: list[Run]) -> Path:
     """Copy the tables of a study, and what made them, to ``results/recorded``: what the book and the history keep."""
     import pandas as pd  # half a second, which `run` need not pay
 
-    source, target = files.resolve(study.results_folder(name)), files.resolve(RECORDED) / name
+    source, target = files.resolve(plan.results_folder(name)), files.resolve(RECORDED) / name
     target.mkdir(parents=True, exist_ok=True)
     for table in TABLES:
         text = (source / f"{table}.csv").read_text(encoding="utf-8")
@@ -128,7 +129,7 @@ def write(name: str, runs: list[Run]) -> tuple[pd.DataFrame, list[str]]:
     evaluation) and ``best_of_n.csv`` (a row a number of responses); returns the first, and a line a problem."""
     import pandas as pd  # half a second, which `run` need not pay
 
-    folder = files.resolve(study.results_folder(name))
+    folder = files.resolve(plan.results_folder(name))
     folder.mkdir(parents=True, exist_ok=True)
     known = states(name, runs)
     rows, checkpoints = [], []

@@ -8,7 +8,7 @@ import time
 import pandas as pd
 import pytest
 
-from tests.test_study_whole import REPOSITORY, run_study, start_study, wait_for
+from tests.study.test_run import REPOSITORY, run_study, start_study, wait_for
 
 CONFIG = """
 study: tiny

@@ -1,7 +1,6 @@
-"""Run a study: ``python -m paradox_utils.execute study configs/quick.yaml``. Also ``plan``, ``run``, ``summary``, ``record``.
+"""Run a study: what is missing, side by side, then the summary in any case.
 
-Snakemake decides what is missing and runs it side by side; each of its jobs is one run (:mod:`paradox_utils.job`). Here are the
-lock on a study, the summary, which is made in any case, and the command line.
+Snakemake decides what is missing and runs it; each of its jobs is one run (:mod:`paradox_utils.study.job`).
 
 Locks. A study is locked by ``flock`` on a file whose descriptor the Snakemake process inherits, a run by ``flock`` on a file in
 its work folder. The kernel drops both when their last holder dies, however it dies, so nothing is ever left to unlock;
@@ -10,10 +9,8 @@ Snakemake's own locks outlive a SIGKILL and are therefore switched off (``--nolo
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import hashlib
-import importlib.util
 import os
 import shutil
 import subprocess
@@ -22,11 +19,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING
 
-from paradox_utils import config, files, hashes, job, resources, study, summary
-from paradox_utils.job import load, say
+from paradox_utils import config, files, hashes
 from paradox_utils.results import STATUSES
-from paradox_utils.study import Run, describe
-from paradox_utils.summary import finished, folders
+from paradox_utils.study import job, machine, plan, tables
+from paradox_utils.study.job import load, say
+from paradox_utils.study.plan import Run, describe
+from paradox_utils.study.tables import finished, folders
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -70,7 +68,7 @@ def run_study(path: str, share: Share, extra: Sequence[str] = ()) -> int:
     """Run what is missing, then summarise in any case; 0 if every run is finished, 1 if not, 130 after an interrupt."""
     os.environ.update(environment(share.threads))
     settings, runs = load(path)
-    scheduler = files.resolve(study.work_folder(settings.study, "scheduler.lock"))
+    scheduler = files.resolve(plan.work_folder(settings.study, "scheduler.lock"))
     scheduler.parent.mkdir(parents=True, exist_ok=True)
     with scheduler.open("a+") as lock:
         if not files.acquire(lock):
@@ -86,7 +84,7 @@ def run_study(path: str, share: Share, extra: Sequence[str] = ()) -> int:
         if not missing:
             say(f"study {settings.study}: nothing to do, all {len(runs)} runs are finished")
             return summarise(settings, runs)
-        need = resources.memory(settings.study, runs)
+        need = machine.memory(settings.study, runs)
         limits, words = shares(share, [need[run.id] for run in missing])
         say(f"study {settings.study}: {len(missing)} of {len(runs)} runs to do, {words}")
         interrupted = snakemake(path, settings.study, runs, share, [*limits, *extra], lock)
@@ -105,7 +103,7 @@ def shares(share: Share, need: Sequence[int]) -> tuple[list[str], str]:
     if share.workers:
         cores, words = share.workers * share.threads, f"{share.workers} at a time"
     else:
-        cores, free = max(resources.cores(), share.threads), resources.free_memory()
+        cores, free = max(machine.cores(), share.threads), machine.free_memory()
         limits.append(f"mem_mb={free}")
         fewest, most = (max(1, min(cores // share.threads, free // size, slots or cores)) for size in (max(need), min(need)))
         words = f"{most if fewest == most else f'{fewest} to {most}'} at a time ({cores} cores, {free} MB free)"
@@ -119,7 +117,7 @@ def snakemake(path: str, name: str, runs: list[Run], share: Share, options: Sequ
     command += ["--keep-going", "--rerun-incomplete", "--nolock", "--scheduler", "greedy", "--rerun-triggers", "input"]
     command += ["--config", f"study={path}", f"threads={share.threads}", f"gpus={len(share.gpus)}"]
     command += [*([] if share.executor else [f"runs_per_gpu={share.runs_per_gpu}"]), *options]
-    log = files.resolve(study.work_folder(name, "snakemake.log"))
+    log = files.resolve(plan.work_folder(name, "snakemake.log"))
     with log.open("w", encoding="utf-8") as sink:
         # stdout stays ours for the jobs' progress lines; stderr is Snakemake's own account of them
         process = subprocess.Popen(command, cwd=files.ROOT, stderr=sink, pass_fds=[lock.fileno()])
@@ -132,7 +130,7 @@ def snakemake(path: str, name: str, runs: list[Run], share: Share, options: Sequ
             process.wait()  # the terminal has sent it the same signal
             say(f"study {name}: interrupted; the next call goes on from here")
             return True
-    if code != 0 and not any(record["status"] == "failed" for record in summary.states(name, runs).values()):
+    if code != 0 and not any(record["status"] == "failed" for record in tables.states(name, runs).values()):
         last = log.read_text(encoding="utf-8").strip().splitlines()[-5:]
         say("\n  ".join([f"Snakemake stopped with exit code {code} (its log: {log.relative_to(files.ROOT)}):", *last]))
     return False
@@ -144,7 +142,7 @@ def watch(process: subprocess.Popen[bytes], name: str, runs: list[Run], every: f
     while True:
         with contextlib.suppress(subprocess.TimeoutExpired):
             return process.wait(every)
-        if (now := summary.progress(name, runs)) != told:
+        if (now := tables.progress(name, runs)) != told:
             say(f"{now} runs are over")
             told = now
 
@@ -184,28 +182,28 @@ def remake_lost_models(name: str, runs: list[Run]) -> None:
 
 def summarise(settings: config.Study, runs: list[Run], analyse: bool = True) -> int:
     """Write the tables, print them and every failure, execute the analysis notebook; 1 if anything is missing, else 0."""
-    rows, problems = summary.write(settings.study, runs)
+    rows, problems = tables.write(settings.study, runs)
     shown = ["task", "route", "setting", "rm_step", "rm_accuracy", "lm_performance_start", "lm_performance_final", "status"]
     say(rows[shown].fillna("").to_string(index=False, float_format="{:.3f}".format))
     complete = not analyse or analysis(settings.study, rows)
     if problems:
         open_runs = sum(not finished(settings.study, run) for run in runs)
         say("\n".join([f"study {settings.study}: {open_runs} of {len(runs)} runs are not finished", *problems]))
-        say(f"  executed notebooks and logs of failures: {study.work_folder(settings.study, 'ID')}")
-    say(f"summary: {study.results_folder(settings.study)}/summary.csv")
+        say(f"  executed notebooks and logs of failures: {plan.work_folder(settings.study, 'ID')}")
+    say(f"summary: {plan.results_folder(settings.study)}/summary.csv")
     return 0 if complete and not problems else 1
 
 
 def analysis(name: str, rows: pd.DataFrame) -> bool:
     """Execute the analysis notebook on the study's tables unless its stored output is of the same code and tables."""
     source = files.resolve(ANALYSIS)
-    results = files.resolve(study.results_folder(name))
+    results = files.resolve(plan.results_folder(name))
     work = results / ".work"
     target, folder, stamp = results / source.name, results / "analysis", work / "analysis.json"
     if not source.is_file():
         return True
     digest = hashlib.sha256(hashes.code_hash(source, presentation=True).encode())
-    for table in summary.TABLES:
+    for table in tables.TABLES:
         digest.update((results / f"{table}.csv").read_bytes())
     if not (stamp.is_file() and files.read_json(stamp)["key"] == digest.hexdigest() and target.is_file()):
         stamp.unlink(missing_ok=True)
@@ -215,7 +213,7 @@ def analysis(name: str, rows: pd.DataFrame) -> bool:
             say("analysis: no PPO run is finished, so there is nothing to analyse")
             return False
         say("analysis: started")
-        parameters = {"results": study.results_folder(name), "out": f"{study.results_folder(name)}/analysis"}
+        parameters = {"results": plan.results_folder(name), "out": f"{plan.results_folder(name)}/analysis"}
         try:
             job.notebook(source, work / source.name, parameters, work / "analysis.txt")
         except Exception as error:
@@ -227,97 +225,3 @@ def analysis(name: str, rows: pd.DataFrame) -> bool:
     if (folder / "verdict.txt").is_file():
         say((folder / "verdict.txt").read_text(encoding="utf-8").rstrip())
     return True
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line; every expected problem is one clear line and a non-zero exit code."""
-    parser = argparse.ArgumentParser(prog="python -m paradox_utils.execute", description="Run a study and summarise it.")
-    commands = parser.add_subparsers(dest="command", required=True)
-    for command, text in [
-        ("study", "run what is missing, then summarise; further options go to Snakemake, such as --profile DIR"),
-        ("run", "execute one run by its id"),
-        ("summary", "write summary.csv and curves.csv from the runs there are"),
-        ("record", "copy the study's tables and their provenance to results/recorded"),
-        ("plan", "list the runs"),
-    ]:
-        sub = commands.add_parser(command, help=text, description=text)
-        sub.add_argument("config", help="a file such as configs/quick.yaml")
-        if command == "run":
-            sub.add_argument("id")
-        sub.add_argument("--threads", type=int, default=1, help="cores of one run")
-        if command in ("study", "run"):
-            sub.add_argument(
-                "--gpus", type=int, help="GPUs to use; left out: all that CUDA_VISIBLE_DEVICES or nvidia-smi names"
-            )
-            sub.add_argument("--runs-per-gpu", type=int, default=1, help="runs that share one GPU")
-        if command == "study":
-            sub.add_argument("--workers", type=int, default=0, help="runs side by side; 0: as many as cores and memory allow")
-            sub.add_argument("--profile", default="", help="Snakemake profile of a cluster, such as profiles/slurm")
-    options, extra = parser.parse_known_args(arguments)
-    if extra and options.command != "study":
-        parser.error(f"unknown: {' '.join(extra)}")
-    os.chdir(files.ROOT)
-    try:
-        if options.command == "study":
-            return run_study(*chosen(options, extra))
-        os.environ.update({key: value for key, value in environment(options.threads).items() if key not in os.environ})
-        if options.command == "run":
-            gpus = None if options.gpus is None else resources.visible_gpus()[: options.gpus]
-            return job.run_one(options.config, options.id, gpus, options.runs_per_gpu)
-        settings, runs = load(options.config)
-        if options.command == "summary":
-            return summarise(settings, runs)
-        if options.command == "record":
-            summary.write(settings.study, runs)
-            say(f"recorded: {summary.record(settings.study, runs).relative_to(files.ROOT)}")
-            return 0
-        for run in runs:
-            say(f"{run.id:<24} {'finished' if finished(settings.study, run) else 'to do':<8}  {describe(run)}")
-        return 0
-    except (config.ParameterError, files.FileError) as error:
-        sys.stderr.write(f"{error}\n")
-        return 2
-    except OSError as error:
-        path = f"{error.filename}: " if error.filename else ""
-        sys.stderr.write(f"{path}{job.explain(error)}; what is finished is kept, and the tables stay as they were\n")
-        return 2
-
-
-def chosen(options: argparse.Namespace, extra: Sequence[str]) -> tuple[str, Share, list[str]]:
-    """The config, how the machine is shared, and Snakemake's further options, from the command line's."""
-    executor = executor_of(options.profile) if options.profile else ""
-    for name, least in (("threads", 1), ("workers", 0), ("runs_per_gpu", 1), ("gpus", 0)):
-        value = getattr(options, name)
-        if value is not None and value < least:
-            raise config.ParameterError(f"--{name.replace('_', '-')} {value}: must be at least {least}")
-    if executor:  # its nodes have GPUs or not, whatever stands here
-        gpus = tuple(map(str, range(options.gpus or 0)))
-    else:
-        visible = resources.visible_gpus()
-        if options.gpus and options.gpus > len(visible):
-            raise config.ParameterError(f"--gpus {options.gpus}: {len(visible)} are visible here; give that many, or fewer")
-        gpus = tuple(visible[: options.gpus])
-    share = Share(options.workers, options.threads, gpus, options.runs_per_gpu, executor)
-    return options.config, share, [*(["--profile", options.profile] if options.profile else []), *extra]
-
-
-def executor_of(profile: str) -> str:
-    """What a Snakemake profile hands its jobs to, empty for this machine; raises :class:`ParameterError` if it cannot."""
-    import yaml
-
-    file = files.resolve(profile) / "config.yaml"
-    try:
-        name = (yaml.safe_load(file.read_text(encoding="utf-8")) or {}).get("executor", "local")
-    except OSError as error:
-        raise config.ParameterError(
-            f"--profile {profile}: {file} cannot be read; name a folder such as profiles/slurm"
-        ) from error
-    if name not in ("local", "dryrun") and not importlib.util.find_spec(f"snakemake_executor_plugin_{name.replace('-', '_')}"):
-        raise config.ParameterError(
-            f"--profile {profile}: needs Snakemake's plugin: pip install snakemake-executor-plugin-{name}"
-        )
-    return "" if name == "local" else name
-
-
-if __name__ == "__main__":
-    sys.exit(main())
