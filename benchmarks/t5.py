@@ -11,7 +11,7 @@ from benchmarks.options import Options
 from benchmarks.table import Row
 from benchmarks.worker import Side
 from benchmarks.workload import PASS_TOKENS
-from paradox_utils import cost
+from paradox_utils.analysis import cost
 
 PHASES = ("generation", "scoring", "updates")
 SPEED_UP = {"cpu": 5.0, "cuda": 15.0}

@@ -280,11 +280,12 @@ def _code_span(value: Any) -> str:
 
 
 def published_facts(folder: Path) -> dict[str, str]:
-    """What the prose says of the paper's figures: :func:`paradox_utils.published_text.facts` of the tables of ``folder``."""
-    from paradox_utils import published, published_text  # they import pandas and SciPy, which the other commands do without
+    """What the prose says of the paper's figures: :func:`paradox_utils.analysis.published_text.facts` of the tables of
+    ``folder``."""
+    from paradox_utils.analysis import published, published_text
 
     try:
-        return published_text.facts(published.load(folder))
+        return published_text.facts(published.load_published(folder))
     except published.PublishedError as error:
         raise PageError(str(error)) from error
 

@@ -11,7 +11,8 @@ from benchmarks import plain, table, terminal, workload
 from benchmarks import t5 as versus_plain
 from benchmarks import trl as versus_trl
 from benchmarks.table import Row
-from paradox_utils import config, cost, files
+from paradox_utils import config, files
+from paradox_utils.analysis import cost
 from paradox_utils.policies.prompts import Responses, encode_prompts
 from paradox_utils.ppo import loop
 from tests.conftest import answered
@@ -308,4 +309,4 @@ def test_a_table_without_the_rates_is_refused():
     with pytest.raises(files.FileError, match="has no 'matrix-multiply rate'"):
         cost.rates(measured().assign(part="t5"), config.Cost())
     with pytest.raises(files.FileError, match="make bench"):
-        cost.load(config.Cost(benchmarks="results/recorded/nothing.csv"))
+        cost.load_benchmarks(config.Cost(benchmarks="results/recorded/nothing.csv"))

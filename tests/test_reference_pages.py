@@ -10,7 +10,9 @@ import pandas as pd
 import pytest
 import yaml
 
-from paradox_utils import analysis, config, files, why
+from paradox_utils import config, files
+from paradox_utils.analysis import teachers
+from paradox_utils.analysis.tables import load_summary
 from paradox_utils.data.tasks import TASKS
 from paradox_utils.results import begin, environment
 from paradox_utils.stages import reward_model, supervised
@@ -91,8 +93,8 @@ def test_every_result_of_a_run_is_documented(tables):
 
 
 def test_every_column_of_the_analysis_is_documented_once_and_no_other(tables):
-    derived = set(analysis.load(tables["folder"])) - set(tables["summary"])
-    assert sorted(documented("derived")) == sorted({*derived, *why.along(tables["curves"])})
+    derived = set(load_summary(tables["folder"])) - set(tables["summary"])
+    assert sorted(documented("derived")) == sorted({*derived, *teachers.along(tables["curves"])})
 
 
 @pytest.mark.parametrize("name", ["quick", "qa-feedback-dev", "atlas-headroom", "atlas-pilot", "atlas-learning-rate", "atlas"])

@@ -7,7 +7,7 @@ import nbformat
 import numpy as np
 import pandas as pd
 
-from paradox_utils import analysis, verdict
+from paradox_utils.analysis import tables, verdict
 from paradox_utils.data.tasks import TASKS
 
 ACCURACIES = (0.60, 0.68, 0.74, 0.80, 0.86, 0.92)
@@ -38,7 +38,7 @@ def world(curve, rm_seeds=4, ppo_seeds=3, accuracies=ACCURACIES, tasks=TASKS, no
                 for ppo_seed in range(ppo_seeds):
                     final = level + random.normal(0, noise)
                     logged = final + abs(random.normal(0, noise))
-                    row = dict.fromkeys(analysis.NUMBERS, 0.5) | dict.fromkeys(analysis.LABELS, "")
+                    row = dict.fromkeys(tables.NUMBERS, 0.5) | dict.fromkeys(tables.LABELS, "")
                     row |= {"study": "made", "id": f"run-{len(rows):04d}", "task": task, "policy": "atlas-t5", "route": "steps"}
                     row |= {
                         "rm_step": 40 * index,
@@ -80,7 +80,7 @@ def probed(summary, seed=0):
 
 def lost(summary, rows, status="blocked"):
     """The summary with runs (index labels) that have not finished: nothing was measured of them."""
-    labels = {*analysis.LABELS, "arm", "rm_step", "rm_seed", "ppo_seed"}
+    labels = {*tables.LABELS, "arm", "rm_step", "rm_seed", "ppo_seed"}
     table = summary.copy()
     table.loc[rows, [name for name in table if name not in labels]] = np.nan
     table.loc[rows, "status"] = status
@@ -139,8 +139,8 @@ def written(summary, folder):
 
 def study(summary, folder):
     """The folder, with all tables that a study writes."""
-    tables = {"curves": curves_of, "best_of_n": best_of_n_of, "questions": questions_of, "reward_models": checkpoints_of}
-    for name, make in tables.items():
+    made = {"curves": curves_of, "best_of_n": best_of_n_of, "questions": questions_of, "reward_models": checkpoints_of}
+    for name, make in made.items():
         make(summary).to_csv(written(summary, folder) / f"{name}.csv", index=False)
     return folder
 

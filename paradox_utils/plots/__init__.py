@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from paradox_utils.analysis import READINGS, Reading, accuracy_kind, reward_models, usable
+from paradox_utils.analysis.tables import READINGS, Reading, accuracy_kind, reward_models, usable
 from paradox_utils.data.tasks import TASKS
 
 WIDTH = 7.5  # inches: the text column of the book

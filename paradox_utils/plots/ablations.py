@@ -6,13 +6,13 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 
-from paradox_utils.ablations import BASE, OUTCOME, Ablation
+from paradox_utils.analysis.ablations import BASE, OUTCOME, Ablation
 from paradox_utils.plots import FAINT, _panels, style
 
 
 def ablation(table: pd.DataFrame, of: Ablation) -> Figure:
-    """LM performance against accuracy (rows of :func:`paradox_utils.ablations.pairs`): dots are runs, lines means by rank of
-    accuracy; the base is grey."""
+    """LM performance against accuracy (rows of :func:`paradox_utils.analysis.ablations.pairs`): dots are runs, lines means by
+    rank of accuracy; the base is grey."""
     looks = {BASE: (FAINT, of.base)} | {
         arm: (color, words) for (arm, words), color in zip(of.arms.items(), sns.color_palette("colorblind"), strict=False)
     }

@@ -1,4 +1,4 @@
-"""Figures of the paper's published points, redrawn: each takes a table of :mod:`paradox_utils.published`."""
+"""Figures of the paper's published points, redrawn: each takes a table of :mod:`paradox_utils.analysis.published`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from paradox_utils import published
+from paradox_utils.analysis import published
 from paradox_utils.data.tasks import TASKS
 from paradox_utils.plots import FAINT, INK, PALETTE, _panels, style
 

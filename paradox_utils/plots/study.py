@@ -12,12 +12,12 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from paradox_utils import questions
-from paradox_utils.analysis import READINGS, accuracy_kind, primary, reward_models, usable
-from paradox_utils.comparison import ALL
+from paradox_utils.analysis import tables
+from paradox_utils.analysis.comparison import ALL
+from paradox_utils.analysis.tables import READINGS, accuracy_kind, primary, reward_models, usable
+from paradox_utils.analysis.verdict import Finding, verdict
 from paradox_utils.data.tasks import TASKS
 from paradox_utils.plots import FAINT, LM_PERFORMANCE, PALETTE, _panels, _title, accuracy_and_performance, style
-from paradox_utils.verdict import Finding, verdict
 
 STATUS_COLORS = {"supported": "#b2452f", "not supported": "#2f6db2", "undecided": FAINT}
 MARKERS = "osD^vPX*"
@@ -25,7 +25,7 @@ MARKERS = "osD^vPX*"
 
 def pilot(summary: pd.DataFrame, power: pd.DataFrame) -> Figure:
     """Left: every run of a crossed pilot, a column a reward-model seed, a marker a PPO seed; right: how often the rule gives
-    the right verdict, by number of units, a line a world (:func:`paradox_utils.design.power`)."""
+    the right verdict, by number of units, a line a world (:func:`paradox_utils.analysis.power.simulated_power`)."""
     with style():
         figure, axes = _panels(1, 2, 3.2, width_ratios=[1.15, 1])
         runs, axis = summary[usable(summary)], axes[0, 0]
@@ -61,7 +61,7 @@ def pilot(summary: pd.DataFrame, power: pd.DataFrame) -> Figure:
 
 def levels(runs: pd.DataFrame, asked: pd.DataFrame, *, resamples: int, seed: int) -> pd.DataFrame:
     """One row a rank of accuracy of one family of reward models: mean accuracy, LM performance with a 95 % interval over
-    trajectories and test questions (NaN without ``asked``, see :mod:`paradox_utils.questions`), runs."""
+    trajectories and test questions (NaN without ``asked``, see :mod:`paradox_utils.analysis.tables`), runs."""
     models = reward_models(runs)
     order = models.sort_values(["accuracy", "rm_step"]).groupby("rm_seed").cumcount()
     models = models.assign(rank=order).dropna(subset=["performance"])
@@ -70,7 +70,7 @@ def levels(runs: pd.DataFrame, asked: pd.DataFrame, *, resamples: int, seed: int
     for rank, own in done.groupby("rank"):
         known = own[own["id"].isin(asked.index)]
         found = (
-            questions.interval(asked, list(known["id"]), list(known["rm_seed"]), resamples=resamples, seed=seed)
+            tables.question_interval(asked, list(known["id"]), list(known["rm_seed"]), resamples=resamples, seed=seed)
             if len(known) == len(own)
             else None
         )

@@ -11,10 +11,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from paradox_utils import overoptimisation
+from paradox_utils.analysis import overoptimisation
+from paradox_utils.analysis.teachers import BEFORE
 from paradox_utils.data.tasks import TASKS
 from paradox_utils.plots import FAINT, INK, LM_PERFORMANCE, PALETTE, _panels, _title, style
-from paradox_utils.why import BEFORE
 
 THIRDS = ("least accurate third", "middle third", "most accurate third")
 SHADES = sns.color_palette("viridis", 3)
@@ -22,8 +22,9 @@ MARKERS = "osD^"  # a policy
 
 
 def predictors(table: pd.DataFrame, words: Mapping[str, str]) -> Figure:
-    """Correlation of each measure with the gain (rows of :func:`paradox_utils.why.correlations`): all tasks together as
-    diamonds with 95 % intervals, single tasks as dots. A line parts what is known before PPO from what is measured along it."""
+    """Correlation of each measure with the gain (rows of :func:`paradox_utils.analysis.teachers.correlations`): all tasks
+    together as diamonds with 95 % intervals, single tasks as dots. A line parts what is known before PPO from what is measured
+    along it."""
     pooled = table[table["task"] == "all"].set_index("measure")
     names = [name for name in words if name in pooled.index]
     with style():

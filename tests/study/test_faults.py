@@ -9,7 +9,8 @@ import pandas as pd
 import psutil
 import pytest
 
-from paradox_utils import analysis, config, files
+from paradox_utils import config, files
+from paradox_utils.analysis.tables import load_summary, run_counts
 from paradox_utils.study import plan, tables
 from tests.study.test_run import project, run_study, start_study, wait_for, write_notebook  # noqa: F401 (project is a fixture)
 
@@ -86,10 +87,8 @@ def test_faults_mark_their_runs_and_leave_the_others(project):  # noqa: F811
         assert table.loc[accuracy, "reason"].startswith(reason)
         assert reason in output
     assert "Traceback" not in output
-    assert "1 of 5 PPO runs finished; 1 diverged (0 with a performance" in analysis.run_counts(
-        analysis.load(project / "results/tiny")
-    )
-    assert "3 failed" in analysis.run_counts(analysis.load(project / "results/tiny"))
+    assert "1 of 5 PPO runs finished; 1 diverged (0 with a performance" in run_counts(load_summary(project / "results/tiny"))
+    assert "3 failed" in run_counts(load_summary(project / "results/tiny"))
     works = {accuracy: tables.folders("tiny", runs[accuracy])[0] for accuracy in table.index}
     assert not any((work / "started").exists() for work in works.values())
     kept = {accuracy for accuracy, work in works.items() if (work / "resume/state-7").exists()}

@@ -3,7 +3,8 @@
 import pandas as pd
 import pytest
 
-from paradox_utils import analysis, files
+from paradox_utils import files
+from paradox_utils.analysis.tables import load_curves
 from paradox_utils.study import tables
 from tests.study.test_plan import SHARED
 from tests.study.test_run import planned, project, trained  # noqa: F401 (project is a fixture)
@@ -98,7 +99,7 @@ def test_every_table_is_recorded_and_the_curves_are_packed(study, project):  # n
     expected = {f"{name}.csv" for name in ("summary", "reward_models", "questions", "best_of_n")}
     assert {path.name for path in folder.iterdir()} == expected | {"curves.csv.gz", "provenance.json"}
     made = pd.read_csv(project / "results/tiny/curves.csv", dtype={"id": str})
-    pd.testing.assert_frame_equal(analysis.load_curves(folder), made, rtol=1e-5)
+    pd.testing.assert_frame_equal(load_curves(folder), made, rtol=1e-5)
     packed = (folder / "curves.csv.gz").read_bytes()
     tables.record("tiny", study)
     assert (folder / "curves.csv.gz").read_bytes() == packed  # nothing of the time it was made

@@ -1,6 +1,6 @@
 """Families of reward models compared: what accuracy did to LM performance in each, and in several together.
 
-Each measure is one of :mod:`paradox_utils.statistics` and :mod:`paradox_utils.shapes`; imports no torch.
+Each measure is one of :mod:`paradox_utils.analysis.statistics` and :mod:`paradox_utils.analysis.inverted_u`; imports no torch.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from paradox_utils import shapes, statistics
-from paradox_utils.analysis import (
+from paradox_utils.analysis import inverted_u, statistics
+from paradox_utils.analysis.tables import (
     READINGS,
     SELECTING,
     STARTS,
@@ -41,8 +41,8 @@ class Comparison:
     others; ``within*``: the same with a rank of its own for each task (pooled only); ``without*``: the same without the
     trajectory ``odd``, whose absence changes the regret most (of at least 4). ``chosen*``: selected by the trajectory's own
     validation questions; NaN where that is not ``separate``: selected on validation questions and paid on test questions.
-    ``best_rank``: the best on average, 1 being the most accurate. Shapes (:mod:`paradox_utils.shapes`) need 3 trajectories; NaN
-    where too little is known.
+    ``best_rank``: the best on average, 1 being the most accurate. Shapes (:mod:`paradox_utils.analysis.inverted_u`) need 3
+    trajectories; NaN where too little is known.
     """
 
     task: str
@@ -282,8 +282,8 @@ def _shapes(known: pd.DataFrame, one: bool) -> dict[str, float | bool]:
     if known["cluster"].nunique() < 3 or known["accuracy"].nunique() < 5:
         return nothing
     strata: Sequence[Hashable] | None = None if one else list(known["family"])
-    lines = shapes.two_lines(known["accuracy"], known["performance"], known["cluster"], strata=strata)
-    curve = shapes.quadratic(known["accuracy"], known["performance"], known["cluster"], strata=strata)
+    lines = inverted_u.two_lines(known["accuracy"], known["performance"], known["cluster"], strata=strata)
+    curve = inverted_u.quadratic(known["accuracy"], known["performance"], known["cluster"], strata=strata)
     values = (lines.breakpoint, lines.first.estimate, lines.second.estimate, lines.p_supported)
     values += (curve.turning_point, curve.turning_low, curve.turning_high)
     return dict(zip(names, values, strict=True)) | {"p_quadratic": curve.p_supported, "turns_inside": bool(curve.turns_inside)}

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from paradox_utils import analysis, design, questions, statistics, verdict
+from paradox_utils.analysis import power, statistics, tables, verdict
 from paradox_utils.data.tasks import TASKS
 from paradox_utils.plots import study as draw
 from tests.worlds import (
@@ -36,25 +36,25 @@ def test_questions_by_hand(tmp_path):
         "c,final,1 1,1 1",
     ]
     (tmp_path / "questions.csv").write_text("\n".join(lines))
-    table = questions.load(tmp_path)
+    table = tables.load_questions(tmp_path)
     assert table.index.tolist() == ["a", "b", "c"]  # once each
-    good, segments = questions.scores(table, ["b", "a"])
+    good, segments = tables.scores(table, ["b", "a"])
     assert (good.tolist(), segments.tolist()) == ([[3, 0], [1, 2]], [[3, 1], [2, 2]])
-    assert questions.load(tmp_path, "start").index.tolist() == ["a"]
-    found = questions.interval(table, ["a", "b"], [0, 1], resamples=200, seed=1)
+    assert tables.load_questions(tmp_path, "start").index.tolist() == ["a"]
+    found = tables.question_interval(table, ["a", "b"], [0, 1], resamples=200, seed=1)
     assert found.estimate == pytest.approx(3 / 4)  # 3 of 4 each: pooled, not the mean over questions
     assert 0 <= found.low <= found.estimate <= found.high <= 1
-    same = questions.interval(table, ["c", "c"], [0, 1], resamples=50, seed=1)
+    same = tables.question_interval(table, ["c", "c"], [0, 1], resamples=50, seed=1)
     assert (same.estimate, same.low, same.high) == (1, 1, 1)
-    alone = questions.interval(table, ["a", "b"], [0, 0], resamples=50, seed=1)
+    alone = tables.question_interval(table, ["a", "b"], [0, 0], resamples=50, seed=1)
     assert alone.estimate == pytest.approx(3 / 4)
     assert np.isnan([alone.low, alone.high]).all()
     with pytest.raises(KeyError, match="unknown"):
-        questions.scores(table, ["a", "unknown"])
+        tables.scores(table, ["a", "unknown"])
 
 
 def test_without_a_file_there_are_no_questions(tmp_path):
-    table = questions.load(tmp_path)
+    table = tables.load_questions(tmp_path)
     assert table.empty
     assert list(table) == ["good", "segments"]
 
@@ -82,7 +82,7 @@ def pilot(size, rm, ppo, run, prompt=0.0, prompts=10, tasks=("factuality",), see
 
 
 def test_split_recovers_what_was_put_in():
-    found = design.split(*pilot(60, rm=0.05, ppo=0.03, run=0.02, prompt=0.1)).loc["factuality"]
+    found = power.split(*pilot(60, rm=0.05, ppo=0.03, run=0.02, prompt=0.1)).loc["factuality"]
     assert found["rm seed"] == pytest.approx(0.05, rel=0.25)
     assert found["ppo seed"] == pytest.approx(0.03, rel=0.25)
     assert found["rest"] == pytest.approx(np.hypot(0.02, 0.1 / np.sqrt(10)), rel=0.05)
@@ -101,13 +101,13 @@ def test_questions_of_several_segments_weigh_more():
     shares = [[by_run.loc[f"factuality {i} {j}"] / 5 for j in range(2)] for i in range(3)]  # a run's mean is its pooled share
     performance = summary.pivot(index="rm_seed", columns="ppo_seed", values="lm_performance_final")
     found = statistics.variance_components(performance, shares)
-    assert design.split(summary, asked).loc["factuality", "prompts"] == pytest.approx(np.sqrt(found.prompts))
+    assert power.split(summary, asked).loc["factuality", "prompts"] == pytest.approx(np.sqrt(found.prompts))
 
 
 def test_a_component_below_zero_counts_as_zero():
     summary, asked = pilot(2, rm=0, ppo=0, run=0)
     cells = {"factuality 0 0": 0.7, "factuality 1 1": 0.7, "factuality 0 1": 0.5, "factuality 1 0": 0.5}  # interaction alone
-    found = design.split(summary.assign(lm_performance_final=summary["id"].map(cells)), asked).loc["factuality"]
+    found = power.split(summary.assign(lm_performance_final=summary["id"].map(cells)), asked).loc["factuality"]
     assert found[["rm seed", "ppo seed"]].tolist() == [0, 0]
     assert found["rest"] == pytest.approx(0.2) == found["one run"]
 
@@ -115,7 +115,7 @@ def test_a_component_below_zero_counts_as_zero():
 def test_tasks_are_split_apart_in_their_order():
     quiet, asked = pilot(3, rm=0.0, ppo=0.0, run=0.001, tasks=("completeness",))
     loud, more = pilot(3, rm=0.0, ppo=0.0, run=0.1, tasks=("relevance",), seed=1)
-    found = design.split(pd.concat([quiet, loud]), pd.concat([asked, more]))
+    found = power.split(pd.concat([quiet, loud]), pd.concat([asked, more]))
     assert found.index.tolist() == ["relevance", "completeness"]
     assert found.loc["relevance", "one run"] > 10 * found.loc["completeness", "one run"]
 
@@ -123,8 +123,8 @@ def test_tasks_are_split_apart_in_their_order():
 def test_unit_deviation_by_hand():
     table = pd.DataFrame({"rm seed": [0.03, 0.03], "ppo seed": [0.04, 0.0], "rest": [0.12, 0.0]})
     one, both = 0.03**2 + (0.04**2 + 0.12**2) / 4, 0.03**2
-    assert design.unit_deviation(table.head(1), 4) == pytest.approx(0.07)
-    assert design.unit_deviation(table, 4) == pytest.approx(np.sqrt((one + both) / 2))
+    assert power.unit_deviation(table.head(1), 4) == pytest.approx(0.07)
+    assert power.unit_deviation(table, 4) == pytest.approx(np.sqrt((one + both) / 2))
 
 
 # --- power ---
@@ -133,7 +133,7 @@ def test_unit_deviation_by_hand():
 @pytest.mark.parametrize("regret", [0.0, 0.04, 0.12])
 @pytest.mark.parametrize(("ranks", "best"), [(6, 3), (6, 2), (8, 5)])
 def test_truths_have_the_stated_regret(regret, ranks, best):
-    worlds = design.truths(regret, ranks, best)
+    worlds = power.truths(regret, ranks, best)
     assert {len(world) for world in worlds.values()} == {ranks}
     assert {max(world) for world in worlds.values()} == {0.9}
     regrets = {name: max(world) - world[0] for name, world in worlds.items()}
@@ -147,7 +147,7 @@ def test_truths_have_the_stated_regret(regret, ranks, best):
 
 
 def test_power_grows_with_units_and_effect_and_shrinks_with_noise():
-    few, many = (design.power(0.03, [n], [0.04, 0.08, 0.14], studies=400) for n in (3, 12))
+    few, many = (power.simulated_power(0.03, [n], [0.04, 0.08, 0.14], studies=400) for n in (3, 12))
     names = ["ranks apart", "one task", "one task, others rising", "rising", "plateau"]
     assert few["world"].tolist() == ["inverted U"] * 3 + names
     # one task alone: no regret of all to find
@@ -161,9 +161,9 @@ def test_power_grows_with_units_and_effect_and_shrinks_with_noise():
     assert many["right"][2] > 0.95
     assert many["right"][5] == 0  # on average over tasks nothing is there
     assert many["right"][6] > 0.95
-    most = design.power(0.03, [96], [0.14], studies=100).set_index("world")
+    most = power.simulated_power(0.03, [96], [0.14], studies=100).set_index("world")
     assert most["wrong"]["one task, others rising"] > 0.5  # a large study overlooks the one task
-    noisy = design.power(0.06, [12], [0.04, 0.08, 0.14], studies=400)
+    noisy = power.simulated_power(0.06, [12], [0.04, 0.08, 0.14], studies=400)
     assert (noisy["right"][grows] < many["right"][grows]).all()
     for table in (few, many):
         assert (table["wrong"].drop(5) <= 0.05).all()
@@ -171,7 +171,7 @@ def test_power_grows_with_units_and_effect_and_shrinks_with_noise():
 
 
 def test_power_has_a_row_for_each_number_and_world():
-    found = design.power(0.05, [3, 5], [0.06, 0.1], studies=10)
+    found = power.simulated_power(0.05, [3, 5], [0.06, 0.1], studies=10)
     worlds = [("inverted U", 0.06), ("inverted U", 0.1), ("ranks apart", 0.1), ("one task", 0.1)]
     worlds += [("one task, others rising", 0.1), ("rising", 0), ("plateau", 0)]
     rows = found[["units", "world", "regret"]].itertuples(index=False, name=None)
@@ -189,8 +189,8 @@ def crossed(**options):
 def test_the_figure_shows_every_run_and_every_world():
     made = crossed()
     made.loc[0, "status"] = "failed"
-    power = design.power(0.05, [3, 5], [0.06, 0.12], studies=10)
-    left, right = draw.pilot(made, power).axes
+    known = power.simulated_power(0.05, [3, 5], [0.06, 0.12], studies=10)
+    left, right = draw.pilot(made, known).axes
     assert [text.get_text() for text in left.texts] == list(TASKS)
     done = made["lm_performance_final"][1:]
     np.testing.assert_allclose(np.sort(offsets(left)[:, 1]), np.sort(done))
@@ -204,7 +204,7 @@ def test_the_figure_shows_every_run_and_every_world():
         "rising",
         "plateau",
     ]
-    np.testing.assert_allclose(right.lines[1].get_ydata(), power.query("regret == 0.12 and world == 'inverted U'")["right"])
+    np.testing.assert_allclose(right.lines[1].get_ydata(), known.query("regret == 0.12 and world == 'inverted U'")["right"])
 
 
 @pytest.fixture(scope="module")
@@ -254,8 +254,8 @@ def test_the_page_runs_where_runs_have_no_result(fault, folders, tmp_path):
 def test_scores_of_a_made_study_agree_with_its_summary(tmp_path):
     made = crossed(tasks=TASKS[:1], rm_seeds=1, ppo_seeds=1)
     questions_of(made, questions=4000).to_csv(tmp_path / "questions.csv", index=False)
-    good, segments = questions.scores(questions.load(tmp_path), made["id"])
-    assert good.sum() / segments.sum() == pytest.approx(made[analysis.READINGS["as measured"]][0], abs=0.01)
+    good, segments = tables.scores(tables.load_questions(tmp_path), made["id"])
+    assert good.sum() / segments.sum() == pytest.approx(made[tables.READINGS["as measured"]][0], abs=0.01)
 
 
 def test_learning_rates_by_hand():
@@ -268,10 +268,10 @@ def test_learning_rates_by_hand():
         ("completeness", "0.001", 0, 0.9, 0.1),
         ("completeness", "0.001", 1, 0.0, 0.1),
     ]
-    made = pd.DataFrame(rows, columns=["task", "rate", "ppo_seed", analysis.VALIDATION, "lm_performance_start_validation"])
+    made = pd.DataFrame(rows, columns=["task", "rate", "ppo_seed", tables.VALIDATION, "lm_performance_start_validation"])
     made = made.assign(setting="learning_rate=" + made["rate"] + ", dial_accuracy=1.0", status="ok", lm_performance_final=0.5)
     made.loc[6, "status"] = "failed"  # the score of a run that failed does not count
-    found = design.learning_rates(made)
+    found = power.learning_rates(made)
     assert found.columns.tolist() == ["relevance", "completeness", "mean", "standard error"]
     assert found.index.tolist() == ["before PPO", 0.0001, 0.001]
     means = found.drop(columns="standard error").to_numpy(float)
@@ -283,17 +283,17 @@ def test_learning_rates_by_hand():
 def test_runs_are_decided_together_and_by_policy_and_task_as_beside_the_verdict():
     bent, straight = nested(inverted_u, rm_seeds=5), nested(rising, rm_seeds=5)
     runs = pd.concat([bent, straight.assign(policy="second", id=straight["id"] + "-second")], ignore_index=True)
-    found = design.decided(runs)
+    found = power.decided(runs)
     assert found.index.tolist() == ["all", "atlas-t5", "second", *TASKS]
     alone = verdict.alone(runs, "policy") | verdict.alone(runs, "task")
     assert found["status"].to_dict() == {"all": decide(runs).status} | {name: f.status for name, f in alone.items()}
     assert found.loc["second", ["regret", "low", "high"]].tolist() == [
         getattr(alone["second"].of, k) for k in ("regret", "low", "high")
     ]
-    assert design.decided(runs.assign(rm_seed=np.nan)).empty
+    assert power.decided(runs.assign(rm_seed=np.nan)).empty
 
 
 def test_rates_at_the_start_are_the_largest_of_a_schedule():
     runs = pd.DataFrame({"id": ["a", "b", "c"], "task": ["relevance", "relevance", "factuality"]})
     curves = pd.DataFrame({"id": ["a", "a", "b", "c", "c"], "learning_rate": [np.nan, 5e-4, 5e-4, 1e-3, 2e-4]})
-    assert design.start_rates(curves, runs).to_dict() == {"relevance": 5e-4, "factuality": 1e-3}
+    assert power.start_rates(curves, runs).to_dict() == {"relevance": 5e-4, "factuality": 1e-3}

@@ -10,8 +10,8 @@ import pandas as pd
 from scipy import stats
 from statsmodels.regression.linear_model import OLS
 
-from paradox_utils import overoptimisation, statistics
-from paradox_utils.analysis import BEST_OF_N, accuracy_kind, count, usable
+from paradox_utils.analysis import statistics
+from paradox_utils.analysis.tables import accuracy_kind, count, usable
 from paradox_utils.data.tasks import TASKS
 
 # What is known of a reward model before any PPO, and in words.
@@ -45,13 +45,12 @@ RAZIN = {
 }
 # Ours alone: held-out feedback is off-policy only for a policy that did not write its responses.
 OWN = "accuracy held-out, of the feedback's policy"
-WINDOW = 5  # updates that a point of a path averages
 TRAINED = ("steps", "label-noise", "data-size", "model-size")
 COLLINEAR = 0.8  # of a predictor's variance: where those before it explain more (a variance inflation above 5), it stays out
 KNOWN = 0.9  # of the pairs: a predictor that fewer have stays out of the regression, as the pairs without it would fall out
 
 
-def teachers(summary: pd.DataFrame, curves: pd.DataFrame, arms: tuple[str, ...] = TRAINED) -> pd.DataFrame:
+def teacher_table(summary: pd.DataFrame, curves: pd.DataFrame, arms: tuple[str, ...] = TRAINED) -> pd.DataFrame:
     """One row a pair of reward model and policy: the measures of :data:`BEFORE` and :data:`ALONG` and the ``gain`` in LM
     performance from the initial policy, averaged over its runs; ``group`` is task and policy, ``cluster`` the trajectory (a
     reward model that trains two policies is in two rows of one cluster)."""
@@ -187,9 +186,9 @@ def regressions(table: pd.DataFrame) -> pd.DataFrame:
     sample; ``low`` and ``high`` are 95 % intervals, ``p (Holm)`` is corrected for the predictors of the model. A model needs
     two trajectories more than it has predictors.
 
-    Errors are the jackknife's over trajectories ("CV3", see :mod:`paradox_utils.shapes`). In 1500 simulated studies of 15
-    trajectories with 6 reward models, nominal 95 % intervals missed a coefficient in 3 to 5 % of cases, those of statsmodels'
-    clustered errors in 8 to 10 %.
+    Errors are the jackknife's over trajectories ("CV3", see :mod:`paradox_utils.analysis.inverted_u`). In 1500 simulated
+    studies of 15 trajectories with 6 reward models, nominal 95 % intervals missed a coefficient in 3 to 5 % of cases, those of
+    statsmodels' clustered errors in 8 to 10 %.
     """
     base = ["rm_accuracy", "probe_variance"]
     known = table.dropna(subset=[*base, "gain"])
@@ -286,123 +285,3 @@ def explained(rows: pd.DataFrame) -> str:
     text += " after Holm's correction."
     out = [words for name, words in BEFORE.items() if name not in set(rows["predictor"])]
     return text + (f" Left out, as collinear or not measured for nearly all: {', '.join(out)}." if out else "")
-
-
-def turned(fits: pd.DataFrame, what: str = "the true reward", unit: str = "deviations") -> str:
-    """Rows of :func:`fits` in words: where a peak is located, and what speaks against it elsewhere."""
-    if fits.empty:
-        return f"Nothing is known of {what} along the way, or too little for a fit."
-    peaks = [
-        f"{r['task']}, {r['policy']}, third {r['third']} (√KL {r['peak']:.2f}, {r['peak low']:.2f} to {r['peak high']:.2f})"
-        for _, r in fits[fits["located"]].iterrows()
-    ]
-    clear, fell = [int((fits[name] > 0).sum()) for name in ("beta low", "fall low")], fits["highest"] - fits["end"]
-    text = f"A peak of {what} is located in {len(peaks)} of {count(len(fits), 'group')} (task, policy and third of accuracies)"
-    text += f": {'; '.join(peaks)}." if peaks else "."
-    text += f" β is clearly above zero in {clear[0]}, the peak's interval lies within the mean curve's distances in "
-    text += f"{fits['inside'].sum()}, and {what} clearly falls after its highest in {clear[1]}. The mean curve ends "
-    return text + f"{fell.mean():.2f} {unit} below its highest (chosen after the fact), at most {fell.max():.2f}."
-
-
-# --- over-optimisation -------------------------------------------------------------------------------------------------------
-
-
-def thirds(runs: pd.DataFrame) -> pd.Series:
-    """The third of its trajectory's accuracies that each run's reward model is in (0: the least accurate; NaN: unmeasured)."""
-    rank = runs.groupby(["task", "policy", "rm_seed"])[accuracy_kind(runs)].rank(method="dense", pct=True)
-    return np.ceil(rank * 3) - 1
-
-
-def paths(summary: pd.DataFrame, curves: pd.DataFrame, arm: str = "steps") -> pd.DataFrame:
-    """Every update of an arm's runs: ``distance`` √KL, ``proxy`` and ``true`` reward gained since the start (in deviations of
-    the true one's gain within task and policy), and the ``third`` of accuracies its reward model is in (0: the least accurate).
-
-    All are means over :data:`WINDOW` updates: in a single rollout odd responses have a low reward *and* a high KL, which would
-    bend a curve of one against the other downwards by noise alone.
-    """
-    runs = summary[(summary["arm"] == arm) & usable(summary)].drop_duplicates("id")
-    runs = runs.assign(third=thirds(runs), cluster=runs["task"] + " " + runs["rm_seed"].astype(str))
-    keep = ["id", "task", "policy", "third", "cluster"]
-    rows = curves.merge(runs[keep], on="id")
-    if "true_reward_mean" not in rows:
-        return pd.DataFrame(columns=[*keep, "update", "distance", "proxy", "true"])
-    start = rows.groupby("id")[["reward_mean", "true_reward_mean"]].transform("first")
-    measured = ["kl", "reward_mean", "true_reward_mean"]
-    smooth = rows.groupby("id")[measured].rolling(WINDOW, center=True, min_periods=1).mean().droplevel(0)
-    rows = rows.assign(**smooth.loc[rows.index]).where(rows["update"] > 0, rows)  # at the start all is known exactly
-    rows = rows.assign(
-        distance=np.sqrt(rows["kl"].clip(lower=0.0)),
-        proxy=rows["reward_mean"] - start["reward_mean"],
-        true=rows["true_reward_mean"] - start["true_reward_mean"],
-    )
-    scale = rows.groupby(["task", "policy"])["true"].transform("std")
-    rows = rows.assign(proxy=rows["proxy"] / scale, true=rows["true"] / scale)
-    return rows[[*keep, "update", "distance", "proxy", "true"]].dropna()
-
-
-def fits(
-    table: pd.DataFrame,
-    form: overoptimisation.Form = "rl",
-    measure: str = "true",
-    *,
-    resamples: int = 500,
-    seed: int = 0,
-) -> pd.DataFrame:
-    """Gao et al.'s (2023) curve fitted to the ``true`` reward (or the ``proxy``) by task, policy and third of accuracies.
-
-    ``form`` rl: R = d (α − β log d) along :func:`paths`; best-of-n: R = d (α − β d) along :func:`best_of_n_paths`. The point of
-    over-optimisation is the ``peak`` (√KL). A curve that only levels off is fitted with a peak as well, so beside it stand, of
-    the mean run: the ``highest`` reward and that at its ``end``, the ``nearest`` distance after the start, the ``farthest`` and
-    that at the end (a run that comes back is no function of √KL). ``fall``: what a trajectory loses to the end from where the
-    others are highest, with the lower end of its 95 % interval (see :func:`paradox_utils.statistics.cross_fitted_regret`).
-
-    A peak is ``located`` where β and the fall are clearly above zero and its interval is ``inside`` the mean run's distances.
-    """
-    rows: list[dict[str, object]] = []
-    for (task, policy, third), own in table.dropna(subset=[measure]).groupby(["task", "policy", "third"]):
-        away = own[own["distance"] > 0]
-        if away["distance"].nunique() < 2:
-            continue
-        fit = overoptimisation.fit(away["distance"], away[measure], form)
-        values = {"alpha": fit.alpha, "beta": fit.beta, "peak": fit.peak, "beta low": np.nan, "peak high": np.nan}
-        if own["cluster"].nunique() > 1 and away.groupby("cluster")["distance"].nunique().min() > 1:
-            found = overoptimisation.fit_intervals(
-                away["distance"], away[measure], away["cluster"].to_numpy(), form, resamples=resamples, seed=seed
-            )
-            values |= {"beta low": found.beta.low, "beta high": found.beta.high}
-            values |= {"peak low": found.peak.low, "peak high": found.peak.high}
-        mean = own.groupby("update" if form == "rl" else "n")[["distance", measure]].mean()
-        values |= {"highest": mean[measure].max(), "end": mean[measure].iloc[-1]}
-        values |= {"nearest": mean.loc[mean["distance"] > 0, "distance"].min(), "farthest": mean["distance"].max()}
-        values["end distance"] = mean["distance"].iloc[-1]
-        fall = _fall(own.pivot_table(index="cluster", columns=mean.index.name, values=measure))
-        values |= {"fall": fall.estimate, "fall low": fall.low}
-        inside = values["nearest"] <= values.get("peak low", np.nan) and values["peak high"] <= values["farthest"]
-        located = inside and values["beta low"] > 0 and fall.low > 0
-        values |= {"inside": bool(inside), "located": bool(located)}
-        rows.append({"task": task, "policy": policy, "third": int(third) + 1, **values})
-    names = ["task", "policy", "third", "alpha", "beta", "beta low", "beta high", "peak", "peak low", "peak high", "inside"]
-    names += ["highest", "end", "fall", "fall low", "nearest", "farthest", "end distance", "located"]
-    return pd.DataFrame(rows, columns=names).astype({"inside": bool, "located": bool})
-
-
-def _fall(path: pd.DataFrame) -> statistics.Interval:
-    """Of trajectories (rows) along the way (columns): what is lost from the others' highest to the end."""
-    path = path.dropna(axis=1)  # where all of them are
-    if len(path) < 2 or path.shape[1] < 2:
-        return statistics.Interval(np.nan, np.nan, np.nan, len(path))
-    return statistics.mean_interval(statistics.payments(path.sub(path.iloc[:, -1], axis=0).iloc[:, ::-1]))
-
-
-def best_of_n_paths(summary: pd.DataFrame, table: pd.DataFrame, arm: str = "steps") -> pd.DataFrame:
-    """Best-of-n of an arm's runs: one row a run and number of responses, with ``distance`` √KL, LM performance, and what is
-    gained over a single response by the reward model's reward (``proxy``) and the true one (``true``), in rewards' own units;
-    ``third`` and ``cluster`` as in :func:`paths`."""
-    runs = summary[(summary["arm"] == arm) & usable(summary)].drop_duplicates("id")
-    runs = runs.assign(third=thirds(runs), cluster=runs["task"] + " " + runs["rm_seed"].astype(str))
-    rows = table.merge(runs[["id", "task", "policy", "rm_seed", "third", "cluster"]], on="id")
-    rows = rows.reindex(columns=list(dict.fromkeys([*rows, *BEST_OF_N])))  # that of a study without probes has ids alone
-    one = rows.sort_values("n").groupby("id")[["reward", "true_return"]].first()
-    for gained, name in (("proxy", "reward"), ("true", "true_return")):
-        rows[gained] = rows[name].astype(float) - rows["id"].map(one[name]).astype(float)
-    return rows.assign(distance=np.sqrt(rows["kl"].astype(float)))

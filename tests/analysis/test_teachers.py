@@ -6,10 +6,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from paradox_utils import analysis, files, overoptimisation, why
+from paradox_utils import files
+from paradox_utils.analysis import overoptimisation, tables, teachers
 from paradox_utils.data.tasks import TASKS
 from paradox_utils.plots import why as draw
-from tests.test_why_paths import chosen_of, fitted_world, walked
+from tests.analysis.test_paths import chosen_of, fitted_world, walked
 from tests.worlds import flat, lost, nested, offsets, probed, rising, run_page, study, world
 
 # --- measures ---
@@ -21,21 +22,21 @@ def test_along_by_hand():
         {"id": "a", "reward_mean": [1.0, 2, 3, 6], "reward_variance": [0.1, 0.3, 0.2, 0.2], "kl": [0.0, 1, 2, 1]}
     )
     long = pd.DataFrame({"id": "b", "reward_mean": 1.0, "reward_variance": 0.0, "kl": 0.0, "rm_agreement": np.arange(20.0)})
-    found = why.along(pd.concat([tiny.assign(rm_agreement=agreement), long]))
-    assert list(found) == list(why.ALONG)
+    found = teachers.along(pd.concat([tiny.assign(rm_agreement=agreement), long]))
+    assert list(found) == list(teachers.ALONG)
     assert found.loc["a"].tolist() == pytest.approx([3, 14 / 3, 0.2, 1, 0.5, 0.4])  # squares from 3: 4 + 1 + 0 + 9
     assert found.loc["b", ["agreement_end", "agreement_lost"]].tolist() == [18.5, 0.5 - 18.5]  # a tenth: two updates
-    older = why.along(tiny)
+    older = teachers.along(tiny)
     assert older.loc["a", "reward_level"] == 3
     assert older.loc["a", ["agreement_end", "agreement_lost"]].isna().all()
-    assert why.along(tiny.head(0)).empty
+    assert teachers.along(tiny.head(0)).empty
 
 
 def test_standardised_by_hand():
     table = pd.DataFrame(
         {"group": list("aaabbb"), "x": [1.0, 2, 3, 100, 100, 400], "same": [7.0] * 6, "part": [1, 3, np.nan] * 2}
     )
-    found = why.standardised(table, ["x", "same", "part"])
+    found = teachers.standardised(table, ["x", "same", "part"])
     assert found["x"].tolist() == pytest.approx([-1, 0, 1, -1 / np.sqrt(3), -1 / np.sqrt(3), 2 / np.sqrt(3)])
     assert (found["same"] == 0).all()
     assert found["part"].tolist()[:2] == pytest.approx([-1 / np.sqrt(2), 1 / np.sqrt(2)])
@@ -46,7 +47,7 @@ def test_standardised_by_hand():
 
 
 def test_what_was_not_measured_stays_so_beside_constants():
-    found = why.standardised(pd.DataFrame({"group": ["a"] * 3, "x": [1.0, 1.0, np.nan]}), ["x"])
+    found = teachers.standardised(pd.DataFrame({"group": ["a"] * 3, "x": [1.0, 1.0, np.nan]}), ["x"])
     assert np.isnan(found["x"][2])
 
 
@@ -60,7 +61,7 @@ def test_teachers_average_runs_of_a_reward_model_and_keep_policies_apart():
     route = made.assign(arm="label-noise", id="n" + made["id"])
     summary = pd.concat([made, other, dials, again])
     curves = pd.DataFrame({"id": made["id"], "reward_mean": [1.0, 3, 5, 0, 7, 0, 0, 0], "reward_variance": 0.0, "kl": 0.0})
-    found = why.teachers(summary, curves)
+    found = teachers.teacher_table(summary, curves)
     assert found["policy"].value_counts().to_dict() == {"atlas-t5": 4, "large": 4}
     assert set(found["arm"]) == {"steps"}
     small = found[found["policy"] == "atlas-t5"]
@@ -69,11 +70,11 @@ def test_teachers_average_runs_of_a_reward_model_and_keep_policies_apart():
     assert found.loc[found["policy"] == "large", "reward_level"].isna().all()  # no curves
     assert found["group"].unique().tolist() == ["relevance, atlas-t5", "relevance, large"]
     assert found.groupby("cluster")["group"].nunique().tolist() == [2, 2]  # both policies met the same trajectories
-    assert set(why.teachers(summary, curves, ("dial",))["arm"]) == {"dial"}
-    routes = why.teachers(pd.concat([summary, route]), curves)
+    assert set(teachers.teacher_table(summary, curves, ("dial",))["arm"]) == {"dial"}
+    routes = teachers.teacher_table(pd.concat([summary, route]), curves)
     assert routes["arm"].value_counts().to_dict() == {"steps": 8, "label-noise": 4}
     assert routes["cluster"].nunique() == 2  # one seed of reward models is one trajectory, whatever its route
-    noisy = why.teachers(made.assign(rm_accuracy=np.nan), curves)
+    noisy = teachers.teacher_table(made.assign(rm_accuracy=np.nan), curves)
     assert noisy["accuracy"].notna().all()
 
 
@@ -99,8 +100,8 @@ def taught(seed=0, trajectories=8):
 
 def test_correlations_find_what_drives_the_gain_and_not_what_does_not():
     table = taught()
-    assert abs(why.pearson(table["probe_variance"], table["gain"])) < 0.3  # what scales alone would say
-    found = why.correlations(table, resamples=200).set_index(["task", "measure"])
+    assert abs(teachers.pearson(table["probe_variance"], table["gain"])) < 0.3  # what scales alone would say
+    found = teachers.correlations(table, resamples=200).set_index(["task", "measure"])
     assert found.index.get_level_values("task").unique().tolist() == ["all", *TASKS]
     assert "rm_f1" not in found.index.get_level_values("measure")
     for task in ("all", *TASKS):
@@ -113,27 +114,27 @@ def test_correlations_find_what_drives_the_gain_and_not_what_does_not():
     assert noise["pairs"] == len(table)
     own = table[table["task"] == "factuality"]
     assert found.loc[("factuality", "rm_accuracy"), "correlation"] == pytest.approx(
-        why.pearson(own["rm_accuracy"], own["gain"])
+        teachers.pearson(own["rm_accuracy"], own["gain"])
     )
 
 
 def test_a_second_policy_is_no_second_trajectory():
     table = taught()[["task", "group", "cluster", "gain", "rm_accuracy"]]
     twice = pd.concat([table, table.assign(group=table["group"] + " large")], ignore_index=True)
-    one, two = (why.correlations(t, resamples=100).iloc[0] for t in (table, twice))
+    one, two = (teachers.correlations(t, resamples=100).iloc[0] for t in (table, twice))
     assert two[["correlation", "low", "high"]].tolist() == pytest.approx(one[["correlation", "low", "high"]].tolist())
-    alone = why.correlations(twice.assign(cluster=range(len(twice))), resamples=100).iloc[0]
+    alone = teachers.correlations(twice.assign(cluster=range(len(twice))), resamples=100).iloc[0]
     assert alone["high"] - alone["low"] < 0.9 * (two["high"] - two["low"])
 
 
 def test_too_little_for_a_correlation_is_left_out():
-    assert why.correlations(taught().head(3)).empty
-    assert why.correlations(taught().assign(rm_accuracy=np.nan)).query("measure == 'rm_accuracy'").empty
+    assert teachers.correlations(taught().head(3)).empty
+    assert teachers.correlations(taught().assign(rm_accuracy=np.nan)).query("measure == 'rm_accuracy'").empty
 
 
 def test_pearson_by_hand():
-    assert why.pearson(np.array([1.0, 2, 3]), np.array([1.0, 3, 2])) == pytest.approx(0.5)
-    assert np.isnan(why.pearson(np.ones(3), np.arange(3.0)))
+    assert teachers.pearson(np.array([1.0, 2, 3]), np.array([1.0, 3, 2])) == pytest.approx(0.5)
+    assert np.isnan(teachers.pearson(np.ones(3), np.arange(3.0)))
 
 
 def razin_world():
@@ -147,8 +148,8 @@ def test_against_razin_has_the_signs_of_a_made_world():
     table = razin_world()
     unmeasured = table.head(4).assign(gain=1e9, probe_variance=np.nan)  # must not count
     alone = table.head(1).assign(group="relevance, other", policy="other")  # nothing to standardise by
-    found = why.against_razin(pd.concat([table, unmeasured, alone], ignore_index=True), "other", resamples=50)
-    assert found["Razin et al. 2025"].dropna().to_dict() == why.RAZIN
+    found = teachers.against_razin(pd.concat([table, unmeasured, alone], ignore_index=True), "other", resamples=50)
+    assert found["Razin et al. 2025"].dropna().to_dict() == teachers.RAZIN
     here = found["here"]
     assert found.loc["reward variance", "raw"] == pytest.approx(-1)
     assert found.loc["accuracy on-policy", "raw"] == here["accuracy on-policy"]
@@ -157,7 +158,7 @@ def test_against_razin_has_the_signs_of_a_made_world():
     assert 0.2 < here["accuracy on-policy"] < 0.8
     assert (found["low"].dropna() <= here.dropna()).all()
     assert (found["high"].dropna() >= here.dropna()).all()
-    assert found["pairs"].to_dict() == dict.fromkeys(why.RAZIN, len(table)) | {why.OWN: 0}
+    assert found["pairs"].to_dict() == dict.fromkeys(teachers.RAZIN, len(table)) | {teachers.OWN: 0}
 
 
 def test_variance_and_accuracy_are_standardised_before_they_are_averaged():
@@ -168,40 +169,40 @@ def test_variance_and_accuracy_are_standardised_before_they_are_averaged():
 
     both = z(own["probe_variance"]) + z(z(own["probe_accuracy"]) + z(own["rm_accuracy"]))
     for table in (own, own.assign(probe_variance=own["probe_variance"] * 1000)):  # whatever the units
-        found = why.against_razin(table, "other", resamples=10)["here"]
-        assert found["variance and accuracy"] == pytest.approx(why.pearson(both, own["gain"]))
+        found = teachers.against_razin(table, "other", resamples=10)["here"]
+        assert found["variance and accuracy"] == pytest.approx(teachers.pearson(both, own["gain"]))
 
 
 def test_held_out_accuracy_is_off_policy_only_for_policies_that_did_not_write_the_feedback():
     table = razin_world()
-    found = why.against_razin(table, "t5", resamples=10)
+    found = teachers.against_razin(table, "t5", resamples=10)
     assert np.isnan(found.loc["accuracy off-policy", "here"])
     assert found.loc["accuracy off-policy", "pairs"] == 0
-    assert found.loc[why.OWN, "here"] < -0.9
-    assert "too few runs have finished to set beside -0.51" in why.compared(found, "t5")
-    assert "of the 3 correlations" in why.compared(found, "t5")
+    assert found.loc[teachers.OWN, "here"] < -0.9
+    assert "too few runs have finished to set beside -0.51" in teachers.compared(found, "t5")
+    assert "of the 3 correlations" in teachers.compared(found, "t5")
     large = table.assign(policy="large", group=table["task"] + ", large", rm_accuracy=table["probe_accuracy"])
-    found = why.against_razin(pd.concat([table, large], ignore_index=True), "t5", resamples=10)
-    assert found.loc[why.OWN, "here"] < -0.9
+    found = teachers.against_razin(pd.concat([table, large], ignore_index=True), "t5", resamples=10)
+    assert found.loc[teachers.OWN, "here"] < -0.9
     assert found.loc["accuracy off-policy", "here"] > 0.2
     assert found["pairs"].tolist() == [2 * len(table), 2 * len(table), len(table), 2 * len(table), len(table)]
-    said = why.compared(found, "t5")
-    assert f"the gain at {found.loc[why.OWN, 'here']:+.2f}; for other policies, against the same reward models" in said
+    said = teachers.compared(found, "t5")
+    assert f"the gain at {found.loc[teachers.OWN, 'here']:+.2f}; for other policies, against the same reward models" in said
     assert f"{found.loc['accuracy off-policy', 'here']:+.2f} here, -0.51 there" in said
     assert "holds responses of t5, for which" in said
     extra = table.assign(arm="label-noise", rm_accuracy=table["probe_accuracy"])  # models that trained the writer alone
     parts = [table.assign(arm="steps"), large.assign(arm="steps"), extra]
-    some = why.against_razin(pd.concat(parts, ignore_index=True), "t5", resamples=10)
-    assert some.loc[[why.OWN, "accuracy off-policy"], "pairs"].tolist() == [len(table)] * 2
+    some = teachers.against_razin(pd.concat(parts, ignore_index=True), "t5", resamples=10)
+    assert some.loc[[teachers.OWN, "accuracy off-policy"], "pairs"].tolist() == [len(table)] * 2
     assert some.loc["accuracy on-policy", "pairs"] == 3 * len(table)
 
 
 def test_the_writer_is_the_first_policy_that_meets_trained_reward_models():
     made = nested(flat, rm_seeds=1, tasks=("relevance",))
     control = made.assign(arm="dial", policy="other")
-    assert why.writer(pd.concat([control, made, made.assign(policy="large")])) == "atlas-t5"
-    assert why.writer(control) == "other"
-    assert why.writer(made.head(0)) == ""
+    assert teachers.writer(pd.concat([control, made, made.assign(policy="large")])) == "atlas-t5"
+    assert teachers.writer(control) == "other"
+    assert teachers.writer(made.head(0)) == ""
 
 
 # --- regression ---
@@ -217,7 +218,7 @@ def causes(effects, seed=0, trajectories=5):
     def draw():
         return np.sqrt(0.5) * (random.normal(size=3 * trajectories)[clusters] + random.normal(size=clusters.size))
 
-    table = pd.DataFrame({name: draw() for name in names}).reindex(columns=list(why.BEFORE))
+    table = pd.DataFrame({name: draw() for name in names}).reindex(columns=list(teachers.BEFORE))
     task = np.repeat(["a", "b", "c"], 6 * trajectories)
     gain = draw() + sum(effect * table[name] for name, effect in effects.items())
     return table.assign(gain=gain, group=task, cluster=[f"{t} {c}" for t, c in zip(task, clusters, strict=True)])
@@ -227,12 +228,12 @@ def test_regressions_find_the_effects_that_were_made():
     table = causes({"rm_accuracy": 2.0, "probe_margin": -1.0}, trajectories=20)
     table["probe_accuracy"] = table["rm_accuracy"] + np.random.default_rng(1).normal(0, 0.1, len(table))  # collinear
     table["rm_f1"] = table["gain"].where(table["group"] != "c")  # not measured for a task
-    found = why.regressions(table).set_index(["model", "predictor"])
+    found = teachers.regressions(table).set_index(["model", "predictor"])
     assert found.groupby("model", sort=False).size().to_dict() == {"accuracy": 1, "variance": 1, "both": 2, "all": 6}
     assert not {"probe_accuracy", "rm_f1"} & set(found.index.get_level_values("predictor"))
-    z = why.standardised(table, [*why.BEFORE, "gain"])
+    z = teachers.standardised(table, [*teachers.BEFORE, "gain"])
     one = found.loc[("accuracy", "rm_accuracy")]
-    assert one["coefficient"] == pytest.approx(why.pearson(z["rm_accuracy"], z["gain"]))
+    assert one["coefficient"] == pytest.approx(teachers.pearson(z["rm_accuracy"], z["gain"]))
     assert one["R²"] == pytest.approx(one["coefficient"] ** 2)
     assert one["adjusted R²"] == pytest.approx(1 - (1 - one["R²"]) * (360 - 3) / (360 - 3 - 1))  # 3 means are fitted too
     assert one[["pairs", "trajectories"]].tolist() == [360, 60]
@@ -243,7 +244,7 @@ def test_regressions_find_the_effects_that_were_made():
     assert (last["low"] < last["coefficient"]).all()
     assert (last["coefficient"] < last["high"]).all()
     assert set(last.index[last["p (Holm)"] < 0.05]) == {"rm_accuracy", "probe_margin"}
-    said = why.explained(found.reset_index())
+    said = teachers.explained(found.reset_index())
     assert "over 360 pairs of reward model and policy from 60 trajectories" in said
     assert f"alone {one['adjusted R²']:.2f}" in said
     assert f"accuracy on held-out feedback ({last.loc['rm_accuracy', 'coefficient']:+.2f}), margin (-" in said
@@ -251,10 +252,10 @@ def test_regressions_find_the_effects_that_were_made():
 
 
 def test_clustered_intervals_of_a_regression_hold_their_level(monkeypatch):
-    monkeypatch.setattr(why.statistics, "holm", list)  # is slow, and not what is asked for here
+    monkeypatch.setattr(teachers.statistics, "holm", list)  # is slow, and not what is asked for here
     missed = {"accuracy": [], "all": []}
     for seed in range(100):
-        found = why.regressions(causes({}, seed))
+        found = teachers.regressions(causes({}, seed))
         for model, own in missed.items():
             rows = found[found["model"] == model]
             own += list((rows["low"] > 0) | (rows["high"] < 0))
@@ -264,19 +265,19 @@ def test_clustered_intervals_of_a_regression_hold_their_level(monkeypatch):
 
 def test_a_regression_takes_no_more_predictors_than_its_trajectories_bear():
     few = causes({}, trajectories=1)
-    assert set(why.regressions(few)["model"]) == {"accuracy", "variance"}
-    assert why.regressions(few[few["group"] == "a"]).empty
-    assert why.regressions(few.assign(probe_variance=np.nan)).empty
-    assert set(why.regressions(causes({}).assign(probe_variance=1.0))["model"]) == {"accuracy"}
-    assert "Too few" in why.explained(why.regressions(few.head(0)))
+    assert set(teachers.regressions(few)["model"]) == {"accuracy", "variance"}
+    assert teachers.regressions(few[few["group"] == "a"]).empty
+    assert teachers.regressions(few.assign(probe_variance=np.nan)).empty
+    assert set(teachers.regressions(causes({}).assign(probe_variance=1.0))["model"]) == {"accuracy"}
+    assert "Too few" in teachers.explained(teachers.regressions(few.head(0)))
 
 
 # --- figures ---
 
 
 def test_predictors_show_every_measure_with_its_interval():
-    table = why.correlations(taught(), resamples=50)
-    words = {name: why.BEFORE[name] for name in ("rm_accuracy", "rm_f1", "probe_variance", "probe_margin")}
+    table = teachers.correlations(taught(), resamples=50)
+    words = {name: teachers.BEFORE[name] for name in ("rm_accuracy", "rm_f1", "probe_variance", "probe_margin")}
     axis = draw.predictors(table, words).axes[0]
     shown = [name for name in words if name != "rm_f1"]  # constant: no correlation
     assert [label.get_text() for label in axis.get_yticklabels()] == [words[name] for name in reversed(shown)]
@@ -288,10 +289,10 @@ def test_predictors_show_every_measure_with_its_interval():
 
 
 def test_a_line_parts_what_is_known_before_from_what_is_measured_along():
-    table = why.correlations(taught().assign(kl_level=lambda t: t["gain"]), resamples=20)
-    axis = draw.predictors(table, why.BEFORE | why.ALONG).axes[0]
+    table = teachers.correlations(taught().assign(kl_level=lambda t: t["gain"]), resamples=20)
+    axis = draw.predictors(table, teachers.BEFORE | teachers.ALONG).axes[0]
     labels = [label.get_text() for label in axis.get_yticklabels()]
-    assert labels[0] == why.ALONG["kl_level"]
+    assert labels[0] == teachers.ALONG["kl_level"]
     (line,) = [line for line in axis.lines if list(line.get_ydata()) == [0.5, 0.5]]
     assert list(line.get_xdata()) == [0, 1]  # in shares of the axis
 
@@ -318,7 +319,7 @@ def test_variance_and_gain_shows_every_teacher():
 
 def test_overoptimised_draws_means_and_fits():
     table = fitted_world()
-    fits = why.fits(table, resamples=50)
+    fits = overoptimisation.fits_by_third(table, resamples=50)
     figure = draw.overoptimised(table, fits.head(1))
     top, bottom = figure.axes[0], figure.axes[3]
     assert (len(top.lines), len(bottom.lines)) == (6, 7)  # a proxy and a true reward a third; one fit
@@ -329,7 +330,7 @@ def test_overoptimised_draws_means_and_fits():
     np.testing.assert_allclose(offsets(bottom)[0], [5.5, own.iloc[-1]])
     assert not figure.axes[1].lines
     assert [text.get_text() for text in figure.legends[0].get_texts()][:3] == list(draw.THIRDS)
-    empty = draw.overoptimised(why.paths(*walked()).head(0), pd.DataFrame())
+    empty = draw.overoptimised(overoptimisation.paths(*walked()).head(0), pd.DataFrame())
     assert not any(axis.lines for axis in empty.axes)
     both = draw.overoptimised(pd.concat([table, table.assign(policy="large", true=0.0)]), fits)
     assert len(both.axes) == 12
@@ -340,8 +341,8 @@ def test_overoptimised_draws_means_and_fits():
 
 def test_best_of_n_draws_performance_rewards_and_fits():
     made = nested(flat, rm_seeds=4, accuracies=(0.6, 0.7, 0.8), tasks=("relevance",))
-    paths = why.best_of_n_paths(made, chosen_of(made))
-    fits = why.fits(paths, "best-of-n", resamples=20)
+    paths = overoptimisation.best_of_n_paths(made, chosen_of(made))
+    fits = overoptimisation.fits_by_third(paths, "best-of-n", resamples=20)
     figure = draw.best_of_n(paths, fits.head(1))
     top, bottom = figure.axes[0], figure.axes[3]
     expected = [paths[paths["third"] == third].groupby("n")["lm_performance"].mean().tolist() for third in range(3)]
@@ -362,13 +363,13 @@ def test_best_of_n_draws_performance_rewards_and_fits():
 def test_what_is_known_before_says_that_intervals_are_not_corrected():
     rows = [("all", "rm_f1", 0.5, 0.1, 0.9, 9), ("all", "probe_margin", 0.2, -0.1, 0.5, 9), ("all", "kl_level", 1.0, 0.9, 1, 9)]
     table = pd.DataFrame(rows, columns=["task", "measure", "correlation", "low", "high", "pairs"])
-    said = why.known_before(table, 2e-5)
+    said = teachers.known_before(table, 2e-5)
     assert "Of 2 measures known before PPO, 1 has a 95 % interval that excludes zero" in said
     assert "(not corrected for the number of intervals): F1 of the error class (+0.50). The largest change" in said
     assert said.endswith("was 2e-05.")
-    alone = why.known_before(table.assign(low=np.nan, high=np.nan), np.nan)
+    alone = teachers.known_before(table.assign(low=np.nan, high=np.nan), np.nan)
     assert alone == "Of 2 measures known before PPO none has an interval: one trajectory has none."
-    assert "nan" not in why.known_before(table.head(0), np.nan)
+    assert "nan" not in teachers.known_before(table.head(0), np.nan)
 
 
 def test_the_metrics_page_says_how_little_padding_is_looked_at():
@@ -398,7 +399,7 @@ def test_the_page_runs_and_finds_what_was_made(tmp_path):
     names = run_page("07", study(made, tmp_path), tmp_path / "out")
     assert len(names["teachers"]) == 45
     assert "F1 of the error class" not in names["found"]  # it does not vary
-    assert f"{why.BEFORE['rm_accuracy']} (+" in names["found"]
+    assert f"{teachers.BEFORE['rm_accuracy']} (+" in names["found"]
     assert "holds responses of atlas-t5, for which accuracy on it is on-policy too" in names["compared"]
     assert "too few runs have finished to set beside -0.51" in names["compared"]
     assert "over 45 pairs of reward model and policy from 9 trajectories" in names["explained"]
@@ -412,7 +413,7 @@ def test_the_page_runs_where_runs_failed_and_a_task_has_not_started(tmp_path):
     made = lost(made, [7, *made.index[made["task"] == "completeness"]])
     names = run_page("07", study(made, tmp_path))
     assert len(names["teachers"]) == 28
-    assert "28 of 45 PPO runs finished; 1 failed, 16 not started" in analysis.run_counts(names["summary"])
+    assert "28 of 45 PPO runs finished; 1 failed, 16 not started" in tables.run_counts(names["summary"])
     assert set(names["fitted"]["task"]) == {"relevance", "factuality"}
 
 

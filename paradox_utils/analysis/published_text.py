@@ -1,12 +1,12 @@
-"""Sentences about the paper's figures, computed from the tables of :mod:`paradox_utils.published` (Markdown)."""
+"""Sentences about the paper's figures, computed from the tables of :mod:`paradox_utils.analysis.published` (Markdown)."""
 
 from __future__ import annotations
 
 import pandas as pd
 
-from paradox_utils import published, statistics
-from paradox_utils.analysis import listed
-from paradox_utils.published import NULLS, RESOLUTION, Chance, Tables
+from paradox_utils.analysis import published, statistics
+from paradox_utils.analysis.published import NULLS, RESOLUTION, Chance, Tables
+from paradox_utils.analysis.tables import listed
 
 LARGE = 0.05  # a p at most this, corrected, is called hard to reconcile with its world
 WORLDS = {"irrelevant": "where accuracy does not matter", "as measured": "where it matters as much as measured"}

@@ -151,7 +151,7 @@ def makespan(lengths: list[float], machines: int) -> float:
     return max(ends)
 
 
-def load(p: config.Cost) -> pd.DataFrame:
+def load_benchmarks(p: config.Cost) -> pd.DataFrame:
     """The recorded table of benchmarks; raises :class:`store.StoreError` where there is none."""
     path: Path = files.resolve(p.benchmarks)
     if not path.is_file():

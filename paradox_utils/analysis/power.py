@@ -8,11 +8,10 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from paradox_utils import statistics, verdict
-from paradox_utils.analysis import READINGS, VALIDATION, settings_of, usable
-from paradox_utils.comparison import families, unit_contrasts
+from paradox_utils.analysis import statistics, verdict
+from paradox_utils.analysis.comparison import families, unit_contrasts
+from paradox_utils.analysis.tables import READINGS, VALIDATION, scores, settings_of, usable
 from paradox_utils.data.tasks import TASKS
-from paradox_utils.questions import scores
 
 # Crossed or nested, reward-model seeds, PPO seeds for each of them.
 DESIGNS = {"3 × 3 crossed": (3, 3, False), "5 × 1 nested": (5, 1, True), "9 × 1 nested": (9, 1, True)}
@@ -57,7 +56,7 @@ def truths(regret: float, ranks: int = 6, best: int = 3) -> dict[str, list[float
     }
 
 
-def power(deviation: float, units: Sequence[int], regrets: Sequence[float], studies: int = 4000) -> pd.DataFrame:
+def simulated_power(deviation: float, units: Sequence[int], regrets: Sequence[float], studies: int = 4000) -> pd.DataFrame:
     """How often the rule gives the right verdict: one row a number of ``units`` and a world.
 
     ``right``: share *supported* in the worlds of an inverted U (one for each of ``regrets``), *not supported* in the others;

@@ -11,10 +11,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pandas as pd
 
-from paradox_utils import config, files, statistics
-from paradox_utils.analysis import READINGS, accuracy_kind, count, settings_of, usable
+from paradox_utils import config, files
+from paradox_utils.analysis import statistics
+from paradox_utils.analysis.tables import READINGS, accuracy_kind, count, settings_of, usable
+from paradox_utils.analysis.verdict import EQUIVALENCE_MARGIN
 from paradox_utils.study import plan
-from paradox_utils.verdict import EQUIVALENCE_MARGIN
 
 BASE = "ablation-base"
 LEVEL = 0.05  # of a change called clear, over all tests of one question

@@ -4,7 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from paradox_utils import analysis, comparison, config, plots, verdict
+from paradox_utils import config, plots
+from paradox_utils.analysis import comparison, tables, verdict
 from paradox_utils.data.tasks import TASKS
 from paradox_utils.plots import study as draw
 from tests.worlds import (
@@ -30,49 +31,49 @@ from tests.worlds import (
 
 def test_load_returns_the_table(tmp_path):
     made = world(flat, rm_seeds=1, ppo_seeds=1)
-    found = analysis.load(written(made, tmp_path))
+    found = tables.load_summary(written(made, tmp_path))
     pd.testing.assert_frame_equal(found[made.columns], made, check_dtype=False)
-    assert found[analysis.VALIDATION].isna().all()  # there are no curves
+    assert found[tables.VALIDATION].isna().all()  # there are no curves
 
 
 def test_load_says_what_is_wrong_and_what_to_do(tmp_path):
-    with pytest.raises(analysis.AnalysisError, match=r"summary.csv: cannot be read .* make study CONFIG="):
-        analysis.load(tmp_path)
+    with pytest.raises(tables.AnalysisError, match=r"summary.csv: cannot be read .* make study CONFIG="):
+        tables.load_summary(tmp_path)
     (tmp_path / "summary.csv").write_text("")
-    with pytest.raises(analysis.AnalysisError, match="is no table"):
-        analysis.load(tmp_path)
+    with pytest.raises(tables.AnalysisError, match="is no table"):
+        tables.load_summary(tmp_path)
     made = world(flat, rm_seeds=1, ppo_seeds=1)
-    with pytest.raises(analysis.AnalysisError, match="lacks rm_accuracy, kl_final"):
-        analysis.load(written(made.drop(columns=["kl_final", "rm_accuracy"]), tmp_path))
-    with pytest.raises(analysis.AnalysisError, match=r"no finished run \(18 failed\)"):
-        analysis.load(written(made.assign(status="failed"), tmp_path))
-    with pytest.raises(analysis.AnalysisError, match=r"no finished run \(no rows\)"):
-        analysis.load(written(made.head(0), tmp_path))
-    with pytest.raises(analysis.AnalysisError, match="line 4: kl_final = 'high' is no number"):
-        analysis.load(written(made.assign(kl_final=[0.1, 0.1, "high", *[0.1] * 15]), tmp_path))
+    with pytest.raises(tables.AnalysisError, match="lacks rm_accuracy, kl_final"):
+        tables.load_summary(written(made.drop(columns=["kl_final", "rm_accuracy"]), tmp_path))
+    with pytest.raises(tables.AnalysisError, match=r"no finished run \(18 failed\)"):
+        tables.load_summary(written(made.assign(status="failed"), tmp_path))
+    with pytest.raises(tables.AnalysisError, match=r"no finished run \(no rows\)"):
+        tables.load_summary(written(made.head(0), tmp_path))
+    with pytest.raises(tables.AnalysisError, match="line 4: kl_final = 'high' is no number"):
+        tables.load_summary(written(made.assign(kl_final=[0.1, 0.1, "high", *[0.1] * 15]), tmp_path))
 
 
 def test_known_truths_and_ablations_are_kept_apart():
     made = pd.concat([world(rising, rm_seeds=1), world(flat, rm_seeds=1).assign(arm="known-paradox")])
-    assert set(analysis.main_arms(made)["arm"]) == {"steps"}
+    assert set(tables.main_arms(made)["arm"]) == {"steps"}
 
 
 def test_contrasts_pair_ppo_seeds_and_rank_by_accuracy():
     made = world(flat, rm_seeds=1, ppo_seeds=2, accuracies=(0.6, 0.9, 0.75), tasks=("relevance",))
     made["lm_performance_final"] = [0.1, 0.2, 0.5, 0.7, 0.9, np.nan]  # steps 0, 40 (most accurate), 80; seeds 0 and 1
-    found = analysis.contrasts(made)
+    found = tables.contrasts(made)
     np.testing.assert_allclose(found.loc[0], [0, 0.9 - 0.5, (0.1 - 0.5 + 0.2 - 0.7) / 2])
 
 
 def test_curves_are_read_packed_or_not(tmp_path):
-    assert analysis.load_curves(tmp_path).empty
+    assert tables.load_curves(tmp_path).empty
     made = pd.DataFrame({"id": ["01", "01"], "update": [0, 1], "rm_agreement": [0.5, np.inf]})
     made.to_csv(tmp_path / "curves.csv.gz", index=False)
-    packed = analysis.load_curves(tmp_path)
+    packed = tables.load_curves(tmp_path)
     assert packed["id"].tolist() == ["01", "01"]
     assert np.isnan(packed["rm_agreement"][1])  # what has nothing to agree in
     made.head(1).to_csv(tmp_path / "curves.csv", index=False)
-    assert len(analysis.load_curves(tmp_path)) == 1  # a study's own table, not the recorded one
+    assert len(tables.load_curves(tmp_path)) == 1  # a study's own table, not the recorded one
 
 
 # --- what curves add ---
@@ -81,28 +82,28 @@ def test_curves_are_read_packed_or_not(tmp_path):
 def test_what_the_exact_reward_reaches_is_told_by_policy():
     made = world(flat, rm_seeds=1, tasks=TASKS[:2]).assign(arm="exact", lm_performance_final=0.9)
     other = made.assign(policy="large", lm_performance_final=0.75).query("task == 'relevance'")
-    said = analysis.exact_reached(pd.concat([made, other], ignore_index=True))
+    said = tables.exact_reached(pd.concat([made, other], ignore_index=True))
     assert "atlas-t5 0.90 in relevance, 0.90 in factuality; large 0.75 in relevance." in said
-    assert analysis.exact_reached(made.assign(arm="steps")) == ""
+    assert tables.exact_reached(made.assign(arm="steps")) == ""
 
 
 def test_at_no_distance_nothing_is_matched():
     made = world(flat, rm_seeds=1, tasks=("relevance",))
     curves = curves_of(made)
     curves.loc[curves["id"] == made["id"].iloc[0], "kl"] = -0.01  # an estimate may be; then this run gets nowhere
-    found = analysis.with_curves(made, curves.assign(test_lm_performance=0.5, test_true_return=0.5))
+    found = tables.with_curves(made, curves.assign(test_lm_performance=0.5, test_true_return=0.5))
     assert found[["kl_matched", "lm_performance_matched", "true_return_matched"]].isna().all(axis=None)
 
 
 def test_room_is_told_where_accuracies_or_seeds_are_missing():
     made = world(flat, rm_seeds=3, tasks=("relevance",))
     tops = made.loc[made.groupby("rm_seed")["rm_accuracy"].idxmax(), "lm_performance_final"]
-    assert analysis.room(made) == f"Above the most accurate reward models' policies is left: relevance {1 - tops.mean():.2f}."
+    assert tables.room(made) == f"Above the most accurate reward models' policies is left: relevance {1 - tops.mean():.2f}."
     unmeasured = made.assign(rm_accuracy=made["rm_accuracy"].where(made["rm_seed"] > 0))
-    assert analysis.room(unmeasured).endswith(f"relevance {1 - tops.iloc[1:].mean():.2f}.")
+    assert tables.room(unmeasured).endswith(f"relevance {1 - tops.iloc[1:].mean():.2f}.")
     best = made.loc[made["rm_accuracy"].idxmax(), "lm_performance_final"]
-    assert analysis.room(made.assign(rm_seed=np.nan)).endswith(f"relevance {1 - best:.2f}.")
-    assert analysis.room(made.assign(rm_accuracy=np.nan, rm_accuracy_noisy=np.nan)) == ""
+    assert tables.room(made.assign(rm_seed=np.nan)).endswith(f"relevance {1 - best:.2f}.")
+    assert tables.room(made.assign(rm_accuracy=np.nan, rm_accuracy_noisy=np.nan)) == ""
 
 
 def test_matched_kl_interpolates_along_the_distance():
@@ -114,13 +115,13 @@ def test_matched_kl_interpolates_along_the_distance():
         curves.append(
             pd.DataFrame({"id": run, "update": [0, 10, 11], "kl": kls, "lm_performance": scores, "test_lm_performance": scores})
         )
-    found = analysis.with_curves(made, pd.concat(curves))
-    assert found[analysis.VALIDATION].tolist() == [0.7, 0.9]
+    found = tables.with_curves(made, pd.concat(curves))
+    assert found[tables.VALIDATION].tolist() == [0.7, 0.9]
     smooth = [np.sqrt([np.mean([0, 4, 4]), 4]), np.sqrt([np.mean([0, 1, 1]), 1])]  # a KL is averaged with its neighbours'
     assert found["kl_matched"].tolist() == [1, 1]  # the largest that both reach
     assert found["lm_performance_matched"].tolist() == pytest.approx([0.5 + 0.2 / smooth[0][0], 0.9])
     assert found["matched_early"].tolist() == [1, 0]  # before the evaluation after the start
-    apart = analysis.with_curves(made.assign(arm=["steps", "dial"]), pd.concat(curves))
+    apart = tables.with_curves(made.assign(arm=["steps", "dial"]), pd.concat(curves))
     assert apart["kl_matched"].tolist() == pytest.approx([4, 1])  # another arm's runs are no part of the comparison
 
 
@@ -132,7 +133,7 @@ def test_main_figure_shows_every_checkpoint_and_the_most_accurate():
     figure = plots.accuracy_and_performance(made)
     assert [axis.get_title("left") for axis in figure.axes] == ["Relevance", "Factuality", "Completeness"]
     rings = [c for c in figure.axes[0].collections if c.get_sizes()[0] == 110]
-    models = analysis.reward_models(made[made["task"] == "relevance"])
+    models = tables.reward_models(made[made["task"] == "relevance"])
     tops = models.loc[models.groupby("rm_seed")["accuracy"].idxmax(), ["accuracy", "performance"]].to_numpy()
     np.testing.assert_allclose(np.concatenate([ring.get_offsets() for ring in rings]), tops)
     with pytest.raises(ValueError, match="no run of the routes"):
@@ -171,17 +172,17 @@ def checkpoints(accuracy: list[float | None]) -> pd.DataFrame:
 
 
 def test_checkpoint_findings_compare_the_best_with_the_constant_answer(tmp_path):
-    (clean,) = analysis.checkpoint_findings(checkpoints([0.5, 0.9]))
+    (clean,) = tables.checkpoint_findings(checkpoints([0.5, 0.9]))
     assert "step 10) agrees with the true labels on 90.0% of 200" in clean
     assert "beats the constant answer's 65.0% (+25.0%; one standard error is 2.1%)" in clean
-    (noisy,) = analysis.checkpoint_findings(checkpoints([None, None]).query("step == 0"))
+    (noisy,) = tables.checkpoint_findings(checkpoints([None, None]).query("step == 0"))
     assert "the annotators' labels on 60.0%" in noisy
     assert "does not beat" in noisy
     checkpoints([0.5, 0.9]).to_csv(tmp_path / "reward_models.csv", index=False)
-    assert list(analysis.load_checkpoints(tmp_path)["step"]) == [0, 10]
-    assert len(plots.accuracies_by_step(analysis.load_checkpoints(tmp_path)).axes) == 1
-    with pytest.raises(analysis.AnalysisError, match="run its study"):
-        analysis.load_checkpoints(tmp_path / "none")
+    assert list(tables.load_checkpoints(tmp_path)["step"]) == [0, 10]
+    assert len(plots.accuracies_by_step(tables.load_checkpoints(tmp_path)).axes) == 1
+    with pytest.raises(tables.AnalysisError, match="run its study"):
+        tables.load_checkpoints(tmp_path / "none")
 
 
 # --- figures of a whole study ---
@@ -265,7 +266,7 @@ def test_forest_draws_what_the_rule_can_decide():
 @pytest.mark.parametrize(("seeds", "outcome"), [(5, "not supported"), (2, "undecided")])
 def test_the_picture_in_brief_says_what_the_rule_says(seeds, outcome):
     summary = pd.concat([nested(rising, rm_seeds=seeds), named(nested(inverted_u, rm_seeds=5), "known-paradox")])
-    figure, decision = draw.in_brief(summary), verdict.verdict(analysis.main_arms(summary))
+    figure, decision = draw.in_brief(summary), verdict.verdict(tables.main_arms(summary))
     title = " ".join(figure.get_suptitle().split())
     assert decision.status == outcome
     assert title.startswith(decision.headline)
@@ -280,7 +281,7 @@ def test_controls_are_means_beside_the_policy_before_ppo():
     made = nested(flat, rm_seeds=2, accuracies=(0.6,), tasks=("relevance",))
     made["lm_performance_final"], made["lm_performance_start"] = [0.6, 0.8], 0.4
     lost = named(made, "length").assign(status="failed")
-    found = analysis.controls(pd.concat([made, named(made, "exact"), lost]))
+    found = tables.controls(pd.concat([made, named(made, "exact"), lost]))
     assert found.index.get_level_values("arm").tolist() == ["before PPO", "exact"]
     assert found["LM performance"].tolist() == pytest.approx([0.4, 0.7])
 
@@ -288,7 +289,7 @@ def test_controls_are_means_beside_the_policy_before_ppo():
 def test_beside_the_score_ranks_within_a_trajectory():
     made = probed(nested(rising, rm_seeds=2, accuracies=(0.9, 0.6, 0.75), tasks=("relevance",)))
     made["greedy_length_final"] = [30, 10, 20, 34, 12, 24]
-    found = analysis.beside_the_score(made)
+    found = tables.beside_the_score(made)
     assert found.index.tolist() == [("relevance", 1), ("relevance", 2), ("relevance", 3)]
     assert found["greedy length"].tolist() == [11, 22, 32]
 

@@ -3,7 +3,7 @@ import pytest
 import statsmodels.api as sm
 from scipy import stats
 
-from paradox_utils import shapes
+from paradox_utils.analysis import inverted_u
 
 R, K = 5, 6
 TRAJECTORY = np.repeat(np.arange(R), K)
@@ -17,7 +17,7 @@ def saturating(u):
     return 0.3 * (1 - np.exp(-5 * u))
 
 
-def inverted_u(u):
+def bent(u):
     return 0.2 * (1 - 4 * (u - 0.5) ** 2)
 
 
@@ -42,7 +42,7 @@ def tent(noise=0.0):
 
 
 def test_two_lines_by_hand():
-    found = shapes.two_lines(*tent(), breakpoint=0.5)
+    found = inverted_u.two_lines(*tent(), breakpoint=0.5)
     assert (found.first.estimate, found.second.estimate) == (pytest.approx(2), pytest.approx(-1))
     assert (found.breakpoint, found.first.units) == (0.5, 3)
     assert found.p_supported == max(found.p_first, found.p_second) < 1e-6
@@ -50,7 +50,7 @@ def test_two_lines_by_hand():
 
 @pytest.mark.parametrize("cross_fitted", [True, False])
 def test_the_breakpoint_is_found_between_rise_and_fall(cross_fitted):
-    found = shapes.two_lines(*tent(noise=0.02), cross_fitted=cross_fitted)
+    found = inverted_u.two_lines(*tent(noise=0.02), cross_fitted=cross_fitted)
     assert 0.4 <= found.breakpoint <= 0.6
     assert found.first.low > 0 > found.second.high
     assert found.p_supported < 0.001
@@ -58,7 +58,7 @@ def test_the_breakpoint_is_found_between_rise_and_fall(cross_fitted):
 
 def test_a_point_on_the_breakpoint_belongs_to_both_lines():
     x, y, clusters = tent()
-    found = shapes.two_lines(x, np.where(x == 0.4, y + 1, y), clusters, breakpoint=0.4)
+    found = inverted_u.two_lines(x, np.where(x == 0.4, y + 1, y), clusters, breakpoint=0.4)
     # left: 0, 0.4, 1.8 at 0, 0.2, 0.4; right: 1.8, 0.9, 0.7, 0.5 at 0.4 … 1.0
     assert found.first.estimate == pytest.approx(np.polyfit([0, 0.2, 0.4], [0, 0.4, 1.8], 1)[0])
     assert found.second.estimate == pytest.approx(np.polyfit([0.4, 0.6, 0.8, 1], [1.8, 0.9, 0.7, 0.5], 1)[0])
@@ -66,22 +66,22 @@ def test_a_point_on_the_breakpoint_belongs_to_both_lines():
 
 def test_a_jump_between_the_lines_is_no_slope():
     x, _, clusters = tent()
-    found = shapes.two_lines(x, np.where(x > 0.5, 0.4, 0.8) + x, clusters, breakpoint=0.5)
+    found = inverted_u.two_lines(x, np.where(x > 0.5, 0.4, 0.8) + x, clusters, breakpoint=0.5)
     assert (found.first.estimate, found.second.estimate) == (pytest.approx(1), pytest.approx(1))
 
 
 def test_u_shape_and_descent_are_no_inverted_u():
     x, y, clusters = tent(noise=0.02)
-    assert shapes.two_lines(x, -y, clusters).p_supported > 0.9
-    assert shapes.quadratic(x, -y, clusters).p_supported > 0.9
-    assert not shapes.quadratic(x, -y, clusters).turns_inside
-    assert shapes.two_lines(x, -x, clusters).p_supported > 0.5
+    assert inverted_u.two_lines(x, -y, clusters).p_supported > 0.9
+    assert inverted_u.quadratic(x, -y, clusters).p_supported > 0.9
+    assert not inverted_u.quadratic(x, -y, clusters).turns_inside
+    assert inverted_u.two_lines(x, -x, clusters).p_supported > 0.5
 
 
 def test_levels_of_trajectories_and_strata_do_not_matter():
-    x, y, clusters = study(np.random.default_rng(1), inverted_u)
+    x, y, clusters = study(np.random.default_rng(1), bent)
     strata = np.where(x < np.median(x), "small", "large")
-    for test in (shapes.two_lines, shapes.quadratic):
+    for test in (inverted_u.two_lines, inverted_u.quadratic):
         assert test(x, y, clusters).p_supported == pytest.approx(test(x, y + 9.0 * clusters, clusters).p_supported)
         there = test(x, y, clusters, strata=strata).p_supported
         assert there == pytest.approx(test(x, y + 3.0 * (strata == "large"), clusters, strata=strata).p_supported)
@@ -89,22 +89,22 @@ def test_levels_of_trajectories_and_strata_do_not_matter():
 
 
 def test_one_reward_model_under_two_policies_is_one_unit():
-    x, y, clusters = study(np.random.default_rng(2), inverted_u)
+    x, y, clusters = study(np.random.default_rng(2), bent)
     twice = (np.tile(x, 2), np.tile(y, 2))
     policy = np.repeat(["small", "large"], x.size)
-    alone = shapes.quadratic(x, y, clusters)
-    shared = shapes.quadratic(*twice, np.tile(clusters, 2), strata=policy)
-    apart = shapes.quadratic(*twice, np.concatenate([clusters, clusters + R]), strata=policy)
+    alone = inverted_u.quadratic(x, y, clusters)
+    shared = inverted_u.quadratic(*twice, np.tile(clusters, 2), strata=policy)
+    apart = inverted_u.quadratic(*twice, np.concatenate([clusters, clusters + R]), strata=policy)
     assert shared.curvature == alone.curvature or shared.curvature.low == pytest.approx(alone.curvature.low)
     assert (shared.curvature.units, apart.curvature.units) == (R, 2 * R)
     assert apart.curvature.high - apart.curvature.low < shared.curvature.high - shared.curvature.low
 
 
 def test_quadratic_coefficients_are_statsmodels_with_an_intercept_a_trajectory():
-    x, y, clusters = study(np.random.default_rng(3), inverted_u)
+    x, y, clusters = study(np.random.default_rng(3), bent)
     dummies = (clusters[:, None] == np.arange(R)).astype(float)
     reference = sm.OLS(y, np.column_stack([x, x**2, dummies])).fit()
-    found = shapes.quadratic(x, y, clusters)
+    found = inverted_u.quadratic(x, y, clusters)
     assert [found.linear, found.curvature.estimate] == pytest.approx(list(reference.params[:2]))
     assert found.turning_point == pytest.approx(-reference.params[0] / (2 * reference.params[1]))
     jackknife = []
@@ -118,7 +118,7 @@ def test_quadratic_coefficients_are_statsmodels_with_an_intercept_a_trajectory()
 
 def test_quadratic_by_hand():
     x = np.tile([0.0, 1.0, 2.0, 3.0], 3)
-    found = shapes.quadratic(x, 4 * x - x**2 + np.repeat([0.0, 1.0, 7.0], 4), np.repeat([0, 1, 2], 4))
+    found = inverted_u.quadratic(x, 4 * x - x**2 + np.repeat([0.0, 1.0, 7.0], 4), np.repeat([0, 1, 2], 4))
     assert (found.linear, found.curvature.estimate) == (pytest.approx(4), pytest.approx(-1))
     assert (found.slope_low.estimate, found.slope_high.estimate) == (pytest.approx(4), pytest.approx(-2))
     assert (found.turning_point, found.ends) == (pytest.approx(2), (0, 3))
@@ -129,7 +129,7 @@ def test_quadratic_by_hand():
 def test_the_turning_point_is_inside_exactly_where_lind_and_mehlum_reject():
     random, inside = np.random.default_rng(4), 0
     for _ in range(200):
-        found = shapes.quadratic(*study(random, saturating))
+        found = inverted_u.quadratic(*study(random, saturating))
         assert found.turns_inside == (found.p_supported <= 0.025)
         inside += found.turns_inside
     assert 20 < inside < 180  # both happen
@@ -137,34 +137,34 @@ def test_the_turning_point_is_inside_exactly_where_lind_and_mehlum_reject():
 
 def test_fieller_by_hand():
     # (2 − θ)² ≤ 4 · (0.01 + 0.01 θ²): 0.96 θ² − 4 θ + 3.96 = 0
-    assert shapes.fieller(2, 1, [[0.01, 0], [0, 0.01]], 2) == pytest.approx(sorted(np.roots([0.96, -4, 3.96])))
-    assert shapes.fieller(2, 0.1, [[0.01, 0], [0, 0.01]], 2) == (-np.inf, np.inf)
+    assert inverted_u.fieller(2, 1, [[0.01, 0], [0, 0.01]], 2) == pytest.approx(sorted(np.roots([0.96, -4, 3.96])))
+    assert inverted_u.fieller(2, 0.1, [[0.01, 0], [0, 0.01]], 2) == (-np.inf, np.inf)
 
 
 @pytest.mark.parametrize("truth", [np.zeros_like, lambda u: 0.2 * u, saturating, rise_and_plateau])
 def test_two_lines_rarely_errs_on_monotone_truths(truth):
-    assert share_supported(shapes.two_lines, truth, 100) <= 0.06  # nominal 0.025; see the docstring for the measured rates
+    assert share_supported(inverted_u.two_lines, truth, 100) <= 0.06  # nominal 0.025; see the docstring for the measured rates
 
 
 def test_without_cross_fitting_the_breakpoint_favours_a_fall():
-    ours, his = (share_supported(shapes.two_lines, rise_and_plateau, 200, cross_fitted=fitted) for fitted in (True, False))
+    ours, his = (share_supported(inverted_u.two_lines, rise_and_plateau, 200, cross_fitted=fitted) for fitted in (True, False))
     assert ours < his
 
 
 def test_quadratic_keeps_its_level_where_its_shape_is_true():
-    assert share_supported(shapes.quadratic, np.zeros_like, 300) <= 0.025
-    assert share_supported(shapes.quadratic, lambda u: 0.2 * u, 300) <= 0.025
+    assert share_supported(inverted_u.quadratic, np.zeros_like, 300) <= 0.025
+    assert share_supported(inverted_u.quadratic, lambda u: 0.2 * u, 300) <= 0.025
 
 
 def test_quadratic_takes_a_concave_rise_for_an_inverted_u():
     """The known fault of the test (Simonsohn 2018): documented here, and the reason why two lines decide."""
-    assert share_supported(shapes.quadratic, saturating, 300) > 0.2
-    assert share_supported(shapes.quadratic, rise_and_plateau, 300) > 0.1
+    assert share_supported(inverted_u.quadratic, saturating, 300) > 0.2
+    assert share_supported(inverted_u.quadratic, rise_and_plateau, 300) > 0.1
 
 
 def test_power_on_a_true_inverted_u():
-    assert share_supported(shapes.two_lines, inverted_u, 60) > 0.5
-    assert share_supported(shapes.quadratic, inverted_u, 150) > 0.9
+    assert share_supported(inverted_u.two_lines, inverted_u, 60) > 0.5
+    assert share_supported(inverted_u.quadratic, inverted_u, 150) > 0.9
 
 
 def bad(**changes):
@@ -172,7 +172,7 @@ def bad(**changes):
     return {"x": x, "y": y, "clusters": clusters} | changes
 
 
-@pytest.mark.parametrize("test", [shapes.two_lines, shapes.quadratic])
+@pytest.mark.parametrize("test", [inverted_u.two_lines, inverted_u.quadratic])
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -192,9 +192,9 @@ def test_unusable_data_is_refused(test, arguments, message):
 
 def test_x_that_differs_only_between_trajectories_identifies_nothing():
     x, y, clusters = np.repeat([0.1, 0.2, 0.3, 0.4], 3), np.arange(12.0), np.repeat(range(4), 3)
-    curve = shapes.quadratic(x, y, clusters)
+    curve = inverted_u.quadratic(x, y, clusters)
     assert np.isnan([curve.linear, curve.curvature.estimate, curve.turning_point, curve.turning_low]).all()
     assert (curve.p_supported, curve.turns_inside) == (1, False)
-    found = shapes.two_lines(x, y, clusters)
+    found = inverted_u.two_lines(x, y, clusters)
     assert np.isnan(found.first.estimate)
     assert found.p_supported == 1

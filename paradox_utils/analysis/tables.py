@@ -1,7 +1,7 @@
 """What the runs of a study say together: tables from its folder, and the measures its verdict rests on.
 
 Reads ``summary.csv`` (one row a PPO run and arm, failed ones included) and ``curves.csv``; imports no torch. The rule that
-turns measures into a verdict stands in :mod:`paradox_utils.verdict`.
+turns measures into a verdict stands in :mod:`paradox_utils.analysis.verdict`.
 """
 
 from __future__ import annotations
@@ -13,8 +13,10 @@ from typing import Literal
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from paradox_utils import results
+from paradox_utils.analysis import statistics
 
 Reading = Literal[
     "as measured",
@@ -97,7 +99,7 @@ class AnalysisError(ValueError):
 # --- tables -------------------------------------------------------------------------------------------------------------------
 
 
-def load(folder: Path | str) -> pd.DataFrame:
+def load_summary(folder: Path | str) -> pd.DataFrame:
     """The study's ``summary.csv``, one row a PPO run and arm, with what its ``curves.csv`` adds (see :func:`with_curves`).
 
     Raises :class:`AnalysisError` where there is nothing to analyse.
@@ -400,3 +402,32 @@ def room(summary: pd.DataFrame) -> str:
         if len(tops) and (kind == "rm_accuracy" or task != "completeness"):  # else completeness is a reward model's score
             parts.append(f"{task} {1 - runs.loc[tops, READINGS['as measured']].mean():.2f}")
     return f"Above the most accurate reward models' policies is left: {', '.join(parts)}." if parts else ""
+
+
+# --- scores of single test questions ------------------------------------------------------------------------------------------
+
+
+def load_questions(folder: Path | str, when: str = "final") -> pd.DataFrame:
+    """The rows of a study's ``questions.csv`` at ``when`` (start, final or best), by run id; empty where there is none."""
+    path = Path(folder) / "questions.csv"
+    if not path.is_file():
+        return pd.DataFrame(columns=["good", "segments"])
+    table = pd.read_csv(path, dtype={"id": str, "good": str, "segments": str})
+    return table[table["when"] == when].drop_duplicates("id").set_index("id")[["good", "segments"]]
+
+
+def scores(table: pd.DataFrame, runs: Sequence[str]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Good segments and segments of every test question, [runs, questions]; all runs have the same questions."""
+    good, segments = (np.array([table.loc[run, name].split() for run in runs], dtype=float) for name in ("good", "segments"))
+    return good, segments
+
+
+def question_interval(
+    table: pd.DataFrame, runs: Sequence[str], clusters: Sequence[object], *, resamples: int, seed: int
+) -> statistics.Interval:
+    """LM performance of some runs of a task (the pooled share of good segments of each, averaged), with an interval that
+    resamples trajectories (``clusters``, one a run) and questions; NaN bounds for a single trajectory."""
+    good, segments = scores(table, runs)
+    return statistics.two_way_bootstrap(
+        good / segments, clusters, weights=segments, resamples=resamples, seed=seed, bounds=(0.0, 1.0)
+    )

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from paradox_utils import statistics
+from paradox_utils.analysis import statistics
 
 MARGIN = 0.02
 

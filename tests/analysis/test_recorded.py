@@ -5,10 +5,12 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from paradox_utils import analysis, config, design, files, verdict
-from paradox_utils.study import plan, tables
+from paradox_utils import config, files
+from paradox_utils.analysis import power, tables, verdict
+from paradox_utils.study import plan
+from paradox_utils.study import tables as study_tables
 
-RECORDED = files.resolve(tables.RECORDED)
+RECORDED = files.resolve(study_tables.RECORDED)
 CONTRACT = [
     "study",
     "task",
@@ -51,7 +53,7 @@ def runs_of(settings: config.Study, name: str) -> list[plan.Run]:
 
 def test_atlas_leaves_room_that_ppo_fills():
     """DESIGN's headroom: greedy LM performance in [0.35, 0.75] before PPO, 0.9 or more after it on exact rewards; 3 seeds."""
-    rows = analysis.load(RECORDED / "atlas-headroom")
+    rows = tables.load_summary(RECORDED / "atlas-headroom")
     assert rows.groupby("task")["policy"].nunique().eq(3).all()
     assert set(rows["task"]) == {"relevance", "factuality", "completeness"}
     assert (rows["rm_accuracy"] == 1).all()
@@ -60,7 +62,7 @@ def test_atlas_leaves_room_that_ppo_fills():
 
 
 def test_the_atlas_study_is_whole_and_its_analysis_sees_what_was_built_in():
-    rows = analysis.load(RECORDED / "atlas")
+    rows = tables.load_summary(RECORDED / "atlas")
     assert set(rows["status"]) <= {"ok", "diverged"}
     told = {name: found.status for name, found in verdict.known_truths(rows, resamples=20).items()}
     assert told == {"known-paradox": "supported", "known-monotone": "not supported"}
@@ -72,25 +74,25 @@ def test_the_atlas_study_is_whole_and_its_analysis_sees_what_was_built_in():
 
 
 def test_the_second_policy_has_the_learning_rate_that_the_exact_reward_chose():
-    rates = design.learning_rates(analysis.load(RECORDED / "atlas-learning-rate"))["mean"].drop("before PPO").astype(float)
+    rates = power.learning_rates(tables.load_summary(RECORDED / "atlas-learning-rate"))["mean"].drop("before PPO").astype(float)
     used = config.load_study(files.resolve("configs/atlas.yaml")).policies["atlas-t5-large"]["ppo"]["learning_rate"]
     assert rates.idxmax() == used
     assert rates.index.min() < used < rates.index.max()  # a better one beyond the ends is unlikely
 
 
 def test_the_runs_that_a_rate_of_its_own_replaced_are_kept_and_comparable():
-    former, now = (analysis.load(RECORDED / name) for name in ("atlas-former-rate", "atlas"))
+    former, now = (tables.load_summary(RECORDED / name) for name in ("atlas-former-rate", "atlas"))
     now = now[(now["policy"] == "atlas-t5-large") & now["arm"].isin(["steps", "dial-prejudice"])]
     labels = ["task", "policy", "arm", "setting", "rm_step", "rm_seed", "ppo_seed", "rm_accuracy"]
     ordered = [rows[labels].sort_values(labels).reset_index(drop=True) for rows in (former, now)]
     pd.testing.assert_frame_equal(*ordered, check_dtype=False)
     assert not set(former["id"]) & set(now["id"])
-    assert set(former["id"]) <= set(analysis.load_curves(RECORDED / "atlas-former-rate")["id"])
+    assert set(former["id"]) <= set(tables.load_curves(RECORDED / "atlas-former-rate")["id"])
     assert (former["status"] == "ok").all()
 
 
 def test_relevance_beats_the_majority_class_on_human_feedback():
-    checkpoints = analysis.load_checkpoints(RECORDED / "qa-feedback-dev")
+    checkpoints = tables.load_checkpoints(RECORDED / "qa-feedback-dev")
     rows = checkpoints[(checkpoints["task"] == "relevance") & (checkpoints["setting"] != "evaluator")]
     assert (rows["accuracy_noisy"] > rows["majority"]).iloc[-1]
     assert rows["accuracy"].isna().all()  # people's labels are all there is

@@ -5,11 +5,12 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from paradox_utils import ablations, config, files, statistics
-from paradox_utils.ablations import ABLATIONS, BASE
+from paradox_utils import config, files
+from paradox_utils.analysis import ablations, statistics
+from paradox_utils.analysis.ablations import ABLATIONS, BASE
+from paradox_utils.analysis.verdict import EQUIVALENCE_MARGIN
 from paradox_utils.plots import ablations as draw
 from paradox_utils.study import plan
-from paradox_utils.verdict import EQUIVALENCE_MARGIN
 from tests.worlds import curves_of, flat, lost, nested, offsets, probed, run_page, written
 
 THREE = (0.60, 0.75, 0.90)

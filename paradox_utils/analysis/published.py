@@ -15,8 +15,8 @@ import pandas as pd
 from scipy import stats
 from scipy.interpolate import griddata
 
+from paradox_utils.analysis.statistics import Array, rank_correlation, regret
 from paradox_utils.data.tasks import TASKS
-from paradox_utils.statistics import Array, rank_correlation, regret
 
 POLICIES = ("T5-small", "T5-base", "T5-large")
 SHARES = ("relevance", "factuality")  # LM performance is a share, at most 1; completeness is a mean score
@@ -72,7 +72,7 @@ class Chance:
     joint: pd.DataFrame
 
 
-def load(folder: Path | str) -> Tables:
+def load_published(folder: Path | str) -> Tables:
     """The tables of ``folder``; raises :class:`PublishedError` for a missing file or column, or a value that is no number."""
     tables = Tables(*(_table(Path(folder) / name, columns) for name, columns in TABLES.items()))
     for task, rows in tables.markers.groupby("task"):

@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 from scipy.interpolate import CubicSpline
 
-from paradox_utils.statistics import Interval
+from paradox_utils.analysis.statistics import Interval
 
 Array = NDArray[np.float64]
 

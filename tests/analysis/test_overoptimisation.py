@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from paradox_utils import overoptimisation
-from paradox_utils.overoptimisation import fit, fit_intervals, gain, peak_of
+from paradox_utils.analysis import overoptimisation
+from paradox_utils.analysis.overoptimisation import fit, fit_intervals, gain, peak_of
 
 D = np.array([0.0, 0.5, 1.0, 2.0, 3.0, 4.0])
 

@@ -7,7 +7,8 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from paradox_utils import files, published, published_text
+from paradox_utils import files
+from paradox_utils.analysis import published, published_text
 from paradox_utils.plots import published as plots
 
 FOLDER = files.ROOT / "book" / "published"
@@ -16,7 +17,7 @@ DRAWS = 2000
 
 @pytest.fixture(scope="module")
 def data():
-    return published.load(FOLDER)
+    return published.load_published(FOLDER)
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +65,7 @@ def test_a_faulty_table_is_refused_in_one_sentence(tmp_path, fault, said):
     shutil.copytree(FOLDER, tmp_path, dirs_exist_ok=True)
     fault(tmp_path / "published_lm_performance.csv")
     with pytest.raises(published.PublishedError, match=said) as error:
-        published.load(tmp_path)
+        published.load_published(tmp_path)
     assert "\n" not in str(error.value)
 
 

@@ -6,7 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from paradox_utils import analysis, comparison, results, verdict
+from paradox_utils import results
+from paradox_utils.analysis import comparison, tables, verdict
 from paradox_utils.data.tasks import TASKS
 from tests.worlds import ACCURACIES, decide, flat, inverted_u, named, nested, rising, world
 
@@ -141,7 +142,7 @@ def test_a_known_truth_without_a_finished_run_is_left_out():
 def test_selection_is_on_validation_questions_and_payment_on_test_questions():
     made = world(flat, rm_seeds=4, ppo_seeds=1, noise=0.0, tasks=("relevance",))
     made["lm_performance_final"] = 0.5 + (made["rm_step"] == 80) * 0.3
-    made[analysis.VALIDATION] = 0.5 + (made["rm_step"] == 40) * 0.3  # validation prefers another
+    made[tables.VALIDATION] = 0.5 + (made["rm_step"] == 40) * 0.3  # validation prefers another
     found = decide(made).primary.of
     assert (found.regret, found.chosen, found.regret_after_the_fact) == (0, 0, pytest.approx(0.3))
 
@@ -208,7 +209,7 @@ def test_a_run_that_the_next_call_would_go_on_with_leaves_its_comparison_open(st
     made = world(flat, rm_seeds=4, tasks=("relevance",))
     made.loc[0, ["status", "reason", "lm_performance_final"]] = [status, reason, np.nan]
     finding = decide(made).findings[0]
-    assert analysis.unended(made).sum() == finding.of.unfinished == int(open_end)
+    assert tables.unended(made).sum() == finding.of.unfinished == int(open_end)
     assert any("interim state" in missing for missing in finding.missing) == open_end
 
 
@@ -269,8 +270,8 @@ def test_trajectories_with_few_finished_reward_models_have_no_shape():
 
 def test_failed_rows_with_a_number_do_not_count():
     made = world(flat, rm_seeds=3, tasks=("relevance",))
-    assert not analysis.usable(made.assign(status="failed")).any()
-    assert not analysis.usable(made.assign(lm_performance_final=np.inf)).any()
+    assert not tables.usable(made.assign(status="failed")).any()
+    assert not tables.usable(made.assign(lm_performance_final=np.inf)).any()
     nothing = decide(pd.concat([made.assign(status="failed"), made.assign(task="factuality", rm_step=0.0)]))
     assert "no run against a measured reward model finished" in nothing.plain
 

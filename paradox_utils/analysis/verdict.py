@@ -13,9 +13,9 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
-from paradox_utils import statistics
-from paradox_utils.analysis import READING_WORDS, READINGS, Reading, count, listed, run_counts, usable
-from paradox_utils.comparison import ACCURACY_RESOLUTION, ALL, Comparison, Family, compare, families
+from paradox_utils.analysis import statistics
+from paradox_utils.analysis.comparison import ACCURACY_RESOLUTION, ALL, Comparison, Family, compare, families
+from paradox_utils.analysis.tables import READING_WORDS, READINGS, Reading, count, listed, run_counts, usable
 from paradox_utils.data.tasks import TASKS
 
 Status = Literal["supported", "not supported", "undecided"]
@@ -310,7 +310,7 @@ def _lost(f: Comparison) -> str:
 
 
 def table(found: Sequence[Finding]) -> pd.DataFrame:
-    """One row a finding, one column a field of its :class:`~paradox_utils.comparison.Comparison`, and its decision."""
+    """One row a finding, one column a field of its :class:`~paradox_utils.analysis.comparison.Comparison`, and its decision."""
     rows = [
         asdict(f.of)
         | {
