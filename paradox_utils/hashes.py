@@ -16,9 +16,7 @@ from paradox_utils.results import environment
 
 # Modules that no result depends on: an edit to them retrains nothing. They look at finished runs, write
 # results down, or say what is in a run's resolved parameters, which its id holds already.
-PRESENTATION = frozenset(
-    {"plots", "analysis", "comparison", "verdict", "statistics", "shapes", "config", "files", "results", "hashes"}
-)
+PRESENTATION = frozenset({"analysis", "figures", "config", "files", "results", "hashes"})
 
 
 def code_hash(notebook: Path, *, presentation: bool, package: Path | None = None) -> str:

@@ -9,7 +9,7 @@ from paradox_utils import config, files
 from paradox_utils.analysis import ablations, statistics
 from paradox_utils.analysis.ablations import ABLATIONS, BASE
 from paradox_utils.analysis.verdict import EQUIVALENCE_MARGIN
-from paradox_utils.plots import ablations as draw
+from paradox_utils.figures import study as draw
 from paradox_utils.study import plan
 from tests.worlds import curves_of, flat, lost, nested, offsets, probed, run_page, written
 

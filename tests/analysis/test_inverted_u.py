@@ -163,8 +163,8 @@ def test_quadratic_takes_a_concave_rise_for_an_inverted_u():
 
 
 def test_power_on_a_true_inverted_u():
-    assert share_supported(inverted_u.two_lines, inverted_u, 60) > 0.5
-    assert share_supported(inverted_u.quadratic, inverted_u, 150) > 0.9
+    assert share_supported(inverted_u.two_lines, bent, 60) > 0.5
+    assert share_supported(inverted_u.quadratic, bent, 150) > 0.9
 
 
 def bad(**changes):

@@ -6,7 +6,7 @@ import pytest
 
 from paradox_utils.analysis import power, statistics, tables, verdict
 from paradox_utils.data.tasks import TASKS
-from paradox_utils.plots import study as draw
+from paradox_utils.figures import study as draw
 from tests.worlds import (
     curves_of,
     decide,
@@ -231,7 +231,7 @@ def test_the_page_runs_on_a_pilot(folders, tmp_path):
     assert names["changed"].loc[("its own rate", "all"), "status"] == "not supported"
     assert "With the former rates the verdict was *" in names["said"]
     assert names["split"].index.tolist() == list(TASKS)
-    assert len(names["power"]) == 5 * (3 + 5)
+    assert len(names["known"]) == 5 * (3 + 5)
     assert "With the planned 15 units, each averaged over 2 policies" in names["sentence"]
     assert (tmp_path / "out" / "result.json").is_file()
 

@@ -9,7 +9,7 @@ from scipy import stats
 
 from paradox_utils import files
 from paradox_utils.analysis import published, published_text
-from paradox_utils.plots import published as plots
+from paradox_utils.figures import published as plots
 
 FOLDER = files.ROOT / "book" / "published"
 DRAWS = 2000

@@ -4,10 +4,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from paradox_utils import config, plots
+from paradox_utils import config
 from paradox_utils.analysis import comparison, tables, verdict
 from paradox_utils.data.tasks import TASKS
-from paradox_utils.plots import study as draw
+from paradox_utils.figures import study as draw
+from paradox_utils.figures import style
+from paradox_utils.figures.run import accuracies_by_step, accuracy_by_step, label_counts, ppo_curves, training_loss
 from tests.worlds import (
     ACCURACIES,
     curves_of,
@@ -130,35 +132,35 @@ def test_matched_kl_interpolates_along_the_distance():
 
 def test_main_figure_shows_every_checkpoint_and_the_most_accurate():
     made = world(inverted_u, rm_seeds=2, ppo_seeds=2)
-    figure = plots.accuracy_and_performance(made)
+    figure = draw.accuracy_and_performance(made)
     assert [axis.get_title("left") for axis in figure.axes] == ["Relevance", "Factuality", "Completeness"]
     rings = [c for c in figure.axes[0].collections if c.get_sizes()[0] == 110]
     models = tables.reward_models(made[made["task"] == "relevance"])
     tops = models.loc[models.groupby("rm_seed")["accuracy"].idxmax(), ["accuracy", "performance"]].to_numpy()
     np.testing.assert_allclose(np.concatenate([ring.get_offsets() for ring in rings]), tops)
     with pytest.raises(ValueError, match="no run of the routes"):
-        plots.accuracy_and_performance(made.assign(status="failed"))
+        draw.accuracy_and_performance(made.assign(status="failed"))
 
 
 def test_other_figures_draw_their_columns():
     steps = pd.DataFrame({"step": [0, 10], "accuracy": np.nan, "accuracy_noisy": [0.4, 0.8], "balanced_accuracy": [0.5, 0.7]})
     steps = steps.assign(majority=0.6, f1=[0.1, 0.6], calibration_error=[0.3, 0.1])
-    labels = [line.get_label() for line in plots.accuracy_by_step(steps).axes[0].lines]
+    labels = [line.get_label() for line in accuracy_by_step(steps).axes[0].lines]
     assert labels == ["annotators' labels", "balanced over classes", "majority class"]
     curve = pd.DataFrame({"update": [0, 1, 2], "reward_mean": [0.1, 0.2, 0.3], "kl": 0.0, "length": 9.0})
     curve["lm_performance"] = [0.5, np.nan, 0.7]
-    np.testing.assert_allclose(plots.ppo_curves(curve, "factuality").axes[2].lines[0].get_ydata(), [0.5, 0.7])
+    np.testing.assert_allclose(ppo_curves(curve, "factuality").axes[2].lines[0].get_ydata(), [0.5, 0.7])
     losses = pd.DataFrame({"step": range(4), "loss": [4.0, 2.0, 3.0, 1.0]})
-    np.testing.assert_allclose(plots.training_loss(losses, window=3).axes[0].lines[1].get_ydata(), [3, 3, 2, 2])
+    np.testing.assert_allclose(training_loss(losses, window=3).axes[0].lines[1].get_ydata(), [3, 3, 2, 2])
     table = pd.DataFrame({"task": "factuality", "label": ["F-ERR", "O"], "count": [1, 3]})
-    assert [bar.get_width() for bar in plots.label_counts(table).axes[0].patches] == [0.25, 0.75]
+    assert [bar.get_width() for bar in label_counts(table).axes[0].patches] == [0.25, 0.75]
 
 
 def test_style_leaves_nothing_behind():
     import matplotlib as mpl
 
     before = dict(mpl.rcParams)
-    with plots.style():
+    with style.style():
         assert mpl.rcParams["figure.dpi"] == 110
     assert dict(mpl.rcParams) == before
 
@@ -180,7 +182,7 @@ def test_checkpoint_findings_compare_the_best_with_the_constant_answer(tmp_path)
     assert "does not beat" in noisy
     checkpoints([0.5, 0.9]).to_csv(tmp_path / "reward_models.csv", index=False)
     assert list(tables.load_checkpoints(tmp_path)["step"]) == [0, 10]
-    assert len(plots.accuracies_by_step(tables.load_checkpoints(tmp_path)).axes) == 1
+    assert len(accuracies_by_step(tables.load_checkpoints(tmp_path)).axes) == 1
     with pytest.raises(tables.AnalysisError, match="run its study"):
         tables.load_checkpoints(tmp_path / "none")
 

@@ -9,7 +9,7 @@ import pytest
 from paradox_utils import files
 from paradox_utils.analysis import overoptimisation, tables, teachers
 from paradox_utils.data.tasks import TASKS
-from paradox_utils.plots import why as draw
+from paradox_utils.figures import teachers as draw
 from tests.analysis.test_paths import chosen_of, fitted_world, walked
 from tests.worlds import flat, lost, nested, offsets, probed, rising, run_page, study, world
 
@@ -376,7 +376,7 @@ def test_the_metrics_page_says_how_little_padding_is_looked_at():
     said = (files.ROOT / "book" / "metrics.md").read_text(encoding="utf-8")
     (row,) = re.findall(r"^\| `probe_padding` \|.*", said, flags=re.MULTILINE)
     assert "each of eight prompts" in row
-    assert "FEW = 8 " in (files.ROOT / "paradox_utils" / "probe.py").read_text(encoding="utf-8")
+    assert "FEW = 8 " in (files.ROOT / "paradox_utils" / "ppo" / "probe.py").read_text(encoding="utf-8")
 
 
 # --- the page ---
@@ -397,7 +397,7 @@ def sentences(names):
 def test_the_page_runs_and_finds_what_was_made(tmp_path):
     made = small()
     names = run_page("07", study(made, tmp_path), tmp_path / "out")
-    assert len(names["teachers"]) == 45
+    assert len(names["known"]) == 45
     assert "F1 of the error class" not in names["found"]  # it does not vary
     assert f"{teachers.BEFORE['rm_accuracy']} (+" in names["found"]
     assert "holds responses of atlas-t5, for which accuracy on it is on-policy too" in names["compared"]
@@ -412,7 +412,7 @@ def test_the_page_runs_where_runs_failed_and_a_task_has_not_started(tmp_path):
     made = lost(small(), [1], "failed")
     made = lost(made, [7, *made.index[made["task"] == "completeness"]])
     names = run_page("07", study(made, tmp_path))
-    assert len(names["teachers"]) == 28
+    assert len(names["known"]) == 28
     assert "28 of 45 PPO runs finished; 1 failed, 16 not started" in tables.run_counts(names["summary"])
     assert set(names["fitted"]["task"]) == {"relevance", "factuality"}
 
@@ -456,6 +456,6 @@ def test_the_page_runs_on_two_policies_of_which_one_has_just_begun(tmp_path):
     assert not [text for text in sentences(names) if re.search(r"\bnan\b", text)]
     assert set(names["fitted"]["policy"]) == {"atlas-t5", "large"}
     names = run_page("07", study(both, tmp_path))
-    assert len(names["teachers"]) == 90
+    assert len(names["known"]) == 90
     assert "against the same reward models, it is off-policy, and goes with the gain at +" in names["compared"]
     assert "over 90 pairs of reward model and policy from 9 trajectories" in names["explained"]

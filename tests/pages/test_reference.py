@@ -116,7 +116,9 @@ def test_every_quantity_of_a_record_is_documented_and_no_other(tables, tmp_path)
     about = {"status", "reason", "results", "parameters", *environment()}  # what made it, and how it ended
     measured = {*record, *results, *losses, *tables["training"]} - about - {"checkpoints"}  # those are rows of a table
     measured |= tables["results"].keys() - set(documented("runs"))
-    code = "".join((files.ROOT / "paradox_utils" / f"{name}.py").read_text(encoding="utf-8") for name in ("results", "job"))
+    code = "".join(
+        (files.ROOT / "paradox_utils" / f"{name}.py").read_text(encoding="utf-8") for name in ("results", "study/job")
+    )
     measured |= set(re.findall(r'"(peak_\w+_mb|\w+_seconds)"', code))  # on a GPU, and in a study's own record
     assert sorted(documented("records")) == sorted(measured)
 
@@ -267,4 +269,4 @@ def test_a_name_that_is_gone_ends_the_build(tmp_path):
     (tmp_path / "index.md").write_text("# Page\n\n{src}`ppo.objective.whitten`\n")
     done = subprocess.run(build, capture_output=True, text=True, cwd=files.ROOT)
     assert done.returncode != 0
-    assert "paradox_utils has no 'objective.whitten'" in done.stderr
+    assert "paradox_utils has no 'ppo.objective.whitten'" in done.stderr

@@ -14,7 +14,7 @@ from matplotlib.lines import Line2D
 from paradox_utils.analysis import overoptimisation
 from paradox_utils.analysis.teachers import BEFORE
 from paradox_utils.data.tasks import TASKS
-from paradox_utils.plots import FAINT, INK, LM_PERFORMANCE, PALETTE, _panels, _title, style
+from paradox_utils.figures.style import FAINT, INK, LM_PERFORMANCE, PALETTE, panels, style, title
 
 THIRDS = ("least accurate third", "middle third", "most accurate third")
 SHADES = sns.color_palette("viridis", 3)
@@ -28,7 +28,7 @@ def predictors(table: pd.DataFrame, words: Mapping[str, str]) -> Figure:
     pooled = table[table["task"] == "all"].set_index("measure")
     names = [name for name in words if name in pooled.index]
     with style():
-        figure, axes = _panels(1, 1, 0.9 + 0.3 * max(1, len(names)))
+        figure, axes = panels(1, 1, 0.9 + 0.3 * max(1, len(names)))
         axis = axes[0, 0]
         axis.axvline(0, color=FAINT, linewidth=0.8)
         for place, name in enumerate(reversed(names)):
@@ -58,7 +58,7 @@ def variance_and_gain(teachers: pd.DataFrame) -> Figure:
     rows = {"probe_accuracy": "accuracy on-policy", "probe_variance": "reward variance within prompts"}
     markers = dict(zip(dict.fromkeys(teachers["policy"]), MARKERS, strict=False))
     with style():
-        figure, axes = _panels(len(rows), len(TASKS), 4.6)
+        figure, axes = panels(len(rows), len(TASKS), 4.6)
         for line, (name, words) in zip(axes, rows.items(), strict=True):
             for axis, task in zip(line, TASKS, strict=True):
                 for policy, marker in markers.items():
@@ -113,13 +113,13 @@ def best_of_n(paths: pd.DataFrame, fits: pd.DataFrame) -> Figure:
 def _pairs(table: pd.DataFrame) -> tuple[Figure, list[tuple[str, str, Axes, Axes]]]:
     """A figure with two panels, one above the other, for each task and policy: task, policy, and the two."""
     policies = list(dict.fromkeys(table["policy"])) or [""]
-    figure, axes = _panels(2 * len(policies), len(TASKS), 5.2 * len(policies))
-    panels = []
+    figure, axes = panels(2 * len(policies), len(TASKS), 5.2 * len(policies))
+    pairs = []
     for line, policy in enumerate(policies):
         for task, top, bottom in zip(TASKS, *axes[2 * line : 2 * line + 2], strict=True):
-            top.set(title=_title(task, policy, policies))
-            panels.append((task, policy, top, bottom))
-    return figure, panels
+            top.set(title=title(task, policy, policies))
+            pairs.append((task, policy, top, bottom))
+    return figure, pairs
 
 
 def _thirds(table: pd.DataFrame, task: str, policy: str) -> list[tuple[int, pd.DataFrame]]:

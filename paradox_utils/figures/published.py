@@ -15,7 +15,7 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from paradox_utils.analysis import published
 from paradox_utils.data.tasks import TASKS
-from paradox_utils.plots import FAINT, INK, PALETTE, _panels, style
+from paradox_utils.figures.style import FAINT, INK, PALETTE, panels, style
 
 ROLES = {"most_accurate": ("most accurate RM", INK), "best_performing": ("“best-performing” RM", "#d55e00")}
 METRICS = {"raw_reward": "raw reward", "kl": "KL estimate (nats)"}
@@ -26,14 +26,14 @@ PARTS = {"trend": ("trend (straight line)", INK), "slow": ("slow change", "#9494
 
 def _grid(height: float, across: str, up: str, **options: Any) -> tuple[Figure, dict[tuple[str, str], Axes]]:
     """Panels of policies (rows) and tasks (columns), titled, with the names of their axes."""
-    figure, axes = _panels(len(published.POLICIES), len(TASKS), height, **options)
-    panels = {(policy, task): axes[i, j] for i, policy in enumerate(published.POLICIES) for j, task in enumerate(TASKS)}
-    for (policy, task), axis in panels.items():
+    figure, axes = panels(len(published.POLICIES), len(TASKS), height, **options)
+    grid = {(policy, task): axes[i, j] for i, policy in enumerate(published.POLICIES) for j, task in enumerate(TASKS)}
+    for (policy, task), axis in grid.items():
         axis.set_title(task.capitalize(), fontsize=9)
         axis.set_xlabel(across if policy == published.POLICIES[-1] else "")
         axis.set_ylabel(f"{policy}\n{up}" if task == TASKS[0] else "")
         axis.yaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
-    return figure, panels
+    return figure, grid
 
 
 def points(markers: pd.DataFrame) -> Figure:
@@ -67,7 +67,7 @@ def clusters(markers: pd.DataFrame) -> Figure:
     """RMs by accuracy, in bins of :data:`published.RESOLUTION`: a panel a task, the middle half of the range shaded."""
     table = published.clusters(markers)
     with style():
-        figure, axes = _panels(1, len(table), 2.6, sharey=True)
+        figure, axes = panels(1, len(table), 2.6, sharey=True)
         for axis, row in zip(axes[0], table.itertuples(), strict=True):
             accuracy = markers[markers["task"] == row.task].drop_duplicates("rm_step")["rm_accuracy"]
             bins = np.arange(np.floor(row.low * 100), np.floor(row.high * 100) + 2) * published.RESOLUTION
@@ -120,7 +120,7 @@ def ranks(found: published.Chance) -> Figure:
     table = found.pairs
     names = list(dict.fromkeys(zip(table["policy"], table["task"], strict=True)))
     with style():
-        figure, axes = _panels(1, 2, 4.4, sharey=True)
+        figure, axes = panels(1, 2, 4.4, sharey=True)
         for axis, (name, label) in zip(
             axes[0],
             {"rank": "rank (1: best policy)", "regret_sd": "regret (standard deviations of the pair)"}.items(),
@@ -148,7 +148,7 @@ def misses(found: published.Chance, standing: pd.DataFrame, draws: int, seed: in
     """Probability that the most accurate RM is not first, by Spearman's ρ, for numbers of RMs; dots: the pairs."""
     rho, nulls = np.linspace(-0.4, 1, 36), found.pairs.set_index(["null", "policy", "task"])["not_first"]
     with style():
-        figure, axes = _panels(1, 1, 3.5)
+        figure, axes = panels(1, 1, 3.5)
         axis = axes[0, 0]
         for models, line in {20: "-", 6: "--", 3: ":"}.items():
             missed = published.misses(rho, models, draws, seed)
@@ -187,7 +187,7 @@ def curves(table: pd.DataFrame, metric: str = "raw_reward") -> Figure:
 def variance_parts(table: pd.DataFrame) -> Figure:
     """Shares of each curve's variance that are trend, slow change and difference between batches: a bar a curve."""
     with style():
-        figure, axes = _panels(1, 2, 4.8, sharey=True)
+        figure, axes = panels(1, 2, 4.8, sharey=True)
         for axis, (metric, title) in zip(axes[0], {"raw_reward": "Raw reward", "kl": "KL estimate"}.items(), strict=True):
             rows = table[table["metric"] == metric].set_index(["policy", "task", "rm_role"])
             pairs = list(dict.fromkeys((policy, task) for policy, task, _ in rows.index))

@@ -11,7 +11,8 @@ import pytest
 import yaml
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-from paradox_utils import config, files, pages
+from paradox_utils import config, files
+from paradox_utils.pages import __main__, freshness, parameters, staging
 from paradox_utils.study import plan
 
 PROJECT = files.ROOT
@@ -33,7 +34,7 @@ def write(path, schema="PPO", parameters='task = "relevance"', body="1 + 1", out
 
 def stamped(path):
     notebook = nbformat.read(path, as_version=4)
-    notebook.metadata["paradox"] = pages.stamp(path)
+    notebook.metadata["paradox"] = freshness.stamp(path)
     nbformat.write(notebook, path)
     return path
 
@@ -53,7 +54,7 @@ def book(root):
     for name in ("_config.yml", "_toc.yml"):
         shutil.copy(PROJECT / name, root)
     shutil.copytree(PROJECT / "book", root / "book", ignore=shutil.ignore_patterns("__pycache__"))
-    analysis(root / "notebooks" / pages.ANALYSIS, "the stored verdict")
+    analysis(root / "notebooks" / staging.ANALYSIS, "the stored verdict")
     write(root / "notebooks" / "04-ppo.ipynb")
     return root
 
@@ -68,12 +69,12 @@ def analysis(path, verdict):
 
 
 def test_committed_pages_are_fresh():
-    reasons = {path.name: changed for path, changed in pages.stale(pages.pages()).items()}
-    assert reasons == {}, f"executed before their code, parameters or data changed: {reasons}; {pages.WAY_OUT}"
+    reasons = {path.name: changed for path, changed in freshness.stale(freshness.pages()).items()}
+    assert reasons == {}, f"executed before their code, parameters or data changed: {reasons}; {freshness.WAY_OUT}"
 
 
 def test_a_stamped_page_is_fresh(root):
-    assert pages.stale([stamped(write(root / "notebooks" / "a.ipynb"))]) == {}
+    assert freshness.stale([stamped(write(root / "notebooks" / "a.ipynb"))]) == {}
 
 
 @pytest.mark.parametrize(
@@ -86,12 +87,12 @@ def test_an_edited_page_is_stale(root, change, reason):
     notebook = nbformat.read(write(path, **change), as_version=4)
     notebook.metadata["paradox"] = kept
     nbformat.write(notebook, path)
-    assert pages.stale([path]) == {path: [reason]}
+    assert freshness.stale([path]) == {path: [reason]}
 
 
 def test_a_page_without_a_stamp_is_stale(root):
     path = write(root / "notebooks" / "a.ipynb")
-    assert pages.stale([path]) == {path: ["code", "parameters", "data"]}
+    assert freshness.stale([path]) == {path: ["code", "parameters", "data"]}
 
 
 def test_writing_out_a_default_changes_nothing(root):
@@ -99,7 +100,7 @@ def test_writing_out_a_default_changes_nothing(root):
         write(root / "a.ipynb", parameters=""),
         write(root / "b.ipynb", parameters="seed = 0\nkl_coefficient: float = 0.05"),
     )
-    assert pages.stamp(bare) == pages.stamp(full)
+    assert freshness.stamp(bare) == freshness.stamp(full)
 
 
 def test_a_changed_default_makes_a_page_stale(root, monkeypatch):
@@ -109,40 +110,40 @@ def test_a_changed_default_makes_a_page_stale(root, monkeypatch):
         updates: int = 41
 
     monkeypatch.setitem(config.STAGES, "ppo", PPO)
-    assert pages.stale([path]) == {path: ["parameters"]}
+    assert freshness.stale([path]) == {path: ["parameters"]}
 
 
 def test_pages_depend_on_the_data_they_read_and_no_other(root):
     results = root / "results" / "recorded" / "quick"
     results.mkdir(parents=True)
-    training, looking = root / "notebooks" / "a.ipynb", root / "notebooks" / pages.ANALYSIS
+    training, looking = root / "notebooks" / "a.ipynb", root / "notebooks" / staging.ANALYSIS
     stamped(write(training))
     (results / "summary.csv").write_text("id\n1\n")
     stamped(analysis(looking, "v"))
     (results / "summary.csv").write_text("id\n2\n")
-    assert pages.stale([training, looking]) == {looking: ["data"]}
+    assert freshness.stale([training, looking]) == {looking: ["data"]}
     stamped(looking)
     (root / "fixtures" / "model.bin").write_bytes(b"other weights")
-    assert pages.stale([training, looking]) == {training: ["data"]}
+    assert freshness.stale([training, looking]) == {training: ["data"]}
 
 
 def test_a_notebook_that_checks_nothing_is_refused(root):
     path = root / "a.ipynb"
     nbformat.write(new_notebook(cells=[new_code_cell("task = 1", metadata={"tags": ["parameters"]})]), path)
-    with pytest.raises(pages.PageError, match=r"a\.ipynb: no cell calls config\.check_notebook"):
-        pages.stamp(path)
+    with pytest.raises(freshness.PageError, match=r"a\.ipynb: no cell calls config\.check_notebook"):
+        freshness.stamp(path)
 
 
 def test_check_names_the_page_and_the_way_out(root, capsys):
     write(root / "notebooks" / "a.ipynb")
-    assert pages.main(["check"]) == 1
+    assert __main__.main(["check"]) == 1
     assert "notebooks/a.ipynb: its code, parameters, data changed" in (said := capsys.readouterr().err)
     assert "make pages" in said
 
 
 def test_an_unknown_name_is_refused(root, capsys):
     write(root / "notebooks" / "a.ipynb")
-    assert pages.main(["execute", "b"]) == 1
+    assert __main__.main(["execute", "b"]) == 1
     assert "no page b; there are a" in capsys.readouterr().err
 
 
@@ -152,12 +153,12 @@ def test_an_unknown_name_is_refused(root, capsys):
 def test_execution_runs_cleans_and_stamps(root, monkeypatch):
     body = "import os, sys\nprint(os.getcwd())\nprint(sys.prefix + '/bin')\nprint(task * 2)"
     path = write(root / "notebooks" / "a.ipynb", body=body)
-    assert pages.main(["execute", "a"]) == 0
+    assert __main__.main(["execute", "a"]) == 0
     page = nbformat.read(path, as_version=4)
     assert page.cells[-1].outputs[0].text == ".\n<environment>/bin\nrelevancerelevance\n"
     assert set(page.metadata) == {"kernelspec", "language_info", "paradox"}
     assert all(set(cell.metadata) <= {"tags"} for cell in page.cells)
-    assert pages.stale([path]) == {}
+    assert freshness.stale([path]) == {}
     assert [p.name for p in (root / "notebooks").iterdir()] == ["a.ipynb"]
 
 
@@ -168,7 +169,7 @@ def test_a_failing_notebook_leaves_its_page_alone(root):
     write(path, body="1 / 0")
     before = path.read_bytes()
     with pytest.raises(papermill.PapermillExecutionError, match="ZeroDivisionError"):
-        pages.execute([path])
+        freshness.execute([path])
     assert path.read_bytes() == before
 
 
@@ -182,7 +183,7 @@ def test_cleaning_drops_progress_and_keeps_results(root):
     ]
     volatile = {"execution": {"iopub": "1"}, "papermill": {"duration": 1}}
     cell = new_code_cell("x", outputs=outputs, metadata={"tags": ["figure"], **volatile})
-    cleaned = pages.clean(new_notebook(cells=[cell], metadata={"papermill": {"input_path": "/x"}}))
+    cleaned = freshness.clean(new_notebook(cells=[cell], metadata={"papermill": {"input_path": "/x"}}))
     assert [o.get("text") for o in cleaned.cells[0].outputs] == ["UserWarning in paradox_utils/x.py", None]
     assert cleaned.cells[0].outputs[1].data == {"image/png": "iVBOR", "text/plain": "a figure"}
     assert cleaned.cells[0].metadata == {"tags": ["figure"]}
@@ -198,35 +199,35 @@ def contents(root):
 
 def test_staging_leaves_the_sources_alone_and_stages_every_page(book):
     before = contents(book)
-    target = pages.stage()
+    target = staging.stage()
     assert contents(book) == before
     toc = yaml.safe_load((target / "_toc.yml").read_text())
     listed = [toc["root"], *(chapter["file"] for part in toc["parts"] for chapter in part["chapters"])]
     prose = [name for name in listed if name.startswith("book/")]
     assert len(prose) == 12
     assert all((target / f"{name}.md").is_file() for name in prose)
-    assert {p.name for p in (target / "notebooks").iterdir()} == {"04-ppo.ipynb", pages.ANALYSIS}
+    assert {p.name for p in (target / "notebooks").iterdir()} == {"04-ppo.ipynb", staging.ANALYSIS}
     assert all((PROJECT / f"{name}.ipynb").is_file() for name in listed if name.startswith("notebooks/"))
 
 
 def test_a_study_brings_its_own_analysis(book):
-    analysis(book / "results" / "mine" / pages.ANALYSIS, "it's my verdict")
-    staged = pages.stage(Path("results/mine")) / "notebooks" / pages.ANALYSIS
+    analysis(book / "results" / "mine" / staging.ANALYSIS, "it's my verdict")
+    staged = staging.stage(Path("results/mine")) / "notebooks" / staging.ANALYSIS
     assert "my verdict" in staged.read_text()
-    assert "stored verdict" in (book / "notebooks" / pages.ANALYSIS).read_text()
-    assert pages.verdict(Path("results/mine")) == "it's my verdict"
-    assert pages.verdict() == "the stored verdict"
+    assert "stored verdict" in (book / "notebooks" / staging.ANALYSIS).read_text()
+    assert staging.verdict(Path("results/mine")) == "it's my verdict"
+    assert staging.verdict() == "the stored verdict"
 
 
 def test_a_missing_study_costs_nothing(book, capsys):
     (book / "_build" / "html").mkdir(parents=True)
-    assert pages.main(["stage", "--study", "results/none"]) == 1
+    assert __main__.main(["stage", "--study", "results/none"]) == 1
     assert "make study" in capsys.readouterr().err
     assert (book / "_build" / "html").is_dir()
 
 
 def test_the_pages_need_no_network(book):
-    target = pages.stage()
+    target = staging.stage()
     toc = {"format": "jb-book", "root": "book/page", "chapters": [{"file": "book/references"}, {"file": "notebooks/04-ppo"}]}
     (target / "_toc.yml").write_text(yaml.safe_dump(toc))
     citations = "".join(f"{{cite:p}}`{key}`" for key in bibliography())
@@ -245,7 +246,7 @@ def test_the_pages_need_no_network(book):
 
 
 def test_the_parameter_page_lists_every_parameter():
-    sections = re.split(r"^## ", pages.parameter_page(), flags=re.MULTILINE)
+    sections = re.split(r"^## ", parameters.parameter_page(), flags=re.MULTILINE)
     shared = next(s for s in sections if s.startswith("Shared"))
     for name, schema in config.STAGES.items():
         section = next(s for s in sections if s.startswith(f"Stage `{name}`"))
@@ -259,7 +260,7 @@ def test_the_parameter_page_lists_every_parameter():
 
 
 def test_the_parameter_page_takes_defaults_and_bounds_from_the_schema():
-    page = pages.parameter_page()
+    page = parameters.parameter_page()
     assert f"| `updates` | integer ≥ 0; default `{config.PPO().updates}` |" in page
     assert "| `whitening` | `standard-deviation` | `root-of-standard-deviation` |" in page
     assert "| `top_k` | `0` | `20` |" in page
@@ -288,7 +289,7 @@ def test_the_example_study_can_be_planned(tmp_path):
 
 
 def test_published_facts_are_those_of_the_tables():
-    facts = pages.published_facts(PROJECT / "book" / "published")
+    facts = staging.published_facts(PROJECT / "book" / "published")
     assert "17 of 20 for factuality (from 0.743 to 0.773)" in facts["bunched"]
     assert facts["top_wins"] == "1"
     assert facts["best_is_highest"] == "4"
@@ -301,8 +302,8 @@ def test_published_facts_are_those_of_the_tables():
 
 
 def test_missing_published_tables_are_named(tmp_path):
-    with pytest.raises(pages.PageError, match=r"published_lm_performance\.csv: cannot be read"):
-        pages.published_facts(tmp_path)
+    with pytest.raises(freshness.PageError, match=r"published_lm_performance\.csv: cannot be read"):
+        staging.published_facts(tmp_path)
 
 
 def bibliography():

@@ -1,33 +1,95 @@
-"""Figures of a whole study: its design, its routes to accuracy, and what the rule makes of them."""
+"""Figures of a whole study: accuracy and performance, design, routes, ablations, verdict."""
 
 from __future__ import annotations
 
 import textwrap
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import seaborn as sns
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from paradox_utils.analysis import tables
+from paradox_utils.analysis.ablations import BASE, OUTCOME, Ablation
 from paradox_utils.analysis.comparison import ALL
-from paradox_utils.analysis.tables import READINGS, accuracy_kind, primary, reward_models, usable
+from paradox_utils.analysis.tables import READINGS, Reading, accuracy_kind, primary, reward_models, usable
 from paradox_utils.analysis.verdict import Finding, verdict
 from paradox_utils.data.tasks import TASKS
-from paradox_utils.plots import FAINT, LM_PERFORMANCE, PALETTE, _panels, _title, accuracy_and_performance, style
+from paradox_utils.figures.style import FAINT, INK, LM_PERFORMANCE, PALETTE, panels, style, title
 
 STATUS_COLORS = {"supported": "#b2452f", "not supported": "#2f6db2", "undecided": FAINT}
+
 MARKERS = "osD^vPX*"
+
+
+def accuracy_and_performance(summary: pd.DataFrame, reading: Reading = "as measured") -> Figure:
+    """LM performance against reward-model accuracy, route ``steps``: one panel a task, one row of panels a policy.
+
+    Small dots are runs (PPO seeds), larger ones reward-model checkpoints (means), joined within a trajectory in the order of
+    training. Controls (route ``dial``) are open diamonds. Raises ``ValueError`` where no run has an accuracy and a performance.
+    """
+    kind = accuracy_kind(summary)
+    shown = summary[usable(summary, reading) & summary[kind].notna() & summary["route"].isin(("steps", "dial"))]
+    tasks, policies = [task for task in TASKS if (shown["task"] == task).any()], list(shown["policy"].unique())
+    if not tasks:
+        raise ValueError("no run of the routes steps and dial has both an accuracy and a performance")
+    with style():
+        figure, axes = panels(len(policies), len(tasks), 2.9 * len(policies) + 0.5)
+        for row, policy in zip(axes, policies, strict=True):
+            for axis, task in zip(row, tasks, strict=True):
+                runs = shown[(shown["task"] == task) & (shown["policy"] == policy)]
+                _accuracy_panel(axis, runs, kind, reading, PALETTE[task])
+                axis.set(title=title(task, policy, policies), ylabel=LM_PERFORMANCE[task])
+        words = "RM accuracy (share)" if kind == "rm_accuracy" else "RM accuracy on noisy labels (share)"
+        for axis in axes[-1]:
+            axis.set_xlabel(words)
+        figure.legend(handles=_accuracy_legend(shown), loc="outside lower center", ncols=3)
+    return figure
+
+
+def _accuracy_panel(axis: Axes, runs: pd.DataFrame, kind: str, reading: Reading, color: Any) -> None:
+    steps, dial, outcome = runs[runs["route"] == "steps"], runs[runs["route"] == "dial"], READINGS[reading]
+    axis.axvline(runs["rm_majority"].mean(), color=FAINT, linestyle=":", linewidth=1.2, zorder=1)
+    axis.axhline(runs["lm_performance_start"].mean(), color=FAINT, linestyle="--", linewidth=1.0, zorder=1)
+    for _, models in reward_models(steps, reading).groupby("rm_seed"):
+        models = models.sort_values("rm_step")
+        axis.plot(models["accuracy"], models["performance"], color=color, linewidth=1.0, alpha=0.5, zorder=2)
+        axis.scatter(models["accuracy"], models["performance"], s=34, color=color, edgecolor="white", linewidth=0.6, zorder=4)
+        top = models.sort_values(["accuracy", "rm_step"]).iloc[-1]
+        axis.scatter(top["accuracy"], top["performance"], s=110, facecolor="none", edgecolor=INK, linewidth=1.3, zorder=5)
+    if steps["ppo_seed"].nunique() > 1:
+        axis.scatter(steps[kind], steps[outcome], s=7, color=color, alpha=0.45, linewidth=0, zorder=3)
+    axis.scatter(dial[kind], dial[outcome], s=38, marker="D", facecolor="white", edgecolor=color, linewidth=1.3, zorder=4)
+    axis.margins(0.1)
+    axis.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
+    axis.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
+
+
+def _accuracy_legend(shown: pd.DataFrame) -> list[Line2D]:
+    dots = {"linestyle": "none", "color": INK}
+    handles = [Line2D([], [], marker="o", markersize=6, label="reward-model checkpoint", **dots)]
+    if shown.loc[shown["route"] == "steps", "ppo_seed"].nunique() > 1:
+        handles[0].set_label("checkpoint, mean of its runs")
+        handles.append(Line2D([], [], marker="o", markersize=3, alpha=0.5, label="one run", **dots))
+    ring = Line2D([], [], marker="o", markersize=9, markerfacecolor="none", label="most accurate of its trajectory", **dots)
+    handles.append(ring)
+    if (shown["route"] == "dial").any():
+        handles.append(Line2D([], [], marker="D", markersize=6, markerfacecolor="white", label="control: dial", **dots))
+    handles.append(Line2D([], [], linestyle="--", color=FAINT, label="initial policy"))
+    handles.append(Line2D([], [], linestyle=":", color=FAINT, label="accuracy of the majority class"))
+    return handles
 
 
 def pilot(summary: pd.DataFrame, power: pd.DataFrame) -> Figure:
     """Left: every run of a crossed pilot, a column a reward-model seed, a marker a PPO seed; right: how often the rule gives
     the right verdict, by number of units, a line a world (:func:`paradox_utils.analysis.power.simulated_power`)."""
     with style():
-        figure, axes = _panels(1, 2, 3.2, width_ratios=[1.15, 1])
+        figure, axes = panels(1, 2, 3.2, width_ratios=[1.15, 1])
         runs, axis = summary[usable(summary)], axes[0, 0]
         tasks = [task for task in TASKS if (runs["task"] == task).any()]
         places, names = [], []
@@ -97,7 +159,7 @@ def routes(summary: pd.DataFrame, asked: pd.DataFrame, *, resamples: int = 500, 
         raise ValueError("no family of reward models whose accuracy varies has runs")
     colors = dict(zip(arms, sns.color_palette("colorblind", len(arms)), strict=True))
     with style():
-        figure, axes = _panels(len(policies), len(TASKS), 2.8 * len(policies) + 0.6)
+        figure, axes = panels(len(policies), len(TASKS), 2.8 * len(policies) + 0.6)
         for row, policy in zip(axes, policies, strict=True):
             for axis, task in zip(row, TASKS, strict=True):
                 here = varied[(varied["task"] == task) & (varied["policy"] == policy)]
@@ -117,7 +179,7 @@ def routes(summary: pd.DataFrame, asked: pd.DataFrame, *, resamples: int = 500, 
                 axis.axhline(start, color=FAINT, linestyle="--", linewidth=1.0, zorder=1)
                 if np.isfinite(exact):
                     axis.axhline(exact, color=FAINT, linestyle=":", linewidth=1.0, zorder=1)
-                axis.set(title=_title(task, policy, policies), ylabel=LM_PERFORMANCE[task])
+                axis.set(title=title(task, policy, policies), ylabel=LM_PERFORMANCE[task])
                 axis.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
         for axis in axes[-1]:
             axis.set_xlabel("RM accuracy (share)")
@@ -136,7 +198,7 @@ def forest(found: Sequence[Finding], margin: float) -> Figure:
     if not shown:
         raise ValueError("no comparison has the reward models and seeds that the rule needs")
     with style():
-        figure, axes = _panels(1, 1, 0.9 + 0.24 * max(1, len(shown)))
+        figure, axes = panels(1, 1, 0.9 + 0.24 * max(1, len(shown)))
         axis = axes[0, 0]
         axis.axvspan(-margin, margin, color="#eeeeee", zorder=0)
         axis.axvline(0, color=FAINT, linewidth=0.8)
@@ -167,4 +229,24 @@ def in_brief(summary: pd.DataFrame) -> Figure:
         words += f" Regret {f.regret:.3f} (95 % interval {f.low:.3f} to {f.high:.3f})."
     with style():
         figure.suptitle(textwrap.fill(words, 100), x=0.01, ha="left", fontsize=9)
+    return figure
+
+
+def ablation(table: pd.DataFrame, of: Ablation) -> Figure:
+    """LM performance against accuracy (rows of :func:`paradox_utils.analysis.ablations.pairs`): dots are runs, lines means by
+    rank of accuracy; the base is grey."""
+    looks = {BASE: (FAINT, of.base)} | {
+        arm: (color, words) for (arm, words), color in zip(of.arms.items(), sns.color_palette("colorblind"), strict=False)
+    }
+    with style():
+        figure, axes = panels(1, 1, 2.6)
+        axis = axes[0, 0]
+        for arm, (color, words) in looks.items():
+            own = table[table["arm"] == arm]
+            rank = own.groupby("rm_seed")["accuracy"].rank()
+            means = own.groupby(rank)[["accuracy", OUTCOME]].mean()
+            axis.scatter(own["accuracy"], own[OUTCOME], color=color, s=12, alpha=0.6, linewidth=0)
+            axis.plot(means["accuracy"], means[OUTCOME], color=color, marker="o", markersize=4, label=words)
+        axis.set(title=of.title, xlabel="RM accuracy (share)", ylabel="LM performance (share)")
+        axis.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
     return figure

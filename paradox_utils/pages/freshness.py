@@ -1,0 +1,189 @@
+"""Whether a page still shows what its code, parameters and data would show today, and the execution of those that do not.
+
+A stored output says nothing about the code that made it, so a page carries a stamp: hashes of its code (the package modules it
+imports included), of its parameters, and of the data it reads. A page whose stamp no longer fits is stale, and a test fails.
+Nothing here changes a tracked file, except ``execute``, which rewrites notebooks.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import json
+import os
+import re
+import sys
+import tempfile
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import nbformat
+from nbformat import NotebookNode
+
+from paradox_utils import config, files, hashes
+
+WAY_OUT = "run `make pages`"
+
+
+class PageError(RuntimeError):
+    """A page that cannot be read, stamped or staged; the message says which, why, and the way out."""
+
+
+def pages() -> list[Path]:
+    """The committed notebooks, in order."""
+    return sorted((files.ROOT / "notebooks").glob("*.ipynb"))
+
+
+def stamp(path: Path) -> dict[str, str]:
+    """Hashes of a page's code, parameters and data: equal stamps mean that executing it again would show the same."""
+    notebook = read_page(path)
+    schema = _schema(notebook, path)
+    parameters = config.check(schema, _assigned(notebook, path), where=shown(path)).model_dump(mode="json")
+    return {
+        "code": hashes.code_hash(path, presentation=True),
+        "parameters": _digest([json.dumps(parameters, sort_keys=True).encode()]),
+        "data": _digest(_contents(_data(schema, parameters))),
+    }
+
+
+def stale(paths: Iterable[Path]) -> dict[Path, list[str]]:
+    """The pages whose stored stamp does not fit, and what changed since: of code, parameters, data."""
+    reasons = {}
+    for path in paths:
+        kept, current = read_page(path).metadata.get("paradox", {}), stamp(path)
+        if changed := [name for name, value in current.items() if kept.get(name) != value]:
+            reasons[path] = changed
+    return reasons
+
+
+def _schema(notebook: NotebookNode, path: Path) -> type[config.Stage]:
+    """The schema that a notebook checks its parameters against: the first argument of ``config.check_notebook``."""
+    for call in (node for cell in _code(notebook) for node in ast.walk(_parse(cell.source)) if isinstance(node, ast.Call)):
+        if ast.unparse(call.func).endswith("check_notebook") and call.args:
+            name = ast.unparse(call.args[0]).rsplit(".", 1)[-1]
+            if schema := {s.__name__: s for s in config.STAGES.values()}.get(name):
+                return schema
+    raise PageError(f"{shown(path)}: no cell calls config.check_notebook(config.STAGE, globals()); add one after `parameters`")
+
+
+def _assigned(notebook: NotebookNode, path: Path) -> dict[str, Any]:
+    """Names and literal values of the cell tagged ``parameters``."""
+    cells = [cell for cell in _code(notebook) if "parameters" in cell.metadata.get("tags", [])]
+    if len(cells) != 1:
+        raise PageError(f"{shown(path)}: {len(cells)} cells are tagged `parameters`; tag exactly one")
+    values = {}
+    for node in ast.parse(cells[0].source).body:
+        if isinstance(node, ast.Assign) and node.value and isinstance(node.targets[0], ast.Name):
+            values[node.targets[0].id] = ast.literal_eval(node.value)
+        elif isinstance(node, ast.AnnAssign) and node.value and isinstance(node.target, ast.Name):
+            values[node.target.id] = ast.literal_eval(node.value)
+    return values
+
+
+def _data(schema: type[config.Stage], parameters: Mapping[str, Any]) -> list[Path]:
+    """What a page reads: the project's files that its parameters name, and the fixtures where it may start from one."""
+    named = [files.resolve(value) for value in parameters.values() if isinstance(value, str) and value]
+    fixture = (
+        []
+        if issubclass(schema, config.Analysis | config.Design | config.Supervised | config.Published | config.Cost)
+        else [files.ROOT / "fixtures"]
+    )
+    return [path for path in (*named, *fixture) if path.exists() and path.is_relative_to(files.ROOT)]
+
+
+def _contents(paths: Iterable[Path]) -> Iterable[bytes]:
+    for path in paths:
+        for file in sorted(p for p in (path.rglob("*") if path.is_dir() else [path]) if p.is_file()):
+            if "__pycache__" not in file.parts:
+                yield file.relative_to(files.ROOT).as_posix().encode()
+                yield file.read_bytes()
+
+
+def _digest(parts: Iterable[bytes]) -> str:
+    total = hashlib.sha256()
+    for part in parts:
+        total.update(hashlib.sha256(part).digest())
+    return total.hexdigest()
+
+
+def execute(paths: Iterable[Path]) -> None:
+    """Run notebooks with their own parameters, clean them, stamp them, and put them in place of the old ones.
+
+    A notebook that fails leaves its page as it was: papermill's error names the cell.
+    """
+    import papermill  # imports the notebook machinery, which `check` and `stage` do without
+
+    os.environ["PYTHONWARNINGS"] = "ignore:IProgress not found"  # of a missing widget library, at tqdm's import
+    for path in paths:
+        before = stamp(path)
+        with tempfile.TemporaryDirectory() as folder:
+            output = Path(folder) / path.name
+            papermill.execute_notebook(path, output, cwd=files.ROOT, kernel_name="python3", progress_bar=sys.stderr.isatty())
+            notebook = clean(nbformat.read(output, as_version=4))
+        notebook.metadata["paradox"] = before
+        _write(path, notebook)
+        print(f"executed {shown(path)}", flush=True)
+
+
+def clean(notebook: NotebookNode) -> NotebookNode:
+    """Without what differs from one execution to the next: timings, this machine's paths, progress bars, versions."""
+    kept = {"paradox": notebook.metadata["paradox"]} if "paradox" in notebook.metadata else {}
+    kernel = {"display_name": "Python 3", "language": "python", "name": "python3"}
+    notebook.metadata = nbformat.from_dict({"kernelspec": kernel, "language_info": {"name": "python"}, **kept})
+    for cell in notebook.cells:
+        for name in ("papermill", "execution", "ExecuteTime"):
+            cell.metadata.pop(name, None)
+        if cell.cell_type == "code":
+            outputs = [output for output in cell.outputs if not _is_progress(output)]
+            cell.outputs = [nbformat.from_dict(_without_paths(output)) for output in outputs]
+    return notebook
+
+
+def _is_progress(output: Mapping[str, Any]) -> bool:
+    data = output.get("data", {})
+    return (
+        "\r" in output.get("text", "")
+        or "<progress" in data.get("text/html", "")
+        or any("widget-view" in kind for kind in data)
+    )
+
+
+def _without_paths(value: Any) -> Any:
+    """Every text in a JSON value with the project's folder, the environment's and temporary ones made anonymous."""
+    if isinstance(value, str):
+        for prefix in (sys.prefix, sys.base_prefix):
+            value = value.replace(f"{prefix}/", "<environment>/")
+        value = value.replace(f"{files.ROOT}/", "").replace(str(files.ROOT), ".")
+        return re.sub(re.escape(tempfile.gettempdir()) + r"/[^\s'\"<>)]+", "<temporary>", value)
+    if isinstance(value, Mapping):
+        return {key: item if key == "image/png" else _without_paths(item) for key, item in value.items()}
+    return [_without_paths(item) for item in value] if isinstance(value, list) else value
+
+
+def read_page(path: Path) -> NotebookNode:
+    """A page; raises :class:`PageError` where it cannot be read."""
+    try:
+        return nbformat.read(path, as_version=4)
+    except (OSError, nbformat.reader.NotJSONError) as error:
+        raise PageError(f"{shown(path)}: is not a readable notebook ({error})") from error
+
+
+def _write(path: Path, notebook: NotebookNode) -> None:
+    partial = path.with_suffix(".partial")
+    nbformat.write(notebook, partial)
+    partial.replace(path)
+
+
+def _code(notebook: NotebookNode) -> list[NotebookNode]:
+    return [cell for cell in notebook.cells if cell.cell_type == "code"]
+
+
+def _parse(source: str) -> ast.Module:
+    """A cell's syntax tree; lines of IPython's own (``%magic``, ``!command``) are left out."""
+    return ast.parse("\n".join(line for line in source.splitlines() if not line.lstrip().startswith(("%", "!"))))
+
+
+def shown(path: Path) -> str:
+    """A path as messages name it: relative to the project where it lies in it."""
+    return path.relative_to(files.ROOT).as_posix() if path.is_relative_to(files.ROOT) else str(path)

@@ -1,0 +1,72 @@
+"""The page of every parameter, written from :mod:`paradox_utils.config`."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable
+from typing import Any
+
+from paradox_utils import config
+
+
+def parameter_page() -> str:
+    """Every parameter of every stage and of a config file, as a page of tables written from :mod:`paradox_utils.config`."""
+    shared = [config.Source, config.Stage]
+    read, other = ([f"`{k}`" for k, v in config.STAGES.items() if issubclass(v, config.Source) == has] for has in (True, False))
+    lines = [
+        "# Every parameter",
+        "",
+        "This page is written from `paradox_utils/config.py` each time the book is built; names and bounds live there.",
+        "A value outside the bounds, a wrong type or an unknown name is refused before anything runs.",
+        "",
+        "## Shared by all stages that read questions",
+        "",
+        f"{', '.join(read)} take these; {', '.join(other)} take `out` alone of them.",
+        "",
+        *_table(config.Source, config.Source.model_fields),
+    ]
+    for name, schema in config.STAGES.items():
+        own = [f for f in schema.model_fields if not any(_same(schema, base, f) for base in shared)]
+        lines += ["", f"## Stage `{name}`", "", _first_sentence(schema), "", *_table(schema, own)]
+    lines += ["", "### The preset `as-published`", "", "`preset: as-published` sets these; a value given beside it wins.", ""]
+    lines += ["| parameter | default | as published |", "|---|---|---|"]
+    defaults = config.PPO().model_dump()
+    lines += [f"| `{k}` | {_code_span(defaults[k])} | {_code_span(v)} |" for k, v in config.AS_PUBLISHED.items()]
+    for title, schema in {"## A config file": config.Study, "### One of its `arms`": config.Arm}.items():
+        lines += ["", title, "", _first_sentence(schema), "", *_table(schema, schema.model_fields)]
+    return "\n".join(lines) + "\n"
+
+
+def _table(schema: type[config.Parameters], names: Iterable[str]) -> list[str]:
+    rows = ["| parameter | allowed | meaning |", "|---|---|---|"]
+    properties = schema.model_json_schema()["properties"]
+    for name in names:
+        field, words = properties[name], config.describe(schema, name)
+        meaning = field.get("description", "")
+        words = words.removesuffix(f": {meaning}") if meaning else words
+        default = ""
+        if "default" in field:
+            words, default = words.removesuffix(f", default {field['default']!r}"), f"; default {_code_span(field['default'])}"
+        words = re.sub(r"'([^']*)'", r"`\1`", words)  # typographic quotes would not survive copying
+        rows.append(f"| `{name}` | {_cell(words)}{default} | {_cell(meaning)} |")
+    return rows
+
+
+def _same(schema: type[config.Parameters], base: type[config.Parameters], name: str) -> bool:
+    return name in base.model_fields and config.describe(schema, name) == config.describe(base, name)
+
+
+def _first_sentence(schema: type[config.Parameters]) -> str:
+    text = " ".join((schema.__doc__ or "").split("\n\n")[0].split())
+    return text.split(": ", 1)[-1][:1].upper() + text.split(": ", 1)[-1][1:]
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|").replace("*", "\\*")
+
+
+def _code_span(value: Any) -> str:
+    if value is None or value == "":
+        return "unset" if value is None else "(empty)"
+    return f"`{_cell(value if isinstance(value, str) else json.dumps(value))}`"

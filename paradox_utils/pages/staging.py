@@ -1,0 +1,65 @@
+"""The sources of a build: the book, its pages, and what is written from code."""
+
+from __future__ import annotations
+
+import ast
+import shutil
+from pathlib import Path
+
+import nbformat
+import yaml
+
+from paradox_utils import files
+from paradox_utils.pages.freshness import WAY_OUT, PageError, _code, clean, pages, read_page, shown
+from paradox_utils.pages.parameters import parameter_page
+
+ANALYSIS = "05-accuracy-and-performance.ipynb"
+
+
+def stage(study: Path | None = None) -> Path:
+    """Copy the book's sources to ``_build/source`` and write the pages that come from code; returns that folder.
+
+    ``study``: a results folder whose executed analysis notebook takes the place of the committed one.
+    """
+    root, target = files.ROOT, files.ROOT / "_build" / "source"
+    analysis = _analysis(study)  # before anything is removed: a missing study must not cost the last build
+    shutil.rmtree(root / "_build", ignore_errors=True)  # never yesterday's page in today's book
+    shutil.copytree(root / "book", target / "book", ignore=shutil.ignore_patterns("__pycache__"))
+    (target / "notebooks").mkdir()
+    for page in pages():
+        notebook = clean(read_page(analysis if page.name == ANALYSIS else page))
+        nbformat.write(notebook, target / "notebooks" / page.name)
+    shutil.copy(root / "_toc.yml", target)
+    settings = yaml.safe_load((root / "_config.yml").read_text(encoding="utf-8"))
+    settings["parse"]["myst_substitutions"] = published_facts(root / "book" / "published")
+    (target / "_config.yml").write_text(yaml.safe_dump(settings, allow_unicode=True, sort_keys=False), encoding="utf-8")
+    (target / "book" / "parameters.md").write_text(parameter_page(), encoding="utf-8")
+    return target
+
+
+def verdict(study: Path | None = None) -> str:
+    """The verdict that the analysis page computed: its output glued as ``verdict``."""
+    path = _analysis(study)
+    for output in (output for cell in _code(read_page(path)) for output in cell.outputs):
+        if output.get("metadata", {}).get("scrapbook", {}).get("name") == "verdict":
+            data = {kind.removeprefix("application/papermill.record/"): text for kind, text in output["data"].items()}
+            return str(ast.literal_eval(data["text/plain"]))
+    raise PageError(f"{shown(path)}: holds no verdict; execute it again ({WAY_OUT}, or the study)")
+
+
+def _analysis(study: Path | None) -> Path:
+    path = files.ROOT / "notebooks" / ANALYSIS if study is None else files.resolve(str(study)) / ANALYSIS
+    if not path.is_file():
+        raise PageError(f"{shown(path)}: there is no such page; run the study first (`make study CONFIG=configs/NAME.yaml`)")
+    return path
+
+
+def published_facts(folder: Path) -> dict[str, str]:
+    """What the prose says of the paper's figures: :func:`paradox_utils.analysis.published_text.facts` of the tables of
+    ``folder``."""
+    from paradox_utils.analysis import published, published_text
+
+    try:
+        return published_text.facts(published.load_published(folder))
+    except published.PublishedError as error:
+        raise PageError(str(error)) from error
