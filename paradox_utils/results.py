@@ -23,11 +23,6 @@ from paradox_utils.files import read_json, resolve, write_json
 
 PACKAGES = ("torch", "transformers", "trl", "numpy")
 STATUSES = ("ok", "diverged")
-KILLED = (
-    "killed: its job ended without a word (killed, out of memory, or its disk too full to say why); "
-    "the next call goes on from its last state"
-)
-NEED_FAILED = "which failed"  # ends the reason of a run that waits for one that failed
 
 
 @dataclass(frozen=True)

@@ -1,143 +1,16 @@
-"""Run folders: atomic results, provenance, and hashes that change with the code and with nothing else."""
+"""Run folders: results written in one step, provenance, locks."""
 
 import json
 import math
 import os
-import re
 
-import nbformat
 import numpy as np
 import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from paradox_utils import config, files, hashes, results
-
-
-@pytest.fixture
-def package(tmp_path):
-    """A small package with every kind of import, and a notebook that uses it."""
-    modules = {
-        "__init__": "",
-        "ppo": "import numpy\nfrom . import losses\ndef late():\n    from paradox_utils.data.records import X",
-        "losses": "import paradox_utils.kl as kl",
-        "kl": "",
-        "plots": "from paradox_utils import style",
-        "style": "",
-        "unused": "",
-        "data/__init__": "",
-        "data/records": "from ..shared import deep",
-        "shared": "deep = 1",
-    }
-    for name, text in modules.items():
-        path = tmp_path / "paradox_utils" / f"{name}.py"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
-    return tmp_path / "paradox_utils"
-
-
-def notebook(path, *cells):
-    """Write a notebook of (tag, source) cells."""
-    made = [nbformat.v4.new_code_cell(source, metadata={"tags": [tag] if tag else []}) for tag, source in cells]
-    nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell("words"), *made]), path)
-    return path
-
-
-CELLS = (
-    ("parameters", "seed = 0"),
-    ("", "%matplotlib inline\nfrom paradox_utils import ppo\nppo.run(seed)"),
-    ("figure", "from paradox_utils import plots\nplots.draw()"),
-)
-
-
-@pytest.mark.parametrize("module", ["__init__", "ppo", "losses", "kl", "data/__init__", "data/records", "shared"])
-def test_code_hash_follows_every_import(package, tmp_path, module):
-    path = notebook(tmp_path / "a.ipynb", *CELLS)
-    before = hashes.code_hash(path, presentation=False, package=package)
-    assert hashes.code_hash(path, presentation=False, package=package) == before
-    (package / f"{module}.py").write_text((package / f"{module}.py").read_text() + "\nedited = 1")
-    assert hashes.code_hash(path, presentation=False, package=package) != before
-
-
-@pytest.mark.parametrize(("module", "page_changes"), [("plots", True), ("style", True), ("unused", False)])
-def test_code_hash_leaves_presentation_out_unless_asked(package, tmp_path, module, page_changes):
-    path = notebook(tmp_path / "a.ipynb", *CELLS)
-    work, page = (hashes.code_hash(path, presentation=value, package=package) for value in (False, True))
-    (package / f"{module}.py").write_text("edited = 1")
-    assert hashes.code_hash(path, presentation=False, package=package) == work
-    assert (hashes.code_hash(path, presentation=True, package=package) != page) is page_changes
-
-
-def test_what_is_left_out_of_a_results_hash_exists_and_no_result_is_made_with_it():
-    """What trains may use what writes results down and says what is in parameters, and nothing else that is left out."""
-    modules = {path.stem for path in files.PACKAGE.iterdir() if path.suffix == ".py" or (path / "__init__.py").is_file()}
-    assert modules >= hashes.PRESENTATION
-    looks = hashes.PRESENTATION - {"config", "files", "results", "hashes"}
-    makers = [
-        path for folder in ("data", "policies", "rewards", "ppo", "stages") for path in (files.PACKAGE / folder).glob("*.py")
-    ]
-    assert len(makers) > 20
-    for path in makers:
-        imported = re.findall(r"^ *from paradox_utils(?:\.(\w+))?.* import (.*)", path.read_text(), re.M)
-        words = {word for home, names in imported for word in [home, *re.findall(r"\w+", names if not home else "")]}
-        assert not words & looks, path
-
-
-def test_code_hash_counts_code_cells_only(package, tmp_path):
-    def both(*cells):
-        path = notebook(tmp_path / "a.ipynb", *cells)
-        return [hashes.code_hash(path, presentation=value, package=package) for value in (False, True)]
-
-    work, page = both(*CELLS)
-    assert both(("parameters", "seed = 1"), *CELLS[1:]) == [work, page]
-    assert both(("injected-parameters", "seed = 7"), *CELLS) == [work, page]
-    figure = both(*CELLS[:2], ("figure", "from paradox_utils import plots\nplots.draw(2)"))
-    assert figure[0] == work
-    assert figure[1] != page
-    assert both(CELLS[0], ("", "from paradox_utils import ppo\nppo.run(2)"), CELLS[2])[0] != work
-    with (tmp_path / "a.ipynb").open() as source:  # outputs are no code
-        content = nbformat.read(source, 4)
-    content.cells[0].source = "other words"
-    content.cells[1].outputs = [nbformat.v4.new_output("stream", text="7")]
-    nbformat.write(content, tmp_path / "a.ipynb")
-    assert hashes.code_hash(tmp_path / "a.ipynb", presentation=False, package=package) != work  # the changed ppo.run(2)
-    assert both(*CELLS) == [work, page]
-
-
-@pytest.mark.parametrize("text", ["", "{}", "not json"])
-def test_an_unreadable_notebook_is_named(tmp_path, text):
-    (tmp_path / "a.ipynb").write_text(text)
-    with pytest.raises(files.FileError, match=r"a\.ipynb: no readable notebook"):
-        hashes.code_hash(tmp_path / "a.ipynb", presentation=True)
-    with pytest.raises(files.FileError, match=r"b\.ipynb"):
-        hashes.code_hash(tmp_path / "b.ipynb", presentation=True)
-
-
-def test_a_cell_that_is_not_python_is_named(package, tmp_path):
-    with pytest.raises(files.FileError, match="is not Python"):
-        hashes.code_hash(notebook(tmp_path / "a.ipynb", ("", "def")), presentation=True, package=package)
-
-
-def test_data_hash_follows_the_files_a_stage_reads(tmp_path, monkeypatch):
-    monkeypatch.setattr(files, "ROOT", tmp_path)
-    (tmp_path / "qa").mkdir()
-    (tmp_path / "qa/dev.json").write_text("[]")
-    p = config.RewardModel(source="qa-feedback", data="qa", backbone="mine")
-    first = hashes.data_hash(p)
-    (tmp_path / "qa/notes.txt").write_text("no data")
-    assert hashes.data_hash(p) == first
-    (tmp_path / "qa/dev.json").write_text("[1]")
-    second = hashes.data_hash(p)
-    assert second != first
-    (tmp_path / "mine").mkdir()
-    (tmp_path / "mine/model.safetensors").write_bytes(b"\0" * 200_000)
-    third = hashes.data_hash(p)
-    assert third != second
-    (tmp_path / "mine/model.safetensors").write_bytes(b"\0" * 199_999 + b"\1")
-    assert hashes.data_hash(p) != third
-    assert hashes.data_hash(config.RewardModel()) == hashes.data_hash(config.RewardModel(seed=5))
-    assert hashes.data_hash(config.RewardModel()) != hashes.data_hash(config.RewardModel(world_seed=1))
+from paradox_utils import config, files, results
 
 
 def test_a_result_says_what_made_it(tmp_path, monkeypatch):
@@ -173,15 +46,6 @@ def test_states_go_once_the_result_is_safe(tmp_path, in_a_study):
         (run.folder / "lock").touch()
     run.finish({})
     assert (run.folder / "resume").exists() is in_a_study
-
-
-def test_what_made_a_state_names_the_code(package, monkeypatch):
-    monkeypatch.setattr(hashes, "PACKAGE", package)
-    first = hashes.made_by(config.PPO(out="a", resume_every=1), "paradox_utils.ppo.loop")
-    assert hashes.made_by(config.PPO(out="b"), "paradox_utils.ppo.loop") == first
-    assert hashes.made_by(config.PPO(seed=1), "paradox_utils.ppo.loop") != first
-    (package / "losses.py").write_text("edited = 1")
-    assert hashes.made_by(config.PPO(), "paradox_utils.ppo.loop") != first
 
 
 def test_without_out_nothing_stays(tmp_path, monkeypatch):
@@ -264,15 +128,3 @@ def test_a_copy_is_whole_or_absent(tmp_path):
     with pytest.raises(FileNotFoundError):
         files.copy(tmp_path / "none", tmp_path / "b")
     assert (tmp_path / "b").read_text() == "content"
-
-
-def test_files_known_already_are_not_read_again(tmp_path):
-    (tmp_path / "model").mkdir()
-    weights = tmp_path / "model" / "model.safetensors"
-    weights.write_bytes(b"1")
-    known = {}
-    first = hashes.data_hash(config.PPO(policy=str(tmp_path / "model")), known)
-    assert first == hashes.data_hash(config.PPO(policy=str(tmp_path / "model")))
-    weights.write_bytes(b"2")
-    assert hashes.data_hash(config.PPO(policy=str(tmp_path / "model")), known) == first
-    assert hashes.data_hash(config.PPO(policy=str(tmp_path / "model"))) != first

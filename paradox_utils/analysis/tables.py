@@ -15,7 +15,6 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from paradox_utils import results
 from paradox_utils.analysis import statistics
 
 Reading = Literal[
@@ -71,7 +70,7 @@ STARTS: dict[Reading, str] = {
     "best of n": "best_of_n_start",
 }
 
-LABELS = ("study", "id", "task", "policy", "route", "setting", "status", "reason")
+LABELS = ("study", "id", "task", "policy", "route", "setting", "status", "reason", "ended")
 NUMBERS = (
     *("rm_step", "rm_seed", "ppo_seed", "rm_accuracy", "rm_accuracy_noisy", "rm_balanced_accuracy", "rm_majority", "rm_f1"),
     *("lm_performance_start", "lm_performance_final", "lm_performance_best", "lm_performance_best_logged"),
@@ -138,12 +137,17 @@ def load_summary(folder: Path | str) -> pd.DataFrame:
 
 def load_curves(folder: Path | str) -> pd.DataFrame:
     """The study's ``curves.csv`` (recorded: ``curves.csv.gz``), one row an update; empty where it has none."""
-    path = next((p for p in (Path(folder) / "curves.csv", Path(folder) / "curves.csv.gz") if p.is_file()), None)
+    path = _packed(folder, "curves")
     empty = pd.DataFrame(columns=["id", "update", "kl", "lm_performance"])
     if path is None:
         return empty
     # a control, which has nothing to agree with the truth in, once left infinity for its agreement
     return pd.read_csv(path, dtype={"id": str}).replace([np.inf, -np.inf], np.nan)
+
+
+def _packed(folder: Path | str, table: str) -> Path | None:
+    """The file of a table that is packed where it is recorded; None where there is none."""
+    return next((path for end in ("csv", "csv.gz") if (path := Path(folder) / f"{table}.{end}").is_file()), None)
 
 
 BEST_OF_N = ("n", "kl", "reward", "true_return", "lm_performance")
@@ -153,6 +157,16 @@ def load_best_of_n(folder: Path | str) -> pd.DataFrame:
     """The study's ``best_of_n.csv``, one row a run and number of responses; empty where it has none."""
     path = Path(folder) / "best_of_n.csv"
     return pd.read_csv(path, dtype={"id": str}) if path.is_file() else pd.DataFrame(columns=["id", *BEST_OF_N])
+
+
+def load_parameters(folder: Path | str) -> pd.DataFrame:
+    """The study's ``parameters.csv`` (recorded: ``parameters.csv.gz``): every resolved parameter of each PPO run, by run id."""
+    path = _packed(folder, "parameters")
+    if path is None:
+        raise AnalysisError(
+            f"{Path(folder) / 'parameters.csv'}: there is none; run the study: make study CONFIG=configs/NAME.yaml"
+        )
+    return pd.read_csv(path, dtype={"id": str}).set_index("id")
 
 
 def load_checkpoints(folder: Path | str) -> pd.DataFrame:
@@ -249,9 +263,7 @@ def usable(summary: pd.DataFrame, reading: Reading = "as measured") -> pd.Series
 def unended(summary: pd.DataFrame) -> pd.Series:
     """Which runs are still to end (boolean): not started, running, or killed, which the next call goes on with. A run that
     failed by itself has ended, and so have those that wait for one that did."""
-    waits = (summary["status"] == "blocked") & ~summary["reason"].fillna("").str.endswith(results.NEED_FAILED)
-    killed = (summary["status"] == "failed") & summary["reason"].fillna("").str.startswith(results.KILLED)
-    return waits | killed | (summary["status"] == "running")
+    return ~summary["ended"]
 
 
 def run_counts(summary: pd.DataFrame) -> str:

@@ -21,7 +21,7 @@ from typing import Any
 import nbformat
 from nbformat import NotebookNode
 
-from paradox_utils import config, files, hashes
+from paradox_utils import config, files, identity
 
 WAY_OUT = "run `make pages`"
 
@@ -41,7 +41,7 @@ def stamp(path: Path) -> dict[str, str]:
     schema = _schema(notebook, path)
     parameters = config.check(schema, _assigned(notebook, path), where=shown(path)).model_dump(mode="json")
     return {
-        "code": hashes.code_hash(path, presentation=True),
+        "code": identity.page_code(path),
         "parameters": _digest([json.dumps(parameters, sort_keys=True).encode()]),
         "data": _digest(_contents(_data(schema, parameters))),
     }

@@ -19,7 +19,7 @@ from transformers import (
     TrainingArguments,
 )
 
-from paradox_utils import config, data, hashes, states
+from paradox_utils import config, data, identity, states
 from paradox_utils.data.records import DataError
 from paradox_utils.policies.models import device_of, load_policy
 from paradox_utils.policies.prompts import CUE
@@ -93,7 +93,7 @@ def fit(trainer: Trainer, p: config.Supervised | config.RewardModel, folder: Pat
     """
     kept, start = folder / "resume", None
     if p.resume_every:
-        states.claim(kept, hashes.made_by(p, "paradox_utils.rewards.training"))
+        states.claim(kept, identity.made_by(p))
         start = states.newest(kept, STATE)
     trainer.remove_callback(PrinterCallback)  # a page shows the losses as a figure
     for callback in (StopOnNonFinite(), KeepStates()):

@@ -18,7 +18,7 @@ import torch
 from transformers import PreTrainedTokenizerFast
 from transformers.utils import logging as transformers_logging
 
-from paradox_utils import config, data, files, hashes, states
+from paradox_utils import config, data, files, identity, states
 from paradox_utils.data.oracle import oracle_judge
 from paradox_utils.data.records import DataError, Feedback, Judge, Question
 from paradox_utils.files import resolve
@@ -84,7 +84,7 @@ def run_ppo(p: config.PPO, folder: Path, report: Callable[[dict], None] = lambda
         return encode_prompts(actors.policy, actors.tokenizer, mine, p.prompt_limit)
 
     if processes.rank() == 0:
-        states.claim(folder / "resume", hashes.made_by(p, "paradox_utils.stages.ppo"))
+        states.claim(folder / "resume", identity.made_by(p))
 
     def evaluate() -> dict[str, float]:
         reported = score(test).measures

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 
 from paradox_utils import config, files
-from paradox_utils.study import job, machine, tables
+from paradox_utils.study import job, machine, stale, tables
 from paradox_utils.study.job import load, say
 from paradox_utils.study.plan import describe
 from paradox_utils.study.run import Share, environment, run_study, summarise
@@ -32,6 +32,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if command == "job":
             sub.add_argument("id")
         sub.add_argument("--threads", type=int, default=1, help="cores of one run")
+        if command == "plan":
+            sub.add_argument("--why", action="store_true", help="say of each run to do what has changed since it was finished")
         if command in ("run", "job"):
             sub.add_argument(
                 "--gpus", type=int, help="GPUs to use; left out: all that CUDA_VISIBLE_DEVICES or nvidia-smi names"
@@ -58,8 +60,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             tables.write(settings.study, runs)
             say(f"recorded: {tables.record(settings.study, runs).relative_to(files.ROOT)}")
             return 0
+        why = stale.reasons(settings.study, runs) if options.why else {}
         for run in runs:
             say(f"{run.id:<24} {'finished' if finished(settings.study, run) else 'to do':<8}  {describe(run)}")
+            for reason in why.get(run.id, []):
+                say(f"    {reason}")
         return 0
     except (config.ParameterError, files.FileError) as error:
         sys.stderr.write(f"{error}\n")

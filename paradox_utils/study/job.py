@@ -20,7 +20,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
 
-from paradox_utils import config, files, results
+from paradox_utils import config, files, identity, results
 from paradox_utils.study import machine, plan, tables
 from paradox_utils.study.plan import Run, describe
 from paradox_utils.study.tables import folders
@@ -124,7 +124,9 @@ def execute(name: str, run: Run, work: Path) -> dict[str, Any]:
         "parameters": run.parameters,
         "needs": list(run.needs),
         "notebook": run.notebook,
-        "code_hash": run.code,
+        "commit": identity.commit(),
+        "code": run.code,
+        "code_hash": identity.total(run.code),
         "data_hash": run.data,
         **{key: result[key] for key in ("versions", "device", "threads", "platform")},
         **{key: value for key, value in result.items() if key.startswith("peak_")},

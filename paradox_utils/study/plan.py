@@ -1,7 +1,8 @@
 """A study: from a config file to its runs, their ids and what each needs. Plans only; :mod:`paradox_utils.study.run` runs.
 
-A run's id is a hash over its stage, its resolved parameters (dependencies by their ids), the code its stage imports, and its
-data. So a changed PPO parameter gives new ids to PPO runs alone, and an edit to a plot to none.
+A run's id is a hash over its stage, its resolved parameters (dependencies by their ids), the code of the makers its stage
+declares (:mod:`paradox_utils.identity`), and its data. So a changed PPO parameter gives new ids to PPO runs alone, and an edit
+to a plot to none.
 """
 
 from __future__ import annotations
@@ -13,15 +14,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from paradox_utils import config, files, hashes
+from paradox_utils import config, identity
 from paradox_utils.config import Arm, ParameterError, Study
-
-NOTEBOOKS: dict[str, str] = {
-    "supervised": "notebooks/02-supervised-policy.ipynb",
-    "feedback": "notebooks/01-data.ipynb",
-    "reward_model": "notebooks/03-reward-model.ipynb",
-    "ppo": "notebooks/04-ppo.ipynb",
-}
+from paradox_utils.identity import NOTEBOOKS
 
 # Parameters that the plan fills in, and what to write instead.
 FILLED: dict[str, dict[str, str]] = {
@@ -52,7 +47,8 @@ class Run:
 
     ``parameters``: every parameter of the stage, with folders relative to the project root. ``needs``: ids of the runs whose
     folders it reads. ``labels``: task, policy, route, arm (its name), setting, rm_step, rm_seed, ppo_seed (None where it has
-    none); ``also``: those of further arms that ask for the same run. ``code``, ``data``: the hashes that are part of the id.
+    none); ``also``: those of further arms that ask for the same run. ``code``: the digest of each file that can change its
+    numbers, ``data``: that of its data; both are part of the id.
     """
 
     id: str
@@ -61,7 +57,7 @@ class Run:
     parameters: dict[str, Any]
     needs: tuple[str, ...]
     labels: dict[str, Any]
-    code: str
+    code: dict[str, str]
     data: str
     also: tuple[dict[str, Any], ...] = ()
 
@@ -223,7 +219,7 @@ class _Planner:
     study: Study
     where: str
     runs: dict[str, Run] = field(default_factory=dict)
-    codes: dict[str, str] = field(default_factory=dict)
+    codes: dict[str, dict[str, str]] = field(default_factory=dict)
     digests: dict[Path, bytes] = field(default_factory=dict)
 
     def add_arm(self, arm: Arm, where: str, task: str, policy: str) -> None:
@@ -320,10 +316,10 @@ class _Planner:
         checked = config.check(config.STAGES[stage], by_id, where)
         notebook = NOTEBOOKS[stage]
         if stage not in self.codes:
-            self.codes[stage] = hashes.code_hash(files.resolve(notebook), presentation=False)
-        code, data = self.codes[stage], hashes.data_hash(checked, self.digests)
-        identity = [stage, checked.model_dump(exclude={"out"}), code, data]
-        name = f"{stage}-{hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:10]}"
+            self.codes[stage] = identity.code_of(stage)
+        code, data = self.codes[stage], identity.data_hash(checked, self.digests)
+        whole = [stage, checked.model_dump(exclude={"out"}), identity.total(code), data]
+        name = f"{stage}-{hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()[:10]}"
         paths = {key: f"{work_folder(self.study.study, link.run.id)}/{link.file}" for key, link in links.items()}
         parameters = checked.model_dump() | paths | {"out": work_folder(self.study.study, name)}
         needs = tuple(dict.fromkeys(link.run.id for link in links.values()))

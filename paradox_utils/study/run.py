@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING
 
-from paradox_utils import config, files, hashes
+from paradox_utils import config, files, identity
 from paradox_utils.results import STATUSES
 from paradox_utils.study import job, machine, plan, tables
 from paradox_utils.study.job import load, say
@@ -202,7 +202,7 @@ def analysis(name: str, rows: pd.DataFrame) -> bool:
     target, folder, stamp = results / source.name, results / "analysis", work / "analysis.json"
     if not source.is_file():
         return True
-    digest = hashlib.sha256(hashes.code_hash(source, presentation=True).encode())
+    digest = hashlib.sha256(identity.page_code(source).encode())
     for table in tables.TABLES:
         digest.update((results / f"{table}.csv").read_bytes())
     if not (stamp.is_file() and files.read_json(stamp)["key"] == digest.hexdigest() and target.is_file()):

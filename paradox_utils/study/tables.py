@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from paradox_utils import files
-from paradox_utils.results import KILLED, NEED_FAILED, STATUSES
+from paradox_utils.results import STATUSES
 from paradox_utils.study import plan
 from paradox_utils.study.plan import Run, describe
 
@@ -17,8 +17,13 @@ if TYPE_CHECKING:
     import pandas as pd
 
 RECORDED = "results/recorded"
+KILLED = (
+    "killed: its job ended without a word (killed, out of memory, or its disk too full to say why); "
+    "the next call goes on from its last state"
+)
 WHEN = ("start", "final")
-TABLES = ("summary", "curves", "reward_models", "questions", "best_of_n")
+TABLES = ("summary", "curves", "reward_models", "questions", "best_of_n", "parameters")
+PACKED = ("curves", "parameters")  # where they are recorded: the largest, and the most repetitive
 OF_RUNS = {"curve": "curves", "questions": "questions", "best_of_n": "best_of_n"}  # a PPO run's tables, and a study's
 MEASURES = (
     *("rm_accuracy", "rm_accuracy_noisy", "rm_balanced_accuracy", "rm_majority", "rm_f1", "rm_calibration_error"),
@@ -67,27 +72,33 @@ def headline(record: dict[str, Any]) -> str:
 
 
 def states(name: str, runs: list[Run]) -> dict[str, dict[str, Any]]:
-    """Id → record of the run; one without a result gets status failed, running or blocked, and the reason."""
+    """Id → record of the run; one without a result gets status failed, running or blocked, and the reason.
+
+    ``ended``: whether there is nothing to wait for. A run that was killed goes on at the next call, so neither it nor what
+    needs it has ended.
+    """
     known: dict[str, dict[str, Any]] = {}
     by_id = {run.id: run for run in runs}
     for run in runs:
         work, result = folders(name, run)
         stuck = next((need for need in run.needs if known[need]["status"] not in STATUSES), None)
         if (result / "run.json").is_file():
-            known[run.id] = _read(result / "run.json")
+            state = _read(result / "run.json") | {"ended": True}
         elif stuck:
             root = known[stuck].get("blocked_by", stuck)
-            failed = known[root]["status"] == "failed" and not known[root]["reason"].startswith(KILLED)
-            reason = f"needs {root} ({describe(by_id[root])})" + (f", {NEED_FAILED}" if failed else "")
-            known[run.id] = {"status": "blocked", "reason": reason, "blocked_by": root}
+            ended = known[root]["ended"]
+            reason = f"needs {root} ({describe(by_id[root])})" + (", which failed" if ended else "")
+            state = {"status": "blocked", "reason": reason, "ended": ended, "blocked_by": root}
         elif (work / "failure.json").is_file():
-            known[run.id] = _read(work / "failure.json")
+            state = _read(work / "failure.json") | {"ended": True}
         elif (work / "started").is_file() and files.held(work / "lock"):
-            known[run.id] = {"status": "running", "reason": "a job is still at it; call again when it has ended"}
+            state = {"status": "running", "reason": "a job is still at it; call again when it has ended", "ended": False}
         elif (work / "started").is_file():
-            known[run.id] = {"status": "failed", "reason": f"{KILLED}; see {work.relative_to(files.ROOT) / 'log.txt'}"}
+            reason = f"{KILLED}; see {work.relative_to(files.ROOT) / 'log.txt'}"
+            state = {"status": "failed", "reason": reason, "ended": False}
         else:
-            known[run.id] = {"status": "blocked", "reason": "was not started"}
+            state = {"status": "blocked", "reason": "was not started", "ended": False}
+        known[run.id] = state
     return known
 
 
@@ -107,60 +118,74 @@ def record(name: str, runs: list[Run]) -> Path:
     target.mkdir(parents=True, exist_ok=True)
     for table in TABLES:
         text = (source / f"{table}.csv").read_text(encoding="utf-8")
-        if table == "curves":  # by far the largest: packed, its numbers to six digits
-            rounded = pd.read_csv(io.StringIO(text), dtype={"id": str}).to_csv(index=False, float_format="%.6g")
-            (target / "curves.csv.gz").write_bytes(gzip.compress(rounded.encode(), mtime=0))
+        if table == "curves":  # its numbers to six digits
+            text = pd.read_csv(io.StringIO(text), dtype={"id": str}).to_csv(index=False, float_format="%.6g")
+        if table in PACKED:
+            (target / f"{table}.csv.gz").write_bytes(gzip.compress(text.encode(), mtime=0))
         else:
             files.write_text(target / f"{table}.csv", text)
     made = [state for state in states(name, runs).values() if state["status"] in STATUSES]
-    keys = ("id", "stage", "labels", "seconds", "device", "threads", "versions", "platform", "code_hash", "data_hash")
+    keys = ("id", "stage", "labels", "seconds", "device", "threads", "versions", "platform", "commit", "code_hash", "data_hash")
     files.write_json(target / "provenance.json", {"study": name, "runs": [{key: state[key] for key in keys} for state in made]})
     return target
 
 
-def _names(rows: list[dict[str, Any]]) -> list[str]:
-    """Every column, in the order of first appearance (an empty table keeps the one it is looked up by)."""
-    return list(dict.fromkeys(key for row in rows for key in row)) or ["task"]
-
-
 def write(name: str, runs: list[Run]) -> tuple[pd.DataFrame, list[str]]:
-    """Write ``summary.csv`` (a row a PPO run and arm that asks for it, in the order of the plan), ``curves.csv`` (a row an
-    update), ``reward_models.csv`` (a row a checkpoint), ``questions.csv`` (the scores of every test question, a row an
-    evaluation) and ``best_of_n.csv`` (a row a number of responses); returns the first, and a line a problem."""
-    import pandas as pd  # half a second, which `run` need not pay
+    """Write the study's tables; returns ``summary``, and a line a problem.
 
-    folder = files.resolve(plan.results_folder(name))
+    ``summary.csv`` has a row a PPO run and arm that asks for it, in the order of the plan, ``parameters.csv`` a row a PPO run,
+    ``reward_models.csv`` a row a checkpoint, ``curves.csv`` a row an update, ``questions.csv`` (scores of every test
+    question) a row an evaluation, and ``best_of_n.csv`` a row a number of responses.
+    """
+    folder, known = files.resolve(plan.results_folder(name)), states(name, runs)
     folder.mkdir(parents=True, exist_ok=True)
-    known = states(name, runs)
-    rows, checkpoints = [], []
-    parts: dict[str, list[pd.DataFrame]] = {file: [] for file in OF_RUNS}
-    for run in runs:
-        record = known[run.id]
-        if run.stage == "reward_model":
-            named = {"study": name, "id": run.id, **{key: run.labels[key] for key in ("task", "route", "setting", "rm_seed")}}
-            checkpoints += [named | checkpoint for checkpoint in record.get("results", {}).get("checkpoints", [])]
-        if run.stage != "ppo":
-            continue
-        results = record.get("results", {})
-        measured = {measure: results.get(measure) for measure in MEASURES}
-        measured |= {key: record.get(key) for key in ("seconds", "status", "reason")}
-        rows += [{"study": name, "id": run.id, **labels} | measured for labels in run.all_labels]
-        for file, tables in parts.items():
-            path = folders(name, run)[1] / f"{file}.csv"
-            if record["status"] in STATUSES and path.is_file():
-                values = pd.read_csv(path)
-                values.insert(0, "id", run.id)
-                tables.append(values)
-    table = pd.DataFrame(rows, dtype=object)  # object: a step stays 80, not 80.0, beside a dial's missing one
-    tables = {
-        "summary": table,
-        **{OF_RUNS[file]: pd.concat(tables or [pd.DataFrame(columns=["id"])]) for file, tables in parts.items()},
-        "reward_models": pd.DataFrame(checkpoints, columns=_names(checkpoints)),
-    }
+    tables = _of_plan(name, runs, known) | _of_runs(name, runs, known)
     for file, content in tables.items():
         files.write_table(folder / f"{file}.csv", content)
-    failed = [run for run in runs if known[run.id]["status"] == "failed"]
-    problems = [f"  failed: {describe(run)} ({run.id}): {known[run.id]['reason']}" for run in failed]
-    blocked = Counter(record["reason"] for record in known.values() if record["status"] == "blocked")
-    problems += [f"  running: {describe(run)} ({run.id})" for run in runs if known[run.id]["status"] == "running"]
-    return table, problems + [f"  blocked: {number} × {reason}" for reason, number in blocked.items()]
+    return tables["summary"], _problems(runs, known)
+
+
+def _of_plan(name: str, runs: list[Run], known: dict[str, dict[str, Any]]) -> dict[str, pd.DataFrame]:
+    """The tables with a row for every planned PPO run, finished or not, and that of the reward models' checkpoints."""
+    import pandas as pd
+
+    rows, parameters, checkpoints = [], [], []
+    for run in runs:
+        state, results = known[run.id], known[run.id].get("results", {})
+        if run.stage == "ppo":
+            measured = {measure: results.get(measure) for measure in MEASURES}
+            measured |= {key: state.get(key) for key in ("seconds", "status", "reason", "ended")}
+            rows += [{"study": name, "id": run.id, **labels} | measured for labels in run.all_labels]
+            parameters.append({"id": run.id} | {key: value for key, value in run.parameters.items() if key != "out"})
+        if run.stage == "reward_model":
+            named = {"study": name, "id": run.id, **{key: run.labels[key] for key in ("task", "route", "setting", "rm_seed")}}
+            checkpoints += [named | checkpoint for checkpoint in results.get("checkpoints", [])]
+    columns = list(dict.fromkeys(key for row in checkpoints for key in row)) or ["task"]  # an empty table has a column too
+    return {
+        "summary": pd.DataFrame(rows, dtype=object),  # object: a step stays 80, not 80.0, beside a dial's missing one
+        "parameters": pd.DataFrame(parameters, dtype=object),
+        "reward_models": pd.DataFrame(checkpoints, columns=columns),
+    }
+
+
+def _of_runs(name: str, runs: list[Run], known: dict[str, dict[str, Any]]) -> dict[str, pd.DataFrame]:
+    """The tables that finished PPO runs left, put together."""
+    import pandas as pd
+
+    done = [run for run in runs if run.stage == "ppo" and known[run.id]["status"] in STATUSES]
+    tables = {}
+    for file, table in OF_RUNS.items():
+        paths = {run.id: folders(name, run)[1] / f"{file}.csv" for run in done}
+        parts = [pd.read_csv(path).assign(id=run) for run, path in paths.items() if path.is_file()]
+        whole = pd.concat(parts) if parts else pd.DataFrame(columns=["id"])
+        tables[table] = whole[["id", *(column for column in whole if column != "id")]]
+    return tables
+
+
+def _problems(runs: list[Run], known: dict[str, dict[str, Any]]) -> list[str]:
+    """A line for each run that failed or is still at work, and for each thing that others wait for."""
+    told = {status: [run for run in runs if known[run.id]["status"] == status] for status in ("failed", "running")}
+    problems = [f"  failed: {describe(run)} ({run.id}): {known[run.id]['reason']}" for run in told["failed"]]
+    problems += [f"  running: {describe(run)} ({run.id})" for run in told["running"]]
+    blocked = Counter(state["reason"] for state in known.values() if state["status"] == "blocked")
+    return problems + [f"  blocked: {number} × {reason}" for reason, number in blocked.items()]

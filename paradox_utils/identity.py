@@ -1,0 +1,208 @@
+"""What identifies a run, a state or a page: the code that can change its numbers, and its data. Imports no torch.
+
+A stage declares the makers whose code can change what it leaves (:data:`MAKERS`; a test holds that to what it imports).
+Comments and docstrings are no code. What ``config`` says is in a run's resolved parameters, and what ``files`` and ``results``
+write down is made by others, so an edit to them, to prose, a figure, an analysis or another stage renames no run.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import io
+import json
+import subprocess
+import tokenize
+from collections.abc import Iterable, Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from paradox_utils import config
+from paradox_utils.files import PACKAGE, ROOT, FileError, resolve
+from paradox_utils.results import environment
+
+# The notebook of each stage, and the files and folders of the package whose code can change its numbers.
+NOTEBOOKS = {
+    "supervised": "notebooks/02-supervised-policy.ipynb",
+    "feedback": "notebooks/01-data.ipynb",
+    "reward_model": "notebooks/03-reward-model.ipynb",
+    "ppo": "notebooks/04-ppo.ipynb",
+}
+MAKERS: dict[str, tuple[str, ...]] = {
+    "supervised": ("states.py", "data", "policies", "stages/supervised.py"),
+    "feedback": ("data", "policies", "rewards/examples.py", "stages/feedback.py"),
+    "reward_model": ("states.py", "data", "policies", "rewards", "stages/reward_model.py"),
+    "ppo": ("states.py", "data", "policies", "rewards", "ppo", "stages/ppo.py"),
+}
+SHOWS = frozenset({"parameters", "injected-parameters", "figure", "finding"})  # tags of cells that change no stored number
+
+
+# --- code ---------------------------------------------------------------------------------------------------------------------
+
+
+def code_of(stage: str) -> dict[str, str]:
+    """The digest (hex) of each file that the stage declares, and of the cells of its notebook that make numbers.
+
+    Raises :class:`FileError` for a notebook that is missing or not Python.
+    """
+    notebook = NOTEBOOKS[stage]
+    files = [file for part in MAKERS[stage] for file in _python(PACKAGE / part)]
+    made = {file.relative_to(PACKAGE).as_posix(): _digest(_stripped(file.read_text(encoding="utf-8"))) for file in files}
+    return made | {notebook: _digest(_stripped("\n".join(cells(resolve(notebook), SHOWS)), notebook))}
+
+
+def total(digests: dict[str, str]) -> str:
+    """One digest (hex) of several named ones."""
+    return _digest(json.dumps(digests, sort_keys=True))
+
+
+def made_by(parameters: config.Stage) -> dict[str, Any]:
+    """What fixes the numbers of a stage, in JSON's types: parameters, data, code and versions."""
+    stage = next(name for name, schema in config.STAGES.items() if type(parameters) is schema)
+    return {
+        "parameters": parameters.model_dump(exclude={"out", "resume_every"}),
+        "data": data_hash(parameters),
+        "code": total(code_of(stage)),
+        "versions": environment()["versions"],
+    }
+
+
+def commit() -> str:
+    """The commit of the code that runs here, with ``+`` where tracked files differ from it; empty outside a checkout."""
+    try:
+        head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True)
+        changed = subprocess.run(["git", "status", "--porcelain", "-uno"], cwd=ROOT, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+    return head.stdout.strip() + ("+" if changed.stdout.strip() else "")
+
+
+def page_code(notebook: Path) -> str:
+    """A digest (hex) of the code a page runs: its cells but that tagged ``parameters``, and what of the package they import.
+
+    Imports are followed as written, those inside functions included. Raises :class:`FileError` as :func:`code_of` does.
+    """
+    source = "\n".join(cells(notebook, frozenset({"parameters", "injected-parameters"})))
+    made = {
+        name: _digest(_stripped(path.read_text(encoding="utf-8"))) for name, path in imported(source, notebook.name).items()
+    }
+    return total(made | {"cells": _digest(_stripped(source, notebook.name))})
+
+
+def cells(notebook: Path, skipped: frozenset[str]) -> Iterator[str]:
+    """The code cells of a notebook that have none of the tags ``skipped``, as Python: IPython's own lines are left out."""
+    try:
+        content = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+    except (OSError, ValueError, KeyError) as error:
+        raise FileError(f"{notebook}: no readable notebook ({error!r}); restore it from the repository") from error
+    for cell in content:
+        if cell["cell_type"] == "code" and not skipped & set(cell["metadata"].get("tags", [])):
+            lines = "".join(cell["source"]).splitlines()
+            yield "\n".join(line for line in lines if not line.lstrip().startswith(("%", "!")))
+
+
+def imported(source: str, where: str) -> dict[str, Path]:
+    """Dotted name → file of every module of the package that ``source`` imports, directly or not."""
+    found: dict[str, Path] = {}
+    waiting = [(source, where)]
+    while waiting:
+        for name in _names(*waiting.pop()):
+            parts = name.split(".")
+            if parts[0] != PACKAGE.name:
+                continue
+            for stop in range(1, len(parts) + 1):  # importing a.b.c runs a and a.b as well
+                module, folder = ".".join(parts[:stop]), PACKAGE.joinpath(*parts[1:stop])
+                candidates = [folder / "__init__.py", *([folder.with_suffix(".py")] if stop > 1 else [])]
+                file = next((path for path in candidates if path.is_file()), None)
+                if file is not None and module not in found:
+                    found[module] = file
+                    waiting.append((file.read_text(encoding="utf-8"), str(file)))
+    return found
+
+
+@cache  # most modules are asked for again and again
+def _names(source: str, where: str) -> tuple[str, ...]:
+    """Every dotted name that a source imports and that may be a module."""
+    names: list[str] = []
+    for node in ast.walk(_parsed(source, where)):
+        if isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+    return tuple(dict.fromkeys(names))
+
+
+def _parsed(source: str, where: str) -> ast.Module:
+    try:
+        return ast.parse(source)
+    except SyntaxError as error:
+        raise FileError(f"{where}: is not Python (line {error.lineno}: {error.msg})") from error
+
+
+@cache
+def _stripped(source: str, where: str = "") -> str:
+    """Python without comments, docstrings and blank lines; text, not a syntax tree, so that it is the same for every Python."""
+    lines = source.splitlines()
+    for node in ast.walk(_parsed(source, where)):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) and ast.get_docstring(node):
+            text = node.body[0]
+            lines[text.lineno - 1 : text.end_lineno] = [""] * (text.end_lineno - text.lineno + 1)
+    for token in tokenize.generate_tokens(io.StringIO("\n".join(lines) + "\n").readline):
+        if token.type == tokenize.COMMENT:
+            row, column = token.start
+            lines[row - 1] = lines[row - 1][:column]
+    return "\n".join(line.rstrip() for line in lines if line.strip())
+
+
+def _python(path: Path) -> Iterable[Path]:
+    return sorted(path.rglob("*.py")) if path.is_dir() else [path]
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+# --- data ---------------------------------------------------------------------------------------------------------------------
+
+
+def data_hash(parameters: config.Stage, known: dict[Path, bytes] | None = None) -> str:
+    """SHA-256 (hex) of what a stage reads besides its parameters and the runs it depends on.
+
+    The JSON files of a QA-FEEDBACK directory, the tables of an analysis, and the user's own model folders and feedback files
+    (their names, sizes and the ends of each: whole weights would take minutes to read). Atlas and a hub id are
+    identified by their parameters. ``known``: digests of files read before, which the runs of a study share.
+    """
+    try:
+        return _data_hash(parameters.model_dump(), {} if known is None else known)
+    except OSError as error:
+        raise FileError(
+            f"{error.filename}: cannot be read ({error.strerror}); mend its permissions, or name another"
+        ) from error
+
+
+def _data_hash(values: dict[str, Any], known: dict[Path, bytes]) -> str:
+    digest = hashlib.sha256(json.dumps([values.get("source"), values.get("data"), values.get("world_seed")]).encode())
+    tables = sorted(resolve(values["data"]).glob("*.json")) if values.get("source") == "qa-feedback" else []
+    tables += sorted(resolve(values["results"]).glob("*.csv*")) if "results" in values else []
+    for file in tables:
+        if file not in known:
+            known[file] = hashlib.sha256(file.read_bytes()).digest()
+        digest.update(file.name.encode() + b"\0" + known[file])
+    for name in ("policy", "value_weights", "backbone", "reward_model", "feedback", "evaluator", "benchmarks"):
+        path = resolve(str(values[name]).format(task=values.get("task"))) if values.get(name) else None
+        for file in [path] if path and path.is_file() else sorted(path.rglob("*")) if path else []:
+            if file.is_file():
+                if file not in known:
+                    known[file] = f"{file.stat().st_size}\0".encode() + _ends(file)
+                digest.update(f"{name}\0{file.name}\0".encode() + known[file])
+    return digest.hexdigest()
+
+
+def _ends(file: Path, size: int = 1 << 20) -> bytes:
+    """The first and the last ``size`` bytes: a new head stands in one of them, whatever the order of the tensors."""
+    with file.open("rb") as source:
+        digest = hashlib.sha256(source.read(size))
+        source.seek(max(0, file.stat().st_size - size))
+        digest.update(source.read())
+    return digest.digest()
