@@ -21,7 +21,7 @@ from typing import Any
 import nbformat
 from nbformat import NotebookNode
 
-from paradox_utils import config, files, identity
+from paradox_utils import config, files, identity, notebooks
 
 WAY_OUT = "run `make pages`"
 
@@ -112,17 +112,15 @@ def execute(paths: Iterable[Path]) -> None:
 
     A notebook that fails leaves its page as it was: papermill's error names the cell.
     """
-    import papermill  # imports the notebook machinery, which `check` and `stage` do without
-
     os.environ["PYTHONWARNINGS"] = "ignore:IProgress not found"  # of a missing widget library, at tqdm's import
     for path in paths:
         before = stamp(path)
         with tempfile.TemporaryDirectory() as folder:
             output = Path(folder) / path.name
-            papermill.execute_notebook(path, output, cwd=files.ROOT, kernel_name="python3", progress_bar=sys.stderr.isatty())
+            notebooks.execute(path, output, {}, Path(folder) / "log.txt")
             notebook = clean(nbformat.read(output, as_version=4))
         notebook.metadata["paradox"] = before
-        _write(path, notebook)
+        files.write_text(path, nbformat.writes(notebook) + "\n")
         print(f"executed {shown(path)}", flush=True)
 
 
@@ -167,12 +165,6 @@ def read_page(path: Path) -> NotebookNode:
         return nbformat.read(path, as_version=4)
     except (OSError, nbformat.reader.NotJSONError) as error:
         raise PageError(f"{shown(path)}: is not a readable notebook ({error})") from error
-
-
-def _write(path: Path, notebook: NotebookNode) -> None:
-    partial = path.with_suffix(".partial")
-    nbformat.write(notebook, partial)
-    partial.replace(path)
 
 
 def _code(notebook: NotebookNode) -> list[NotebookNode]:

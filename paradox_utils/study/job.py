@@ -7,20 +7,18 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import logging
 import os
 import re
 import resource
 import shutil
 import sys
-import tempfile
 import time
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
-from paradox_utils import config, files, identity, results
+from paradox_utils import config, files, identity, notebooks, results
 from paradox_utils.study import machine, plan, tables
 from paradox_utils.study.plan import Run, describe
 from paradox_utils.study.tables import folders
@@ -107,7 +105,7 @@ def execute(name: str, run: Run, work: Path) -> dict[str, Any]:
     for need in run.needs:
         if not files.resolve(plan.results_folder(name)).joinpath(need, "run.json").is_file():
             raise files.FileError(f"needs {need}, which has not finished; run the whole study")
-    notebook(files.resolve(run.notebook), work / "notebook.ipynb", run.parameters, work / "log.txt")
+    notebooks.execute(files.resolve(run.notebook), work / "notebook.ipynb", run.parameters, work / "log.txt")
     if not (work / "result.json").is_file():
         raise files.FileError(f"{run.notebook} came to its end without a result: it must call run.finish(results)")
     result = results.read_result(work)
@@ -131,53 +129,6 @@ def execute(name: str, run: Run, work: Path) -> dict[str, Any]:
         **{key: result[key] for key in ("versions", "device", "threads", "platform")},
         **{key: value for key, value in result.items() if key.startswith("peak_")},
     }
-
-
-def notebook(source: Path, target: Path, parameters: dict[str, Any], log: Path) -> None:
-    """Execute a notebook with papermill from the project root; what its cells print goes to ``log`` as well."""
-    import papermill  # half a second: only those who execute pay it
-    from jupyter_client.manager import AsyncKernelManager
-    from traitlets import default
-
-    logging.getLogger("papermill").setLevel(logging.ERROR)  # parameters that keep their default are injected all the same
-    # Papermill writes the paths into the notebook: they must not be this machine's.
-    relative = [os.path.relpath(path, files.ROOT) for path in (source, target)]
-    sockets = tempfile.TemporaryDirectory(prefix="paradox-", ignore_cleanup_errors=True)
-
-    class LocalKernel(AsyncKernelManager):
-        """Talks through socket files: kernels that start at the same time could choose the same network ports."""
-
-        @default("transport")
-        def _through_files(self) -> str:
-            return "ipc"
-
-        @default("ip")
-        def _in_this_folder(self) -> str:
-            return f"{sockets.name}/kernel"
-
-    with sockets, log.open("w", encoding="utf-8") as sink, stderr_to(sink):
-        papermill.execute_notebook(
-            *relative,
-            parameters=parameters,
-            cwd=files.ROOT,
-            kernel_manager_class=LocalKernel,
-            kernel_name="python3",  # this environment's, whatever the notebook was last saved with
-            progress_bar=False,
-            stdout_file=sink,
-            stderr_file=sink,
-        )
-
-
-@contextlib.contextmanager
-def stderr_to(sink: IO[str]) -> Iterator[None]:
-    """Send file descriptor 2, which the kernel inherits, to ``sink``: warnings, and the last words of one that crashes."""
-    saved = os.dup(2)
-    os.dup2(sink.fileno(), 2)
-    try:
-        yield
-    finally:
-        os.dup2(saved, 2)
-        os.close(saved)
 
 
 def publish(work: Path, result: Path, record: dict[str, Any]) -> None:

@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING
 
-from paradox_utils import config, files, identity
+from paradox_utils import config, files, identity, notebooks
 from paradox_utils.results import STATUSES
 from paradox_utils.study import job, machine, plan, tables
 from paradox_utils.study.job import load, say
@@ -215,7 +215,7 @@ def analysis(name: str, rows: pd.DataFrame) -> bool:
         say("analysis: started")
         parameters = {"results": plan.results_folder(name), "out": f"{plan.results_folder(name)}/analysis"}
         try:
-            job.notebook(source, work / source.name, parameters, work / "analysis.txt")
+            notebooks.execute(source, work / source.name, parameters, work / "analysis.txt")
         except Exception as error:
             say(f"analysis: failed, {job.one_line(error)} ({(work / source.name).relative_to(files.ROOT)})")
             return False

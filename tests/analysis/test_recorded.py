@@ -1,5 +1,6 @@
 """What is kept under results/recorded is whole, and holds the bounds that the project claims of it."""
 
+import re
 from pathlib import Path
 
 import pandas as pd
@@ -7,6 +8,7 @@ import pytest
 
 from paradox_utils import config, files
 from paradox_utils.analysis import power, tables, verdict
+from paradox_utils.analysis.tables import load_parameters
 from paradox_utils.study import plan
 from paradox_utils.study import tables as study_tables
 
@@ -45,6 +47,15 @@ def test_a_recorded_study_has_a_row_for_every_planned_run(name):
     made = files.read_json(RECORDED / name / "provenance.json")["runs"]
     assert {run["id"] for run in made} >= set(rows.loc[rows["status"] == "ok", "id"])
     assert all(run["device"] and run["versions"]["torch"] and run["seconds"] > 0 for run in made)
+    assert set(load_parameters(RECORDED / name).index) == set(rows["id"])
+
+
+@pytest.mark.parametrize("path", sorted(RECORDED.glob("*/provenance.json")), ids=lambda path: path.parent.name)
+def test_every_recorded_run_names_the_commit_that_made_it(path):
+    """Its id is a label of that commit, whatever the code that stands here would call it."""
+    runs = files.read_json(path)["runs"]
+    assert runs
+    assert all(re.fullmatch(r"[0-9a-f]{40}\+?", run["commit"]) for run in runs)
 
 
 def runs_of(settings: config.Study, name: str) -> list[plan.Run]:

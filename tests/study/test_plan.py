@@ -3,7 +3,7 @@
 
 import pytest
 
-from paradox_utils import config, files, hashes
+from paradox_utils import config, files
 from paradox_utils.study import plan
 from tests.study.test_run import CONFIG, planned, project, seeds_of, trained, write_notebook  # noqa: F401 (project is a fixture)
 
@@ -49,22 +49,6 @@ def test_ids_are_stable_and_follow_what_they_depend_on(project):
     feedback = ids(planned(project, CONFIG.replace("prompts: 7", "prompts: 8")))
     assert {key[0] for key in before if feedback[key] == before[key]} == {"supervised"}
     assert ids(planned(project, CONFIG.replace("tiny", "other"))) == before  # a name is no reason to train again
-
-
-def test_an_edit_changes_the_ids_of_the_stages_that_import_the_code(project, monkeypatch):
-    package = project / "paradox_utils"
-    package.mkdir()
-    for module, text in {"__init__": "", "plots": "size = 1", "ppo": "from . import plots", "supervised": "x = 1"}.items():
-        (package / f"{module}.py").write_text(text)
-    monkeypatch.setattr(hashes, "PACKAGE", package)
-    for stage, module in {"supervised": "supervised", "feedback": "plots", "reward_model": "plots", "ppo": "ppo"}.items():
-        write_notebook(project / plan.NOTEBOOKS[stage], "", f"from paradox_utils import {module}, plots")
-    before = ids(planned(project))
-    (package / "plots.py").write_text("size = 2")
-    assert ids(planned(project)) == before
-    (package / "ppo.py").write_text("from . import plots\nclip = 0.3")
-    after = ids(planned(project))
-    assert {key[0] for key in before if after[key] != before[key]} == {"ppo"}
 
 
 def test_seeds_and_settings_multiply_and_equal_runs_are_one(project):

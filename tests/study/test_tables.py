@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 
 from paradox_utils import files
-from paradox_utils.analysis.tables import load_curves
+from paradox_utils.analysis.tables import load_curves, load_parameters
 from paradox_utils.study import tables
 from tests.study.test_plan import SHARED
 from tests.study.test_run import planned, project, trained  # noqa: F401 (project is a fixture)
@@ -19,9 +19,9 @@ def finish(run, results, status="ok", **texts):
     folder.mkdir(parents=True)
     for name, text in texts.items():
         (folder / f"{name}.csv").write_text(text)
-    made = {"seconds": 3.5, "device": "cpu", "threads": 1, "versions": {}, "platform": "p", "code_hash": "c", "data_hash": "d"}
+    made = {"seconds": 3.5, "device": "cpu", "threads": 1, "versions": {}, "platform": "p", "commit": "e", "code_hash": "c"}
     record = {"id": run.id, "stage": run.stage, "labels": run.labels, "status": status, "reason": "", "results": results}
-    files.write_json(folder / "run.json", record | made)
+    files.write_json(folder / "run.json", record | made | {"data_hash": "d"})
 
 
 @pytest.fixture
@@ -64,6 +64,7 @@ def test_the_summary_has_a_row_for_every_arm_that_asks_for_a_run(study, project)
         [failed.id, "low", "failed", None],
     ]
     assert table["probe_accuracy"].tolist() == [0.75, None, None, None]
+    assert table["ended"].tolist() == [True] * 4
     assert len(problems) == 1
     assert "RuntimeError: no" in problems[0]
     written = pd.read_csv(project / "results/tiny/summary.csv")
@@ -97,13 +98,37 @@ def test_every_table_is_recorded_and_the_curves_are_packed(study, project):  # n
     folder = tables.record("tiny", study)
     assert folder == project / "results/recorded/tiny"
     expected = {f"{name}.csv" for name in ("summary", "reward_models", "questions", "best_of_n")}
-    assert {path.name for path in folder.iterdir()} == expected | {"curves.csv.gz", "provenance.json"}
+    assert {path.name for path in folder.iterdir()} == expected | {"curves.csv.gz", "parameters.csv.gz", "provenance.json"}
     made = pd.read_csv(project / "results/tiny/curves.csv", dtype={"id": str})
     pd.testing.assert_frame_equal(load_curves(folder), made, rtol=1e-5)
+    parameters = load_parameters(folder)
+    assert parameters.index.tolist() == [run.id for run in trained(study)]
+    assert parameters["kl_coefficient"].tolist() == [run.parameters["kl_coefficient"] for run in trained(study)]
+    assert "out" not in parameters
     packed = (folder / "curves.csv.gz").read_bytes()
     tables.record("tiny", study)
     assert (folder / "curves.csv.gz").read_bytes() == packed  # nothing of the time it was made
     for name in expected:
         assert (folder / name).read_bytes() == (project / "results/tiny" / name).read_bytes()
     made = files.read_json(folder / "provenance.json")["runs"]
+    assert {run["commit"] for run in made} == {"e"}
     assert [run["id"] for run in made] == [run.id for run in study if run.labels["arm"] != "low"]  # all but the failed one
+
+
+def test_a_run_ends_unless_the_next_call_goes_on_with_it(project):  # noqa: F811
+    """Not started and killed runs have not ended, nor have those that need them; what waits for a failure has."""
+    runs = planned(project, SHARED)
+    supervised, feedback = (next(run for run in runs if run.stage == stage) for stage in ("supervised", "feedback"))
+
+    def ended():
+        states = tables.states("tiny", runs)
+        return {run.stage: states[run.id]["ended"] for run in runs}
+
+    assert set(ended().values()) == {False}
+    finish(supervised, {})
+    work, _ = tables.folders("tiny", feedback)
+    work.mkdir(parents=True)
+    (work / "started").touch()  # by a job that left nothing else: it was killed
+    assert ended() == {"supervised": True, "feedback": False, "reward_model": False, "ppo": False}
+    files.write_json(work / "failure.json", {"status": "failed", "reason": "killed: is only a word"})
+    assert set(ended().values()) == {True}
