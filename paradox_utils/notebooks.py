@@ -20,8 +20,8 @@ def execute(source: Path, target: Path, parameters: dict[str, Any], log: Path) -
     from traitlets import default
 
     logging.getLogger("papermill").setLevel(logging.ERROR)  # parameters that keep their default are injected all the same
-    # Papermill writes the paths into the notebook: they must not be this machine's.
-    relative = [os.path.relpath(path, files.ROOT) for path in (source, target)]
+    # Papermill writes the paths into the notebook: they must not be this machine's. A study's process works in the root.
+    relative = [os.path.relpath(path) for path in (source, target)]
     sockets = tempfile.TemporaryDirectory(prefix="paradox-", ignore_cleanup_errors=True)
 
     class LocalKernel(AsyncKernelManager):
