@@ -35,9 +35,11 @@ paper: $(INSTALLED) ## run the quick study, build the book with its results, pri
 
 test: lint unit notebooks book ## lint, unit tests, notebooks, and a build of the book with warnings as errors
 
-lint: $(INSTALLED) # ruff's rules and its format
+lint: $(INSTALLED) # ruff's rules and its format, the arrows between the folders, and no unused name
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports --no-cache --no-logo
+	$(BIN)/python tests/unused.py
 
 unit: $(INSTALLED) # two workers
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n 2

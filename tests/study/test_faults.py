@@ -126,7 +126,11 @@ def test_a_killed_job_is_told_from_one_that_runs_and_one_that_never_started(proj
     assert f"failed: ppo relevance atlas-t5 dial dial_accuracy=0.7 RM seed 0 seed 0 ({runs[0.7].id}): killed" in output
     assert (work / "resume/state-7").exists()
     (work / "started").unlink()  # what is left of a run that never started: at most its folder
-    assert tables.states("tiny", runs_of(project))[runs[0.7].id] == {"status": "blocked", "reason": "was not started", "ended": False}
+    assert tables.states("tiny", runs_of(project))[runs[0.7].id] == {
+        "status": "blocked",
+        "reason": "was not started",
+        "ended": False,
+    }
 
 
 def test_a_run_whose_disk_has_no_room_for_the_reason_is_marked(project):  # noqa: F811
