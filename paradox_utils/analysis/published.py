@@ -285,13 +285,14 @@ def conclusion(joint: pd.DataFrame) -> str:
     clear = joint["corrected"] <= LARGE
     beyond = [null for null in NULLS if clear[null][FAILURE].any()]
     whole, upper = (np.sign(joint["observed"]) * clear)[NULLS[0]][ASSOCIATION]
-    stands = {
-        "irrelevant": "is more than noise of single runs explains",
-        "as measured": "is more than an effect as strong as measured explains, unless it levels off",
-    }.get(beyond[0] if beyond else "", "is within what one run for each RM shows anyway")
+    stands = "is within what one run for each RM shows anyway"
+    if "irrelevant" in beyond:
+        stands = "is more than noise of single runs explains"
+    elif "as measured" in beyond:
+        stands = "is more than an effect as strong as measured explains, unless it levels off"
     tends = {sign: f"{who} accurate RMs tend to have better policies" for sign, who in ((1, "more"), (-1, "less"))}
     tends[0] = "no association with accuracy is clear"
-    if NULLS[0] in beyond or min(whole, upper) < 0:
+    if "irrelevant" in beyond or min(whole, upper) < 0:
         follows = "evidence that less accuracy can be better" + (", and evidence against it" if max(whole, upper) > 0 else "")
     elif upper > 0:
         follows = "no evidence that less accuracy is better, and evidence against it"
@@ -303,8 +304,8 @@ def conclusion(joint: pd.DataFrame) -> str:
     else:
         follows = "no evidence that less accuracy is better, and little evidence against it"
     return (
-        f"How the most accurate RM fails, and how the middle third does against the top third, {stands}. Over the whole range "
-        f"of accuracy {tends[whole]}; without the least accurate third {tends[upper]}. So the points are {follows}."
+        f"How far the most accurate RM falls short, or the middle third leads the top third, {stands}. Over the whole range of "
+        f"accuracy {tends[whole]}; without the least accurate third {tends[upper]}. So the points are {follows}."
     )
 
 

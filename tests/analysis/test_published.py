@@ -46,11 +46,6 @@ def test_all_points_are_there_in_the_paper_s_order(data):
     assert np.isfinite(pd.concat([data.markers, data.curves])[["lm_performance", "value"]].sum()).all()
 
 
-def test_a_missing_table_is_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"published_lm_performance\.csv"):
-        published.load_published(tmp_path)
-
-
 def test_every_number_of_the_method_is_that_of_the_tables(data):
     text = (BOOK / "method.md").read_text(encoding="utf-8")
     section = text[text.index("| policy | task | best RM") : text.index("- **One seed, and a maximum")]
@@ -264,20 +259,6 @@ def judged(**p):
     return joint.assign(corrected=published.corrected(joint))
 
 
-@pytest.mark.parametrize(
-    ("p", "corrected"),
-    [
-        ({"regret_sd": 0.03}, {"regret_sd": 0.18, "not_first": 1}),  # the smallest of six
-        ({"regret_sd": 0.003, "thirds_sd": 0.005}, {"regret_sd": 0.018, "thirds_sd": 0.025}),
-        ({"spearman": 0.02}, {"spearman": 0.08, "spearman_upper": 1}),  # both sides, and the smaller of two
-        ({"spearman": 0.002, "spearman_upper_low": 0.02}, {"spearman": 0.008, "spearman_upper": 0.04}),
-    ],
-)
-def test_p_are_corrected_within_their_family(p, corrected):
-    found = judged(**p)["corrected"]["irrelevant"]
-    assert found[list(corrected)].to_dict() == pytest.approx(corrected)
-
-
 NO, YES, AGAINST = "are no evidence that less", "are evidence that less accuracy can be better", "evidence against it."
 
 
@@ -285,9 +266,9 @@ NO, YES, AGAINST = "are no evidence that less", "are evidence that less accuracy
     ("p", "said"),
     [
         ({}, [NO, "is within", "little evidence against it."]),
-        ({"regret_sd": 0.03}, [NO, "is within"]),
-        ({"regret_sd": 0.003}, [YES, "noise of single runs"]),
-        ({"spearman": 0.02}, [NO, "whole range of accuracy no association"]),
+        ({"regret_sd": 0.01}, [NO, "is within"]),  # the smallest of six
+        ({"regret_sd": 0.008}, [YES, "noise of single runs"]),
+        ({"spearman": 0.015}, [NO, "whole range of accuracy no association"]),  # both sides, and the smaller of two
         ({"spearman": 0.002}, [NO, "some evidence that low accuracy is worse, and little evidence, either way"]),
         ({"spearman": 0.002, "spearman_upper": 0.02}, [NO, AGAINST]),
         ({"spearman_low": 0.002}, [YES, "whole range of accuracy less accurate RMs"]),
