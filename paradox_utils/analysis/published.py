@@ -1,4 +1,4 @@
-"""What the paper's figures say as numbers: clusters of accuracy, drawn surfaces, chance, and what training curves mix.
+"""What the paper's figures say as numbers: the most accurate RM, drawn surfaces, chance, and what training curves mix.
 
 Reads the tables of ``book/published`` (see its README); imports no torch. A *pair* is a policy and a task; its reward models
 (RMs) are the markers of one figure. The policies of a task were trained against the same RMs, so pairs are not independent.
@@ -6,7 +6,6 @@ Reads the tables of ``book/published`` (see its README); imports no torch. A *pa
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,33 +14,21 @@ import pandas as pd
 from scipy import stats
 from scipy.interpolate import griddata
 
-from paradox_utils.analysis.statistics import Array, rank_correlation, regret
-from paradox_utils.data.tasks import TASKS
+from paradox_utils.analysis import statistics
+from paradox_utils.analysis.statistics import Array
 
-POLICIES = ("T5-small", "T5-base", "T5-large")
-SHARES = ("relevance", "factuality")  # LM performance is a share, at most 1; completeness is a mean score
+PAIR = ["policy", "task"]
 RESOLUTION = 0.01  # accuracies closer than this count as one
 GRID = 100  # points a side of the drawn surfaces
-FEWEST = 4  # RMs of a pair: a surface through all but one needs three
-
-TABLES = {  # file: the columns that are read
-    "published_lm_performance.csv": ("policy", "task", "rm_step", "rm_accuracy", "lm_performance"),
-    "published_lm_headline.csv": ("policy", "task", "surface_max", "fig2d_best_step"),
-    "published_training_summary.csv": ("policy", "task", "rm_role", "metric", "mean_bar", "variance_bar"),
-    "published_training_curves.csv.gz": ("policy", "task", "rm_role", "metric", "step", "value"),
-}
-LABELS = ("policy", "task", "rm_role", "metric")  # every other column is a number
 NULLS = ("irrelevant", "as measured")
-JOINT = ("not_first", "place", "regret_sd", "thirds_sd", "spearman", "spearman_upper")  # taken over all pairs
-
-
-class PublishedError(ValueError):
-    """A published table that is missing or malformed; the message says which, and what to do."""
+FAILURE = ["not_first", "regret_sd", "thirds_sd"]  # what grows as the most accurate RM fails, or moderate accuracy leads
+ASSOCIATION = ["spearman", "spearman_upper"]
+LARGE = 0.05  # a p at most this, corrected, is called hard to reconcile with its world
 
 
 @dataclass(frozen=True)
 class Tables:
-    """The four tables: a row a marker, a pair, a bar, and a point of a training curve."""
+    """The four tables: a row a marker, a pair, a bar, and a point of a training curve; pairs in the paper's order."""
 
     markers: pd.DataFrame
     headline: pd.DataFrame
@@ -66,107 +53,37 @@ class Surface:
 
 @dataclass(frozen=True)
 class Chance:
-    """What two null worlds would show: a row a pair and null (``pairs``), and a row a statistic and null (``joint``)."""
+    """What two null worlds would show: ``pairs`` by null, policy and task, and ``joint`` by null and statistic."""
 
     pairs: pd.DataFrame
     joint: pd.DataFrame
 
 
 def load_published(folder: Path | str) -> Tables:
-    """The tables of ``folder``; raises :class:`PublishedError` for a missing file or column, or a value that is no number."""
-    tables = Tables(*(_table(Path(folder) / name, columns) for name, columns in TABLES.items()))
-    for task, rows in tables.markers.groupby("task"):
-        models = {
-            tuple(map(tuple, pair[["rm_step", "rm_accuracy"]].sort_values("rm_step").to_numpy()))
-            for _, pair in rows.groupby("policy")
-        }
-        if len(models) > 1 or rows.duplicated(["policy", "rm_step"]).any():
-            raise PublishedError(f"{folder}: the markers of {task} name other RMs for one policy than for another")
-    for policy, task, rows in pairs(tables.markers):
-        if len(rows) < FEWEST or (rows[["rm_accuracy", "lm_performance"]].nunique() < 2).any():
-            needs = f"at least {FEWEST} RMs, of different accuracy and LM performance"
-            raise PublishedError(f"{folder}: {policy}, {task}: {len(rows)} RMs; what is said of them needs {needs}")
-    return tables
+    """The tables of ``folder``, as its README describes them; ``FileNotFoundError`` for a missing one."""
+    names = ("lm_performance.csv", "lm_headline.csv", "training_summary.csv", "training_curves.csv.gz")
+    return Tables(*(pd.read_csv(Path(folder) / f"published_{name}") for name in names))
 
 
-def _table(path: Path, columns: tuple[str, ...]) -> pd.DataFrame:
-    try:
-        table = pd.read_csv(path)
-    except OSError as error:
-        raise PublishedError(
-            f"{path}: cannot be read ({error.strerror or error}); it belongs to the folder of tables"
-        ) from error
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
-        raise PublishedError(f"{path}: is no table ({' '.join(str(error).split())}); restore it from the repository") from error
-    if absent := [column for column in columns if column not in table]:
-        raise PublishedError(f"{path}: lacks the column {', '.join(absent)}; restore it from the repository")
-    for column in (column for column in columns if column not in LABELS):
-        numbers = pd.to_numeric(table[column], errors="coerce")
-        if len(bad := table.index[~np.isfinite(numbers)]):
-            raise PublishedError(f"{path}: line {bad[0] + 2}: {column} = {table.loc[bad[0], column]!r} is no number")
-        table[column] = numbers
-    return table
-
-
-def pairs(table: pd.DataFrame) -> Iterator[tuple[str, str, pd.DataFrame]]:
-    """Policy, task and rows of each pair that ``table`` has, in the paper's order."""
-    for policy in POLICIES:
-        for task in TASKS:
-            rows = table[(table["policy"] == policy) & (table["task"] == task)]
-            if len(rows):
-                yield policy, task, rows
-
-
-# --- accuracies and ranks -----------------------------------------------------------------------------------------------
-
-
-def clusters(markers: pd.DataFrame) -> pd.DataFrame:
-    """How the accuracies of a task's RMs lie, a row a task (the policies share them).
-
-    ``distinct``: values left after rounding to :data:`RESOLUTION`; ``top_quarter``, ``middle_half``: share of the RMs in the
-    top quarter and the middle half of the range ``low`` to ``high``; ``top_low``: the least accuracy in that quarter;
-    ``gap_low`` to ``gap_high``: the widest empty stretch.
-    """
-    rows = []
-    for task in (task for task in TASKS if (markers["task"] == task).any()):
-        accuracy = np.sort(markers[markers["task"] == task].drop_duplicates("rm_step")["rm_accuracy"].to_numpy(float))
-        low, high = accuracy[0], accuracy[-1]
-        place = (accuracy - low) / (high - low)
-        widest = int(np.argmax(np.diff(accuracy)))
-        rows.append(
-            {
-                "task": task,
-                "models": accuracy.size,
-                "low": low,
-                "high": high,
-                "distinct": np.unique(np.round(accuracy / RESOLUTION)).size,
-                "top_quarter": float((place >= 0.75).mean()),
-                "top_low": accuracy[place >= 0.75][0],
-                "middle_half": float(((place > 0.25) & (place < 0.75)).mean()),
-                "gap_low": accuracy[widest],
-                "gap_high": accuracy[widest + 1],
-            }
-        )
-    return pd.DataFrame(rows)
+# --- the most accurate RM among its peers -------------------------------------------------------------------------------
 
 
 def standing(markers: pd.DataFrame) -> pd.DataFrame:
     """The most accurate RM (``top_*``) and the one with the best policy (``best_*``) among their peers, a row a pair.
 
     Ranks count from 1, equal values share the best rank. ``regret`` is the best LM performance minus the most accurate RM's.
-    ``*_third``: mean LM performance of the thirds by accuracy, which no look at LM performance has chosen; ``*_third_accuracy``
-    their mean accuracies.
+    ``*_third``: mean LM performance of the thirds by accuracy, which no look at LM performance has chosen;
+    ``thirds_apart``: mean accuracy of the top third minus that of the middle third.
     """
     rows = []
-    for policy, task, models in pairs(markers):
-        a, y, step = (models[name].to_numpy(float) for name in ("rm_accuracy", "lm_performance", "rm_step"))
-        top, best = int(a.argmax()), int(y.argmax())
-        row = {"policy": policy, "task": task, "models": a.size, "spearman": rank_correlation(a, y), "regret": regret(a, y)}
-        for name, i in (("top", top), ("best", best)):
-            row |= {f"{name}_step": int(step[i]), f"{name}_accuracy": a[i], f"{name}_performance": y[i]}
-        row |= {"top_rank": 1 + int((y > y[top]).sum()), "best_accuracy_rank": 1 + int((a > a[best]).sum())}
-        for name, members in zip(("low", "middle", "top"), thirds(a), strict=True):
-            row |= {f"{name}_third": y[members].mean(), f"{name}_third_accuracy": a[members].mean()}
+    for (policy, task), models in markers.groupby(PAIR, sort=False):
+        a, y = models["rm_accuracy"].to_numpy(), models["lm_performance"].to_numpy()
+        top, best, (low, middle, most) = int(a.argmax()), int(y.argmax()), thirds(a)
+        row = {"policy": policy, "task": task, "models": a.size, "spearman": statistics.rank_correlation(a, y)}
+        row |= {"top_accuracy": a[top], "top_performance": y[top], "top_rank": 1 + (y > y[top]).sum()}
+        row |= {"best_accuracy": a[best], "best_performance": y[best], "best_accuracy_rank": 1 + (a > a[best]).sum()}
+        row |= {"regret": y[best] - y[top], "thirds_apart": a[most].mean() - a[middle].mean()}
+        row |= {"low_third": y[low].mean(), "middle_third": y[middle].mean(), "top_third": y[most].mean()}
         rows.append(row)
     return pd.DataFrame(rows)
 
@@ -179,73 +96,54 @@ def thirds(accuracy: Array) -> list[Array]:
 # --- the drawn surfaces -------------------------------------------------------------------------------------------------
 
 
-def surface(models: pd.DataFrame, points: int = GRID, rescale: bool = False) -> Surface:
+def surface(models: pd.DataFrame, rescale: bool = False) -> Surface:
     """The surface through a pair's markers as the released plotting script draws it.
 
     ``scipy.interpolate.griddata`` with ``method="cubic"`` (Clough–Tocher on a Delaunay triangulation) of LM performance over
-    step and accuracy, on a grid of ``points`` a side that spans the data; ``rescale`` brings both axes to length 1 first.
+    step and accuracy, on a grid of :data:`GRID` points a side that spans the data; ``rescale`` brings both axes to length 1
+    first.
     """
-    at, y = models[["rm_step", "rm_accuracy"]].to_numpy(float), models["lm_performance"].to_numpy(float)
-    steps, accuracies = (np.linspace(low, high, points) for low, high in zip(at.min(axis=0), at.max(axis=0), strict=True))
+    at, y = models[["rm_step", "rm_accuracy"]].to_numpy(float), models["lm_performance"].to_numpy()
+    steps, accuracies = np.linspace(at.min(axis=0), at.max(axis=0), GRID).T
     return Surface(steps, accuracies, griddata(at, y, tuple(np.meshgrid(steps, accuracies)), method="cubic", rescale=rescale))
 
 
-def left_out_errors(models: pd.DataFrame) -> tuple[float, float, int]:
-    """How well a surface foretells a marker that it was not drawn through.
+def left_out_errors(models: pd.DataFrame) -> tuple[float, float]:
+    """Root mean squared errors of the surface through all other markers, and of their mean, at a marker left out.
 
-    Root mean squared error of the surface through all other markers and of their mean, and the number of markers it is taken
-    over: those inside the hull of the others (NaN where there are none).
+    Taken over the markers inside the hull of the others.
     """
-    at, y = models[["rm_step", "rm_accuracy"]].to_numpy(float), models["lm_performance"].to_numpy(float)
+    at, y = models[["rm_step", "rm_accuracy"]].to_numpy(float), models["lm_performance"].to_numpy()
     errors = []
     for i in range(y.size):
         others = np.arange(y.size) != i
         drawn = griddata(at[others], y[others], at[i : i + 1], method="cubic")[0]
-        errors.append((drawn - y[i], y[others].mean() - y[i]))
-    kept = np.array([pair for pair in errors if np.isfinite(pair[0])])
-    if not kept.size:
-        return float("nan"), float("nan"), 0
-    return *(float(e) for e in np.sqrt((kept**2).mean(axis=0))), len(kept)
+        if np.isfinite(drawn):
+            errors.append((drawn - y[i], y[others].mean() - y[i]))
+    of_surface, of_mean = np.sqrt(np.mean(np.square(errors), axis=0))
+    return float(of_surface), float(of_mean)
 
 
-def peaks(markers: pd.DataFrame, headline: pd.DataFrame) -> pd.DataFrame:
-    """Where each drawn surface peaks, against its markers and against the recorded maximum (a row a pair).
+def peaks(markers: pd.DataFrame) -> pd.DataFrame:
+    """Where each drawn surface peaks, against its markers, a row a pair.
 
-    ``difference``: redrawn minus recorded maximum. ``overshoot``: peak minus highest marker. ``above``: share of the drawn grid
-    that is higher than every marker. ``near``: RMs whose accuracy is within :data:`RESOLUTION` of the peak's. ``nearest_*``:
-    the RM nearest to the peak with both axes scaled to unit length. ``rescaled``: the maximum if the axes are scaled before
-    triangulation. ``impossible``: above 1 where a share is drawn. ``error_*``: :func:`left_out_errors`.
+    ``above``: share of the drawn grid that is higher than every marker. ``near``: RMs whose accuracy is within
+    :data:`RESOLUTION` of the peak's. ``nearest_*``: the RM nearest to the peak with both axes scaled to unit length.
+    ``rescaled``: the maximum if the axes are scaled before triangulation. ``error_*``: :func:`left_out_errors`.
     """
-    recorded = headline.set_index(["policy", "task"])["surface_max"]
     rows = []
-    for policy, task, models in pairs(markers):
-        drawn, y = surface(models), models["lm_performance"].to_numpy(float)
+    for (policy, task), models in markers.groupby(PAIR, sort=False):
+        drawn, y = surface(models), models["lm_performance"].to_numpy()
         step, accuracy, height = drawn.peak
         at = models[["rm_step", "rm_accuracy"]].to_numpy(float)
         nearest = int(np.hypot(*((at - (step, accuracy)) / np.ptp(at, axis=0)).T).argmin())
-        error_surface, error_mean, foretold = left_out_errors(models)
-        rows.append(
-            {
-                "policy": policy,
-                "task": task,
-                "peak": height,
-                "difference": height - float(recorded.get((policy, task), np.nan)),
-                "peak_step": step,
-                "peak_accuracy": accuracy,
-                "highest_marker": y.max(),
-                "overshoot": height - y.max(),
-                "above": float((drawn.values > y.max()).sum() / np.isfinite(drawn.values).sum()),
-                "near": int((np.abs(at[:, 1] - accuracy) <= RESOLUTION).sum()),
-                "nearest_step": int(at[nearest, 0]),
-                "nearest_accuracy": at[nearest, 1],
-                "nearest_performance": y[nearest],
-                "rescaled": surface(models, rescale=True).peak[2],
-                "impossible": task in SHARES and height > 1,
-                "error_surface": error_surface,
-                "error_mean": error_mean,
-                "foretold": foretold,
-            }
-        )
+        row = {"policy": policy, "task": task, "peak": height, "highest_marker": y.max()}
+        row |= {"peak_step": step, "peak_accuracy": accuracy, "near": (np.abs(at[:, 1] - accuracy) <= RESOLUTION).sum()}
+        row |= {"nearest_step": int(at[nearest, 0]), "nearest_accuracy": at[nearest, 1], "nearest_performance": y[nearest]}
+        row |= {"above": (drawn.values > y.max()).sum() / np.isfinite(drawn.values).sum()}
+        row |= {"rescaled": surface(models, rescale=True).peak[2]}
+        row |= dict(zip(("error_surface", "error_mean"), left_out_errors(models), strict=True))
+        rows.append(row)
     return pd.DataFrame(rows)
 
 
@@ -280,7 +178,7 @@ def copula(accuracy: Array, performance: Array, draws: int, random: np.random.Ge
     return np.take_along_axis(np.sort(performance, axis=0)[None], latent.argsort(axis=1).argsort(axis=1), axis=1)
 
 
-def misses(spearman: Array, models: int, draws: int, seed: int = 0) -> Array:
+def misses(spearman: Array, models: int, draws: int, seed: int) -> Array:
     """Probability that the most accurate of ``models`` RMs does not have the best policy, for each true Spearman ρ.
 
     The Gaussian copula of :func:`copula` for one policy, without ties; (models − 1) / models for ρ = 0.
@@ -294,57 +192,53 @@ def misses(spearman: Array, models: int, draws: int, seed: int = 0) -> Array:
 def chance(markers: pd.DataFrame, draws: int, seed: int) -> Chance:
     """What is seen of the most accurate RM, against worlds in which accuracy is irrelevant, or matters as much as measured.
 
-    ``pairs``: ``not_first`` is the probability that the most accurate RM is not first; ``rank_*`` and ``regret_*`` are observed
-    value, mean, and middle 95 % in that world; ``p`` the probability of a regret (so of a rank) as large as observed.
-    ``joint``: the same of statistics over all pairs, sums for ``not_first`` and means for the others (see :func:`outcomes`).
-    All pairs of a task are drawn together, so what they share through the RMs stays. ``p``, ``p_low``: probability of a value
-    at least, at most as large as observed, (1 + #) / (1 + draws) (Davison & Hinkley 1997, section 4.2).
+    ``pairs``: ``not_first`` is the probability that the most accurate RM is not first; ``rank_*`` and ``regret_sd_*`` are
+    observed value, mean, and middle 95 % in that world. ``joint``: the same of statistics over all pairs, sums for
+    ``not_first`` and means for the others (see :func:`outcomes`). All pairs of a task are drawn together, so what they share
+    through the RMs stays. ``p``, ``p_low``: probability of a value at least, at most as large as observed,
+    (1 + #) / (1 + draws) (Davison & Hinkley 1997, section 4.2); ``corrected``: see :func:`corrected`.
     """
-    random, rows, parts = np.random.default_rng(seed), {}, {null: [] for null in NULLS}
-    for task in (task for task in TASKS if (markers["task"] == task).any()):
-        wide = markers[markers["task"] == task].pivot(
-            index=["rm_step", "rm_accuracy"], columns="policy", values="lm_performance"
-        )
-        accuracy, y = wide.index.get_level_values("rm_accuracy").to_numpy(float), wide.to_numpy(float)
+    random, names, parts = np.random.default_rng(seed), [], {null: [] for null in NULLS}
+    for task, models in markers.groupby("task", sort=False):
+        wide = models.pivot(index=["rm_step", "rm_accuracy"], columns="policy", values="lm_performance")
+        accuracy, y = wide.index.get_level_values("rm_accuracy").to_numpy(), wide.to_numpy()
+        names += [(policy, task) for policy in wide.columns]
         worlds = (permuted(y, draws, random), copula(accuracy, y, draws, random))
         for null, world in zip(NULLS, worlds, strict=True):
-            seen, drawn = outcomes(accuracy, y[None]), outcomes(accuracy, world)
-            parts[null].append((seen, drawn))
-            for j, policy in enumerate(wide.columns):
-                row = {"policy": policy, "task": task, "null": null, "not_first": float(drawn["not_first"][:, j].mean())}
-                for name in ("rank", "regret", "regret_sd"):
-                    found = _compare(seen[name][:, j], drawn[name][:, j])
-                    row |= {f"{name}_{key}": found[key] for key in ("observed", "mean", "low", "high")} | {"p": found["p"]}
-                rows[policy, task, null] = row
-    joint = []
+            parts[null].append(outcomes(accuracy, np.concatenate([y[None], world])))  # what is seen comes first
+    alone, joint = {}, {}
     for null in NULLS:
-        for name in JOINT:
-            combine = np.sum if name == "not_first" else np.mean
-            seen, drawn = (combine(np.hstack([part[i][name] for part in parts[null]]), axis=1) for i in (0, 1))
-            joint.append({"null": null, "statistic": name} | _compare(seen, drawn))
-    order = [(policy, task, null) for policy, task, _ in pairs(markers) for null in NULLS]
-    return Chance(pd.DataFrame([rows[key] for key in order]), pd.DataFrame(joint))
+        found = {name: np.hstack([part[name] for part in parts[null]]) for name in parts[null][0]}  # (1 + draws, pairs)
+        for pair, rank, lost in zip(names, found.pop("rank").T, found["regret_sd"].T, strict=True):
+            row = {"not_first": (rank[1:] > 1).mean()}
+            for name, values in (("rank", rank), ("regret_sd", lost)):
+                row |= {f"{name}_{key}": value for key, value in _spread(values).items()}
+            alone[null, *pair] = row
+        for name, values in found.items():
+            values = values.sum(axis=1) if name == "not_first" else values.mean(axis=1)
+            joint[null, name] = _spread(values) | _tails(values)
+    order = [(null, *pair) for null in NULLS for pair in markers[PAIR].drop_duplicates().itertuples(index=False)]
+    table = pd.DataFrame.from_dict(joint, orient="index").rename_axis(["null", "statistic"])
+    pairs = pd.DataFrame.from_dict(alone, orient="index").rename_axis(["null", *PAIR]).loc[order]
+    return Chance(pairs, table.assign(corrected=corrected(table)))
 
 
 def outcomes(accuracy: Array, performance: Array) -> dict[str, Array]:
     """Of the most accurate of K RMs, for LM performances (draws, K, P); each of shape (draws, P).
 
-    ``not_first``; ``rank``; ``place`` (0 first, 1 last); ``regret``, and ``regret_sd`` in standard deviations of the pair's K
-    values; ``thirds_sd``: mean of the middle third by accuracy minus that of the top third, in the same unit. Of all K,
+    ``rank``; ``not_first``; ``place`` (0 first, 1 last); ``regret_sd``: regret in standard deviations of the pair's K values;
+    ``thirds_sd``: mean of the middle third by accuracy minus that of the top third, in the same unit. Of all K,
     ``spearman``: ρ of accuracy and LM performance; ``spearman_upper``: without the least accurate third.
     """
     top, (_, middle, most), y = int(accuracy.argmax()), thirds(accuracy), performance
-    rank, lost, spread = 1 + (y > y[:, top : top + 1]).sum(axis=1), y.max(axis=1) - y[:, top], y.std(axis=1, ddof=1)
-    contrast = (y[:, middle].mean(axis=1) - y[:, most].mean(axis=1)) / spread
-    place = (rank - 1) / (len(accuracy) - 1)
+    rank, spread = 1 + (y > y[:, top : top + 1]).sum(axis=1), y.std(axis=1, ddof=1)
     upper = np.concatenate([middle, most])
     return {
-        "not_first": rank > 1,
         "rank": rank,
-        "place": place,
-        "regret": lost,
-        "regret_sd": lost / spread,
-        "thirds_sd": contrast,
+        "not_first": rank > 1,
+        "place": (rank - 1) / (len(accuracy) - 1),
+        "regret_sd": (y.max(axis=1) - y[:, top]) / spread,
+        "thirds_sd": (y[:, middle].mean(axis=1) - y[:, most].mean(axis=1)) / spread,
         "spearman": _rank_correlations(accuracy, y),
         "spearman_upper": _rank_correlations(accuracy[upper], y[:, upper]),
     }
@@ -359,11 +253,60 @@ def _rank_correlations(accuracy: Array, performance: Array) -> Array:
     return np.divide(together, scale, out=np.zeros_like(together), where=scale > 0)
 
 
-def _compare(observed: Array, simulated: Array) -> dict[str, float]:
-    value, n, small = float(observed[0]), simulated.size, 1e-12  # sums of the same numbers in another order are equal
-    low, high = np.quantile(simulated, (0.025, 0.975))
-    p, p_low = ((1 + int(beyond.sum())) / (1 + n) for beyond in (simulated >= value - small, simulated <= value + small))
-    return {"observed": value, "mean": float(simulated.mean()), "low": float(low), "high": float(high), "p": p, "p_low": p_low}
+def _spread(values: Array) -> dict[str, float]:
+    """The observed value, which stands first, and mean and middle 95 % of the others."""
+    low, high = np.quantile(values[1:], (0.025, 0.975))
+    return {"observed": float(values[0]), "mean": float(values[1:].mean()), "low": float(low), "high": float(high)}
+
+
+def _tails(values: Array) -> dict[str, float]:
+    observed, drawn, small = values[0], values[1:], 1e-12  # sums of the same numbers in another order are equal
+    beyond = {"p": drawn >= observed - small, "p_low": drawn <= observed + small}
+    return {name: (1 + int(found.sum())) / (1 + drawn.size) for name, found in beyond.items()}
+
+
+def corrected(joint: pd.DataFrame) -> pd.Series:
+    """p of two families of tests after Holm's correction for their number; NaN for a statistic that is not tested.
+
+    One-sided, six: whether the statistics of :data:`FAILURE` are larger than each world shows. Two-sided, two: whether the mean
+    correlations of :data:`ASSOCIATION` are further from 0 than where accuracy is irrelevant.
+    """
+    failure, association = [(null, name) for null in NULLS for name in FAILURE], [(NULLS[0], name) for name in ASSOCIATION]
+    tails = joint.loc[association, ["p", "p_low"]].to_numpy()
+    p = pd.Series(np.nan, joint.index)
+    p[failure] = statistics.holm(joint.loc[failure, "p"].tolist())
+    p[association] = statistics.holm([statistics.two_sided(above, below) for above, below in tails])
+    return p
+
+
+def conclusion(joint: pd.DataFrame) -> str:
+    """What ``joint`` of :func:`chance` says, where a corrected p ≤ :data:`LARGE` counts: whether the most accurate RM fails, or
+    moderate accuracy leads, beyond a world; whether accuracy and LM performance go together; and what follows of the two."""
+    clear = joint["corrected"] <= LARGE
+    beyond = [null for null in NULLS if clear[null][FAILURE].any()]
+    whole, upper = (np.sign(joint["observed"]) * clear)[NULLS[0]][ASSOCIATION]
+    stands = "is within what one run for each RM shows anyway"
+    if "irrelevant" in beyond:
+        stands = "is more than noise of single runs explains"
+    elif "as measured" in beyond:
+        stands = "is more than an effect as strong as measured explains, unless it levels off"
+    tends = {sign: f"{who} accurate RMs tend to have better policies" for sign, who in ((1, "more"), (-1, "less"))}
+    tends[0] = "no association with accuracy is clear"
+    if "irrelevant" in beyond or min(whole, upper) < 0:
+        follows = "evidence that less accuracy can be better" + (", and evidence against it" if max(whole, upper) > 0 else "")
+    elif upper > 0:
+        follows = "no evidence that less accuracy is better, and evidence against it"
+    elif whole > 0:
+        follows = (
+            "no evidence that less accuracy is better. They are some evidence that low accuracy is worse, and little evidence, "
+            "either way, on moderate against high accuracy"
+        )
+    else:
+        follows = "no evidence that less accuracy is better, and little evidence against it"
+    return (
+        f"How far the most accurate RM falls short, or the middle third leads the top third, {stands}. Over the whole range of "
+        f"accuracy {tends[whole]}; without the least accurate third {tends[upper]}. So the points are {follows}."
+    )
 
 
 # --- the training curves ------------------------------------------------------------------------------------------------
@@ -374,34 +317,24 @@ def variance_parts(step: Array, value: Array) -> dict[str, float]:
 
     ``noise``: ½ · mean of squared successive differences, which a level that moves slowly leaves alone (von Neumann et al.
     1941, *Ann. Math. Statist.* 12:153–162); ``trend``: variance of the least-squares line in ``step``; ``slow``: what is left.
-    Shares sum to 1. A quick move of the level counts as noise; a line fits noise too, by about 1/n of it. Raises ``ValueError``
-    for fewer than 3 points, or where steps or values do not differ.
+    Shares sum to 1. A quick move of the level counts as noise; a line fits noise too, by about 1/n of it.
     """
-    x, y = np.asarray(step, dtype=float), np.asarray(value, dtype=float)
-    if y.size < 3 or np.ptp(x) == 0 or (np.diff(x) < 0).any() or np.ptp(y) == 0:
-        raise ValueError(f"a curve of {y.size} points: need at least 3 in order of their steps, and values that differ")
-    total = float(y.var())
-    trend = float(np.corrcoef(x, y)[0, 1] ** 2)
-    noise = min(float((np.diff(y) ** 2).mean()) / 2 / total, 1 - trend)
-    return {"mean": float(y.mean()), "variance": total, "trend": trend, "slow": 1 - trend - noise, "noise": noise}
+    total, trend = float(value.var()), float(np.corrcoef(step, value)[0, 1] ** 2)
+    noise = min(float((np.diff(value) ** 2).mean()) / 2 / total, 1 - trend)
+    return {"mean": float(value.mean()), "variance": total, "trend": trend, "slow": 1 - trend - noise, "noise": noise}
 
 
-def smooth(step: Array, value: Array, width: float = 0.04) -> Array:
-    """A curve's slow course at its points: means weighted by a Gaussian of standard deviation ``width`` × range of ``step``."""
-    x, y = np.asarray(step, dtype=float), np.asarray(value, dtype=float)
-    weights = np.exp(-0.5 * ((x[:, None] - x) / (width * np.ptp(x))) ** 2)
-    return weights @ y / weights.sum(axis=1)
+def smooth(step: Array, value: Array) -> Array:
+    """A curve's slow course at its points: means weighted by a Gaussian of standard deviation 0.04 × range of ``step``."""
+    weights = np.exp(-0.5 * ((step[:, None] - step) / (0.04 * np.ptp(step))) ** 2)
+    return weights @ value / weights.sum(axis=1)
 
 
 def curve_variances(curves: pd.DataFrame, training: pd.DataFrame) -> pd.DataFrame:
     """:func:`variance_parts` of each curve (a row), with ``mean_bar`` and ``variance_bar``, what the paper's bars say."""
-    bars = training.set_index(list(LABELS))[["mean_bar", "variance_bar"]]
-    rows = []
-    for policy, task, both in pairs(curves):
-        for (metric, role), curve in both.groupby(["metric", "rm_role"], sort=False):
-            curve = curve.sort_values("step", kind="stable")
-            key = {"policy": policy, "task": task, "rm_role": role, "metric": metric, "points": len(curve)}
-            parts = variance_parts(curve["step"].to_numpy(float), curve["value"].to_numpy(float))
-            drawn = bars.reindex([(policy, task, role, metric)]).iloc[0]
-            rows.append(key | parts | drawn.astype(float).to_dict())
-    return pd.DataFrame(rows)
+    key = [*PAIR, "metric", "rm_role"]
+    rows = [
+        dict(zip(key, names, strict=True)) | variance_parts(curve["step"].to_numpy(), curve["value"].to_numpy())
+        for names, curve in curves.sort_values("step", kind="stable").groupby(key, sort=False)
+    ]
+    return training[[*key, "mean_bar", "variance_bar"]].merge(pd.DataFrame(rows), on=key)

@@ -14,7 +14,6 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from paradox_utils.analysis import published
-from paradox_utils.data.tasks import TASKS
 from paradox_utils.figures.style import FAINT, INK, PALETTE, panels, style
 
 ROLES = {"most_accurate": ("most accurate RM", INK), "best_performing": ("“best-performing” RM", "#d55e00")}
@@ -24,39 +23,43 @@ GREYS = LinearSegmentedColormap.from_list("greys", ["#e4e4e4", "#303030"])  # wh
 PARTS = {"trend": ("trend (straight line)", INK), "slow": ("slow change", "#949494"), "noise": ("batch to batch", "#dddddd")}
 
 
-def _grid(height: float, across: str, up: str, **options: Any) -> tuple[Figure, dict[tuple[str, str], Axes]]:
-    """Panels of policies (rows) and tasks (columns), titled, with the names of their axes."""
-    figure, axes = panels(len(published.POLICIES), len(TASKS), height, **options)
-    grid = {(policy, task): axes[i, j] for i, policy in enumerate(published.POLICIES) for j, task in enumerate(TASKS)}
+def _grid(table: pd.DataFrame, height: float, across: str, up: str, **options: Any) -> tuple[Figure, dict[Any, Axes]]:
+    """Panels of the policies (rows) and tasks (columns) of ``table``, titled, with the names of their axes."""
+    policies, tasks = table["policy"].unique(), table["task"].unique()
+    figure, axes = panels(len(policies), len(tasks), height, **options)
+    grid = {(policy, task): axes[i, j] for i, policy in enumerate(policies) for j, task in enumerate(tasks)}
     for (policy, task), axis in grid.items():
         axis.set_title(task.capitalize(), fontsize=9)
-        axis.set_xlabel(across if policy == published.POLICIES[-1] else "")
-        axis.set_ylabel(f"{policy}\n{up}" if task == TASKS[0] else "")
+        axis.set_xlabel(across if policy == policies[-1] else "")
+        axis.set_ylabel(f"{policy}\n{up}" if task == tasks[0] else "")
         axis.yaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
     return figure, grid
+
+
+def _dot(label: str, **look: Any) -> Line2D:
+    """A legend's marker."""
+    return Line2D([], [], label=label, **{"linestyle": "none", "marker": "o", "color": INK} | look)
 
 
 def points(markers: pd.DataFrame) -> Figure:
     """LM performance against accuracy, a panel a pair: the most accurate RM is ringed, the best policy is filled dark."""
     with style():
-        figure, panels = _grid(7.2, "RM accuracy (share)", "LM performance", sharex="col")
-        for policy, task, models in published.pairs(markers):
-            axis, row = panels[policy, task], published.standing(models).iloc[0]
-            axis.scatter(models["rm_accuracy"], models["lm_performance"], s=20, color=PALETTE[task], alpha=0.75, linewidth=0)
-            axis.scatter(row["best_accuracy"], row["best_performance"], s=34, marker="D", color=INK, linewidth=0, zorder=3)
+        figure, grid = _grid(markers, 7.2, "RM accuracy (share)", "LM performance", sharex="col")
+        for pair, models in markers.groupby(published.PAIR, sort=False):
+            axis, row = grid[pair], published.standing(models).iloc[0]
+            axis.scatter(
+                models["rm_accuracy"], models["lm_performance"], s=20, color=PALETTE[row.task], alpha=0.75, linewidth=0
+            )
+            axis.scatter(row.best_accuracy, row.best_performance, s=34, marker="D", color=INK, linewidth=0, zorder=3)
             ring = {"facecolor": "none", "edgecolor": INK, "linewidth": 1.3, "zorder": 4}
-            axis.scatter(row["top_accuracy"], row["top_performance"], s=95, **ring)
-            rho = f"ρ = {row['spearman']:+.2f}".replace("-", "−")
-            axis.set_title(rho, loc="right", fontsize=8, color=INK)
+            axis.scatter(row.top_accuracy, row.top_performance, s=95, **ring)
+            axis.set_title(f"ρ = {row.spearman:+.2f}".replace("-", "−"), loc="right", fontsize=8, color=INK)
             axis.margins(0.08)
             axis.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
-        dots = {"linestyle": "none", "color": INK}
         handles = [
-            Line2D(
-                [], [], marker="o", markersize=5, label="RM, one PPO run", alpha=0.75, **dots | {"color": PALETTE["relevance"]}
-            ),
-            Line2D([], [], marker="o", markersize=9, markerfacecolor="none", label="most accurate RM", **dots),
-            Line2D([], [], marker="D", markersize=5, label="highest LM performance", **dots),
+            _dot("RM, one PPO run", markersize=5, alpha=0.75, color=PALETTE["relevance"]),
+            _dot("most accurate RM", markersize=9, markerfacecolor="none"),
+            _dot("highest LM performance", markersize=5, marker="D"),
         ]
         figure.legend(handles=handles, loc="outside lower center", ncols=3)
         figure.align_ylabels()
@@ -65,32 +68,30 @@ def points(markers: pd.DataFrame) -> Figure:
 
 def clusters(markers: pd.DataFrame) -> Figure:
     """RMs by accuracy, in bins of :data:`published.RESOLUTION`: a panel a task, the middle half of the range shaded."""
-    table = published.clusters(markers)
+    models = markers.drop_duplicates(["task", "rm_step"])
     with style():
-        figure, axes = panels(1, len(table), 2.6, sharey=True)
-        for axis, row in zip(axes[0], table.itertuples(), strict=True):
-            accuracy = markers[markers["task"] == row.task].drop_duplicates("rm_step")["rm_accuracy"]
-            bins = np.arange(np.floor(row.low * 100), np.floor(row.high * 100) + 2) * published.RESOLUTION
-            span = row.high - row.low
-            axis.axvspan(row.low + span / 4, row.high - span / 4, color="#f2f2f2", zorder=0)
-            axis.hist(accuracy, bins=bins, color=PALETTE[row.task], edgecolor="white", linewidth=0.6, zorder=2)
-            axis.set(title=row.task.capitalize(), xlabel="RM accuracy (share)")
+        figure, axes = panels(1, models["task"].nunique(), 2.6, sharey=True)
+        for axis, (task, accuracy) in zip(axes[0], models.groupby("task", sort=False)["rm_accuracy"], strict=True):
+            low, high = accuracy.min(), accuracy.max()
+            bins = np.arange(np.floor(low * 100), np.floor(high * 100) + 2) * published.RESOLUTION
+            axis.axvspan(low + (high - low) / 4, high - (high - low) / 4, color="#f2f2f2", zorder=0)
+            axis.hist(accuracy, bins=bins, color=PALETTE[task], edgecolor="white", linewidth=0.6, zorder=2)
+            axis.set(title=task.capitalize(), xlabel="RM accuracy (share)")
             axis.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
             axis.yaxis.set_major_locator(MaxNLocator(5, integer=True))
             axis.grid(visible=False, axis="x")
         axes[0, 0].set_ylabel("reward models")
-        figure.legend(
-            handles=[Patch(color="#f2f2f2", label="middle half of the range of accuracies")], loc="outside lower center"
-        )
+        shade = Patch(color="#f2f2f2", label="middle half of the range of accuracies")
+        figure.legend(handles=[shade], loc="outside lower center")
     return figure
 
 
 def surfaces(markers: pd.DataFrame) -> Figure:
     """The drawn surfaces from above, with the RMs; colours end at the highest marker, and what rises above it is orange."""
     with style():
-        figure, panels = _grid(7.4, "training step of the RM", "RM accuracy (share)", sharex="col", sharey="col")
-        for policy, task, models in published.pairs(markers):
-            axis, drawn, y = panels[policy, task], published.surface(models), models["lm_performance"]
+        figure, grid = _grid(markers, 7.4, "training step of the RM", "RM accuracy (share)", sharex="col", sharey="col")
+        for pair, models in markers.groupby(published.PAIR, sort=False):
+            axis, drawn, y = grid[pair], published.surface(models), models["lm_performance"]
             look = {"levels": np.linspace(y.min(), y.max(), 12), "cmap": GREYS, "extend": "min"}
             axis.contourf(drawn.steps, drawn.accuracies, drawn.values, **look)
             if np.nanmax(drawn.values) > y.max():
@@ -105,8 +106,8 @@ def surfaces(markers: pd.DataFrame) -> Figure:
             axis.use_sticky_edges = False  # contours would keep the frame on the outermost RMs
             axis.margins(0.04)
         handles = [
-            Line2D([], [], linestyle="none", marker="o", markersize=4, markerfacecolor="white", color=INK, label="RM"),
-            Line2D([], [], linestyle="none", marker="X", markersize=7, color=INK, label="peak of the surface"),
+            _dot("RM", markersize=4, markerfacecolor="white"),
+            _dot("peak of the surface", markersize=7, marker="X"),
             Patch(color="#de8f05", alpha=0.75, label="surface above every RM"),
             Patch(color="#bbbbbb", label="surface below (darker: higher)"),
         ]
@@ -115,50 +116,42 @@ def surfaces(markers: pd.DataFrame) -> Figure:
     return figure
 
 
-def ranks(found: published.Chance) -> Figure:
+def ranks(pairs: pd.DataFrame) -> Figure:
     """Rank and regret of the most accurate RM, observed, and mean with the middle 95 % in each null world: a row a pair."""
-    table = found.pairs
-    names = list(dict.fromkeys(zip(table["policy"], table["task"], strict=True)))
+    labels = {"rank": "rank (1: best policy)", "regret_sd": "regret (standard deviations of the pair)"}
     with style():
         figure, axes = panels(1, 2, 4.4, sharey=True)
-        for axis, (name, label) in zip(
-            axes[0],
-            {"rank": "rank (1: best policy)", "regret_sd": "regret (standard deviations of the pair)"}.items(),
-            strict=True,
-        ):
+        for axis, (name, label) in zip(axes[0], labels.items(), strict=True):
             for shift, (null, (_, color)) in zip((-0.17, 0.17), WORLDS.items(), strict=True):
-                rows = table[table["null"] == null]
-                y = np.arange(len(names)) + shift
-                axis.hlines(y, rows[f"{name}_low"], rows[f"{name}_high"], color=color, linewidth=2.2, alpha=0.6)
-                axis.scatter(rows[f"{name}_mean"], y, s=18, color=color, zorder=3)
-            seen = table[table["null"] == published.NULLS[0]][f"{name}_observed"]
-            colors = [PALETTE[task] for _, task in names]
-            axis.scatter(seen, range(len(names)), s=46, marker="D", color=colors, edgecolor="white", linewidth=0.8, zorder=4)
+                rows = pairs.loc[null]
+                y = np.arange(len(rows))
+                axis.hlines(y + shift, rows[f"{name}_low"], rows[f"{name}_high"], color=color, linewidth=2.2, alpha=0.6)
+                axis.scatter(rows[f"{name}_mean"], y + shift, s=18, color=color, zorder=3)
+            colors = [PALETTE[task] for _, task in rows.index]
+            seen = rows[f"{name}_observed"]
+            axis.scatter(seen, y, s=46, marker="D", color=colors, edgecolor="white", linewidth=0.8, zorder=4)
             axis.set(xlabel=label)
             axis.grid(visible=False, axis="y")
-        axes[0, 0].set_yticks(range(len(names)), [f"{policy}, {task}" for policy, task in names])
+        axes[0, 0].set_yticks(y, [f"{policy}, {task}" for policy, task in rows.index])
         axes[0, 0].invert_yaxis()
-        handles = [Line2D([], [], linestyle="none", marker="D", markersize=6, color=INK, label="observed")]
-        handles += [Line2D([], [], marker="o", markersize=4, color=color, label=label) for label, color in WORLDS.values()]
+        handles = [_dot("observed", marker="D", markersize=6)]
+        handles += [_dot(label, linestyle="-", markersize=4, color=color) for label, color in WORLDS.values()]
         figure.legend(handles=handles, loc="outside lower center", ncols=3)
     return figure
 
 
-def misses(found: published.Chance, standing: pd.DataFrame, draws: int, seed: int) -> Figure:
+def misses(pairs: pd.DataFrame, standing: pd.DataFrame, draws: int, seed: int) -> Figure:
     """Probability that the most accurate RM is not first, by Spearman's ρ, for numbers of RMs; dots: the pairs."""
-    rho, nulls = np.linspace(-0.4, 1, 36), found.pairs.set_index(["null", "policy", "task"])["not_first"]
+    table = standing.merge(pairs.loc["as measured"], on=published.PAIR)
     with style():
         figure, axes = panels(1, 1, 3.5)
-        axis = axes[0, 0]
+        axis, rho = axes[0, 0], np.linspace(-0.4, 1, 36)
         for models, line in {20: "-", 6: "--", 3: ":"}.items():
             missed = published.misses(rho, models, draws, seed)
             axis.plot(rho, missed, color=INK, linestyle=line, linewidth=1.2, label=f"{models} RMs")
-        for task in TASKS:
-            rows = standing[standing["task"] == task]
-            missed = [nulls["as measured", row.policy, row.task] for row in rows.itertuples()]
-            axis.scatter(
-                rows["spearman"], missed, s=42, color=PALETTE[task], edgecolor="white", zorder=3, label=f"pairs of {task}"
-            )
+        for task, rows in table.groupby("task", sort=False):
+            look = {"s": 42, "color": PALETTE[task], "edgecolor": "white", "zorder": 3, "label": f"pairs of {task}"}
+            axis.scatter(rows["spearman"], rows["not_first"], **look)
         axis.set(
             xlabel="Spearman's ρ of accuracy and LM performance", ylabel="P(most accurate RM is not first)", ylim=(0, 1.03)
         )
@@ -167,16 +160,16 @@ def misses(found: published.Chance, standing: pd.DataFrame, draws: int, seed: in
     return figure
 
 
-def curves(table: pd.DataFrame, metric: str = "raw_reward") -> Figure:
+def curves(table: pd.DataFrame, metric: str) -> Figure:
     """The training curves of one ``metric``, a panel a pair: points are batches, lines their slow course."""
     with style():
-        figure, panels = _grid(6.6, "PPO update", METRICS[metric])
-        for policy, task, both in published.pairs(table[table["metric"] == metric]):
-            axis = panels[policy, task]
+        figure, grid = _grid(table, 6.6, "PPO update", METRICS[metric])
+        for pair, both in table[table["metric"] == metric].groupby(published.PAIR, sort=False):
+            axis = grid[pair]
             for role, (_, color) in ROLES.items():
-                curve = both[both["rm_role"] == role].sort_values("step", kind="stable")
-                axis.scatter(curve["step"], curve["value"], s=4, color=color, alpha=0.22, linewidth=0)
-                axis.plot(curve["step"], published.smooth(curve["step"], curve["value"]), color=color, linewidth=1.7)
+                step, value = both[both["rm_role"] == role].sort_values("step", kind="stable")[["step", "value"]].to_numpy().T
+                axis.scatter(step, value, s=4, color=color, alpha=0.22, linewidth=0)
+                axis.plot(step, published.smooth(step, value), color=color, linewidth=1.7)
             axis.xaxis.set_major_locator(MaxNLocator(3, steps=[1, 2, 5, 10]))
         handles = [Line2D([], [], color=color, linewidth=2, label=label) for label, color in ROLES.values()]
         figure.legend(handles=handles, loc="outside lower center", ncols=2)
@@ -186,20 +179,20 @@ def curves(table: pd.DataFrame, metric: str = "raw_reward") -> Figure:
 
 def variance_parts(table: pd.DataFrame) -> Figure:
     """Shares of each curve's variance that are trend, slow change and difference between batches: a bar a curve."""
+    names = [f"{policy}, {task}" for policy, task in table[published.PAIR].drop_duplicates().itertuples(index=False)]
+    y = np.arange(len(names))
     with style():
         figure, axes = panels(1, 2, 4.8, sharey=True)
         for axis, (metric, title) in zip(axes[0], {"raw_reward": "Raw reward", "kl": "KL estimate"}.items(), strict=True):
-            rows = table[table["metric"] == metric].set_index(["policy", "task", "rm_role"])
-            pairs = list(dict.fromkeys((policy, task) for policy, task, _ in rows.index))
             for shift, role in zip((-0.2, 0.2), ROLES, strict=True):
-                bars, left = rows.loc[[(*pair, role) for pair in pairs]], np.zeros(len(pairs))
+                bars, left = table[(table["metric"] == metric) & (table["rm_role"] == role)], np.zeros(len(names))
                 for part, (_, color) in PARTS.items():
-                    axis.barh(np.arange(len(pairs)) + shift, bars[part], left=left, height=0.36, color=color, linewidth=0)
-                    left = left + bars[part].to_numpy()
+                    axis.barh(y + shift, bars[part], left=left, height=0.36, color=color, linewidth=0)
+                    left += bars[part].to_numpy()
             axis.set(title=title, xlim=(0, 1), xlabel="share of the variance over training")
             axis.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
             axis.grid(visible=False, axis="y")
-        axes[0, 0].set_yticks(range(len(pairs)), [f"{policy}, {task}" for policy, task in pairs])
+        axes[0, 0].set_yticks(y, names)
         axes[0, 0].invert_yaxis()
         handles = [Patch(color=color, label=label) for label, color in PARTS.values()]
         upper, lower = (label for label, _ in ROLES.values())

@@ -7,7 +7,6 @@ import shutil
 from pathlib import Path
 
 import nbformat
-import yaml
 
 from paradox_utils import files
 from paradox_utils.pages.freshness import WAY_OUT, PageError, _code, clean, pages, read_page, shown
@@ -29,10 +28,8 @@ def stage(study: Path | None = None) -> Path:
     for page in pages():
         notebook = clean(read_page(analysis if page.name == ANALYSIS else page))
         nbformat.write(notebook, target / "notebooks" / page.name)
-    shutil.copy(root / "_toc.yml", target)
-    settings = yaml.safe_load((root / "_config.yml").read_text(encoding="utf-8"))
-    settings["parse"]["myst_substitutions"] = published_facts(root / "book" / "published")
-    (target / "_config.yml").write_text(yaml.safe_dump(settings, allow_unicode=True, sort_keys=False), encoding="utf-8")
+    for name in ("_toc.yml", "_config.yml"):
+        shutil.copy(root / name, target)
     (target / "book" / "parameters.md").write_text(parameter_page(), encoding="utf-8")
     return target
 
@@ -52,14 +49,3 @@ def _analysis(study: Path | None) -> Path:
     if not path.is_file():
         raise PageError(f"{shown(path)}: there is no such page; run the study first (`make study CONFIG=configs/NAME.yaml`)")
     return path
-
-
-def published_facts(folder: Path) -> dict[str, str]:
-    """What the prose says of the paper's figures: :func:`paradox_utils.analysis.published_text.facts` of the tables of
-    ``folder``."""
-    from paradox_utils.analysis import published, published_text
-
-    try:
-        return published_text.facts(published.load_published(folder))
-    except published.PublishedError as error:
-        raise PageError(str(error)) from error

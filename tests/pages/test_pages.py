@@ -288,24 +288,6 @@ def test_the_example_study_can_be_planned(tmp_path):
     assert sum(run.stage == "ppo" for run in runs) == 2 * 4 * 2 + 2  # seeds × checkpoints × seeds, and two noise levels
 
 
-def test_published_facts_are_those_of_the_tables():
-    facts = staging.published_facts(PROJECT / "book" / "published")
-    assert "17 of 20 for factuality (from 0.743 to 0.773)" in facts["bunched"]
-    assert facts["top_wins"] == "1"
-    assert facts["best_is_highest"] == "4"
-    assert "1.029" in facts["surfaces_impossible"]
-    assert facts["published_table"].count("\n") == 1 + 9
-    assert "| T5‑small | completeness | 0.683→0.081 | 0.700→−0.024 | 5/20 | +0.26 | 0.964 |" in facts["published_table"]
-    assert (facts["correlation_lowest"], facts["kl_negative"], facts["kl_lowest"]) == ("−0.32", "15", "−7.9")
-    used = set(re.findall(r"\{\{ (\w+) \}\}", "\n".join(documents().values())))
-    assert used == set(facts)
-
-
-def test_missing_published_tables_are_named(tmp_path):
-    with pytest.raises(freshness.PageError, match=r"published_lm_performance\.csv: cannot be read"):
-        staging.published_facts(tmp_path)
-
-
 def bibliography():
     return re.findall(r"^@\w+\{(\w+),", (PROJECT / "book" / "references.bib").read_text(), flags=re.MULTILINE)
 
