@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from paradox_utils import config
-from paradox_utils.analysis import comparison, tables, verdict
+from paradox_utils.analysis import comparison, statistics, tables, verdict
 from paradox_utils.data.tasks import TASKS
 from paradox_utils.figures import study as draw
 from paradox_utils.figures import style
@@ -13,6 +13,7 @@ from paradox_utils.figures.run import accuracies_by_step, accuracy_by_step, labe
 from tests.worlds import (
     ACCURACIES,
     curves_of,
+    decide,
     flat,
     inverted_u,
     lost,
@@ -81,31 +82,12 @@ def test_curves_are_read_packed_or_not(tmp_path):
 # --- what curves add ---
 
 
-def test_what_the_exact_reward_reaches_is_told_by_policy():
-    made = world(flat, rm_seeds=1, tasks=TASKS[:2]).assign(arm="exact", lm_performance_final=0.9)
-    other = made.assign(policy="large", lm_performance_final=0.75).query("task == 'relevance'")
-    said = tables.exact_reached(pd.concat([made, other], ignore_index=True))
-    assert "atlas-t5 0.90 in relevance, 0.90 in factuality; large 0.75 in relevance." in said
-    assert tables.exact_reached(made.assign(arm="steps")) == ""
-
-
 def test_at_no_distance_nothing_is_matched():
     made = world(flat, rm_seeds=1, tasks=("relevance",))
     curves = curves_of(made)
     curves.loc[curves["id"] == made["id"].iloc[0], "kl"] = -0.01  # an estimate may be; then this run gets nowhere
     found = tables.with_curves(made, curves.assign(test_lm_performance=0.5, test_true_return=0.5))
     assert found[["kl_matched", "lm_performance_matched", "true_return_matched"]].isna().all(axis=None)
-
-
-def test_room_is_told_where_accuracies_or_seeds_are_missing():
-    made = world(flat, rm_seeds=3, tasks=("relevance",))
-    tops = made.loc[made.groupby("rm_seed")["rm_accuracy"].idxmax(), "lm_performance_final"]
-    assert tables.room(made) == f"Above the most accurate reward models' policies is left: relevance {1 - tops.mean():.2f}."
-    unmeasured = made.assign(rm_accuracy=made["rm_accuracy"].where(made["rm_seed"] > 0))
-    assert tables.room(unmeasured).endswith(f"relevance {1 - tops.iloc[1:].mean():.2f}.")
-    best = made.loc[made["rm_accuracy"].idxmax(), "lm_performance_final"]
-    assert tables.room(made.assign(rm_seed=np.nan)).endswith(f"relevance {1 - best:.2f}.")
-    assert tables.room(made.assign(rm_accuracy=np.nan, rm_accuracy_noisy=np.nan)) == ""
 
 
 def test_matched_kl_interpolates_along_the_distance():
@@ -145,13 +127,13 @@ def test_main_figure_shows_every_checkpoint_and_the_most_accurate():
 def test_other_figures_draw_their_columns():
     steps = pd.DataFrame({"step": [0, 10], "accuracy": np.nan, "accuracy_noisy": [0.4, 0.8], "balanced_accuracy": [0.5, 0.7]})
     steps = steps.assign(majority=0.6, f1=[0.1, 0.6], calibration_error=[0.3, 0.1])
-    labels = [line.get_label() for line in accuracy_by_step(steps).axes[0].lines]
+    labels = [line.get_label() for line in accuracy_by_step(steps, "relevance").axes[0].lines]
     assert labels == ["annotators' labels", "balanced over classes", "majority class"]
     curve = pd.DataFrame({"update": [0, 1, 2], "reward_mean": [0.1, 0.2, 0.3], "kl": 0.0, "length": 9.0})
     curve["lm_performance"] = [0.5, np.nan, 0.7]
     np.testing.assert_allclose(ppo_curves(curve, "factuality").axes[2].lines[0].get_ydata(), [0.5, 0.7])
-    losses = pd.DataFrame({"step": range(4), "loss": [4.0, 2.0, 3.0, 1.0]})
-    np.testing.assert_allclose(training_loss(losses, window=3).axes[0].lines[1].get_ydata(), [3, 3, 2, 2])
+    losses = pd.DataFrame({"step": range(90), "loss": [4.0, 2.0, 3.0] * 30})  # the mean of 3 points, of 2 at the ends
+    np.testing.assert_allclose(training_loss(losses).axes[0].lines[1].get_ydata(), [3, *[3] * 88, 2.5])
     table = pd.DataFrame({"task": "factuality", "label": ["F-ERR", "O"], "count": [1, 3]})
     assert [bar.get_width() for bar in label_counts(table).axes[0].patches] == [0.25, 0.75]
 
@@ -238,10 +220,10 @@ def test_routes_of_a_pilot_are_refused():
         draw.routes(nested(flat, rm_seeds=2, accuracies=(0.7,)), pd.DataFrame())
 
 
-def finding(regret, status="undecided", missing=(), **changes):
-    names = [field.name for field in dataclasses.fields(comparison.Comparison)]
-    values = {"task": "relevance", "policy": "t5", "arm": "steps", "regret": regret, "low": regret - 0.1, "high": regret + 0.2}
-    of = comparison.Comparison(**(dict.fromkeys(names, np.nan) | values | changes))
+def finding(regret, status="undecided", missing=(), task="relevance", arm="steps"):
+    of = decide(nested(flat, rm_seeds=2, tasks=TASKS[:1])).findings[0].of
+    interval = statistics.Interval(regret, regret - 0.1, regret + 0.2, 2)
+    of = dataclasses.replace(of, task=task, policy="t5", arm=arm, regret=interval)
     return verdict.Finding(of, status, missing, 0.5, 0.5, 0.5, False)
 
 
@@ -251,7 +233,7 @@ def test_forest_draws_what_the_rule_can_decide():
         finding(0.0, "not supported"),
         finding(0.1, arm="dial"),
         finding(0.9, missing=("seeds",)),
-        finding(0.9, low=np.nan),
+        finding(np.nan),
     ]
     figure = draw.forest(found, 0.04)
     axis = figure.axes[0]
@@ -272,28 +254,9 @@ def test_the_picture_in_brief_says_what_the_rule_says(seeds, outcome):
     title = " ".join(figure.get_suptitle().split())
     assert decision.status == outcome
     assert title.startswith(decision.headline)
-    assert f"Regret {decision.primary.of.regret:.3f} (95 % interval {decision.primary.of.low:.3f} to" in title
+    regret = decision.primary.of.regret
+    assert f"Regret {regret.estimate:.3f} (95 % interval {regret.low:.3f} to" in title
     assert [axis.get_title("left") for axis in figure.axes] == [task.capitalize() for task in TASKS]
-
-
-# --- tables beside the verdict ---
-
-
-def test_controls_are_means_beside_the_policy_before_ppo():
-    made = nested(flat, rm_seeds=2, accuracies=(0.6,), tasks=("relevance",))
-    made["lm_performance_final"], made["lm_performance_start"] = [0.6, 0.8], 0.4
-    lost = named(made, "length").assign(status="failed")
-    found = tables.controls(pd.concat([made, named(made, "exact"), lost]))
-    assert found.index.get_level_values("arm").tolist() == ["before PPO", "exact"]
-    assert found["LM performance"].tolist() == pytest.approx([0.4, 0.7])
-
-
-def test_beside_the_score_ranks_within_a_trajectory():
-    made = probed(nested(rising, rm_seeds=2, accuracies=(0.9, 0.6, 0.75), tasks=("relevance",)))
-    made["greedy_length_final"] = [30, 10, 20, 34, 12, 24]
-    found = tables.beside_the_score(made)
-    assert found.index.tolist() == [("relevance", 1), ("relevance", 2), ("relevance", 3)]
-    assert found["greedy length"].tolist() == [11, 22, 32]
 
 
 # --- the page ---
@@ -310,6 +273,7 @@ def test_the_page_runs_on_a_summary_with_failures(tmp_path):
     assert (tmp_path / "out" / "result.json").is_file()
     assert isinstance(names["p"], config.Analysis)
     assert names["known"] == {}
+    assert len(names["controls"]) == len(names["exact"]) == 0
 
 
 def test_the_page_runs_on_a_whole_study(tmp_path):
@@ -317,8 +281,35 @@ def test_the_page_runs_on_a_whole_study(tmp_path):
     arms = [nested(rising, **one), named(nested(flat, **one, accuracies=(1.0,)), "exact")]
     arms += [named(nested(inverted_u, **one), "known-paradox"), named(nested(rising, **one), "known-monotone")]
     made = probed(pd.concat(arms, ignore_index=True))
+    made["greedy_length_final"] = 30 + made.groupby("rm_seed")["rm_accuracy"].rank()
     names = run_page("05", study(made, tmp_path), tmp_path / "out")
-    assert names["decision"].status == "not supported"
+    decision, steps = names["decision"], made[made["arm"] == "steps"]
+    assert decision.status == "not supported"
+    told = (tmp_path / "out" / "verdict.txt").read_text()
+    assert told.startswith(decision.headline)
+    assert verdict.sentence(decision.findings[0]) in told
+    regret = decision.primary.of.regret
+    assert [names["numbers"][name] for name in ("regret", "regret-low", "regret-high")] == [
+        regret.estimate,
+        regret.low,
+        regret.high,
+    ]
+    assert names["numbers"]["runs"] == "57 PPO runs of the study made"
+    # what is left above the most accurate; the spacing of accuracies; controls beside the policy before PPO; the ranks
+    tops = steps.loc[steps.groupby("rm_seed")["rm_accuracy"].idxmax(), "lm_performance_final"]
+    assert names["left"]["relevance"] == pytest.approx(1 - tops.mean())
+    ordered = steps.groupby("rm_seed")["rm_accuracy"].apply(lambda own: np.diff(np.sort(own)))
+    spaced = names["spaced"].loc["relevance"]
+    assert spaced["largest step"] == pytest.approx(np.mean([own.max() for own in ordered]))
+    assert spaced["even step"] == pytest.approx(np.mean([own.mean() for own in ordered]))
+    controls = names["table"]["lm performance"].droplevel(["task", "policy"])
+    exact = made.loc[made["arm"] == "exact", "lm_performance_final"].mean()
+    assert controls.to_dict() == pytest.approx({"before PPO": 0.5, "exact": exact}, abs=1e-3)
+    assert names["exact"].loc["atlas-t5", "relevance"] == pytest.approx(exact)
+    by_rank = names["by_rank"].loc["relevance"]
+    assert by_rank.index.tolist() == [1, 2, 3, 4, 5, 6]
+    assert by_rank["rm accuracy"].is_monotonic_increasing
+    assert by_rank["greedy length"].is_monotonic_increasing
     assert {name: v.status for name, v in names["known"].items()} == names["truths"]
     assert set(names["summary"]["arm"]) == {"steps", "exact"}
     assert "known-paradox" in (tmp_path / "out" / "result.json").read_text()
