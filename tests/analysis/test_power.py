@@ -6,12 +6,10 @@ import pytest
 
 from paradox_utils.analysis import power, statistics, tables
 from paradox_utils.data.tasks import TASKS
-from paradox_utils.figures import study as draw
 from tests.worlds import (
     curves_of,
     lost,
     nested,
-    offsets,
     questions_of,
     rising,
     run_page,
@@ -172,33 +170,12 @@ def test_power_has_a_row_for_each_number_and_world():
     assert list(rows) == [(n, world, regret) for n in (3, 5) for world, regret in worlds]
 
 
-# --- the figure and the page ---
+# --- the page ---
 
 
 def crossed(**options):
     """A pilot as a study writes it: one checkpoint of three reward models a task, each with the same three PPO seeds."""
     return world(rising, **({"rm_seeds": 3, "accuracies": (0.75,), "noise": 0.03} | options))
-
-
-def test_the_figure_shows_every_run_and_every_world():
-    made = crossed()
-    made.loc[0, "status"] = "failed"
-    known = power.simulated_power(0.05, [3, 5], [0.06, 0.12], studies=10)
-    left, right = draw.pilot(made, known).axes
-    assert [text.get_text() for text in left.texts] == list(TASKS)
-    done = made["lm_performance_final"][1:]
-    np.testing.assert_allclose(np.sort(offsets(left)[:, 1]), np.sort(done))
-    assert len(np.unique(offsets(left)[:, 0])) == 27 - 1  # nothing covers anything
-    assert [line.get_label() for line in right.lines] == [
-        "inverted U, regret 0.06",
-        "inverted U, regret 0.12",
-        "ranks apart",
-        "one task",
-        "one task, others rising",
-        "rising",
-        "plateau",
-    ]
-    np.testing.assert_allclose(right.lines[1].get_ydata(), known.query("regret == 0.12 and world == 'inverted U'")["right"])
 
 
 TRIED = {  # LM performance on validation questions after PPO, by PPO seed
