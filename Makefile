@@ -61,7 +61,7 @@ given = $(if $($(1)),--$(subst _,-,$(shell echo $(1) | tr A-Z a-z)) $($(1)))
 
 record: $(INSTALLED) ## keep a finished study's tables in results/recorded, and draw the README's figure from them
 	$(BIN)/python -m paradox_utils.study record $(CONFIG)
-	$(BIN)/python -c 'from paradox_utils import analysis; from paradox_utils.figures.style import study; study.in_brief(analysis.load("results/recorded/atlas")).savefig("book/static/atlas.png", dpi=150)'
+	$(BIN)/python -c 'from paradox_utils.analysis.tables import load_summary; from paradox_utils.figures.study import in_brief; in_brief(load_summary("results/recorded/atlas")).savefig("book/static/atlas.png", dpi=150)'
 
 pages: $(INSTALLED) ## execute the stale pages in notebooks/ again and stamp them
 	$(BIN)/python -m paradox_utils.pages execute

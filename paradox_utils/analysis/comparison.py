@@ -13,88 +13,77 @@ import numpy as np
 import pandas as pd
 
 from paradox_utils.analysis import inverted_u, statistics
-from paradox_utils.analysis.tables import (
-    READINGS,
-    SELECTING,
-    STARTS,
-    VALIDATION,
-    Reading,
-    accuracy_kind,
-    contrasts,
-    reward_models,
-    unended,
-    usable,
-)
+from paradox_utils.analysis.statistics import Interval
+from paradox_utils.analysis.tables import READINGS, SELECTING, VALIDATION, Reading, contrasts, reward_models, unended, usable
 from paradox_utils.data.tasks import TASKS
 
 ACCURACY_RESOLUTION = 0.01  # accuracies are distinct if they differ after rounding to this
 ALL = "all tasks"
+UNKNOWN = Interval(float("nan"), float("nan"), float("nan"), 0)
 Family = tuple[tuple[str, str, str], pd.DataFrame]  # task, policy and arm, and their runs
+
+
+@dataclass(frozen=True)
+class Counts:
+    """What a comparison rests on; pooled, a reward model counts for every policy it trains."""
+
+    planned: int  # reward models of the study
+    reward_models: int  # of them with an accuracy and a finished PPO run
+    unfinished: int  # runs that have not started or not ended, or were killed
+    accuracies: int  # distinct ones, in the trajectory with the fewest
+    rm_seeds: int  # complete trajectories
+    lost: int  # incomplete ones, of a task and policy
+    ppo_seeds: int  # different ones, in all
+    uneven: bool  # tasks or policies with different numbers of ranks, which cannot be pooled
+
+
+@dataclass(frozen=True)
+class Further:
+    """What is shown beside a regret and decides nothing.
+
+    ``within``: with a rank of its own for each task (pooled only). ``without``: without the trajectory ``odd``, whose absence
+    changes the regret most (of at least 4). ``chosen``: the gain of whoever trains against all of a trajectory and keeps what
+    its validation questions prefer; unknown where there are none beside those it is paid on.
+    """
+
+    within: Interval
+    without: Interval
+    odd: str
+    chosen: Interval
+
+
+@dataclass(frozen=True)
+class Shape:
+    """The two-lines test and the quadratic (:mod:`paradox_utils.analysis.inverted_u`), of at least 3 trajectories; else NaN."""
+
+    p_two_lines: float = float("nan")
+    p_quadratic: float = float("nan")
+    turning_point: float = float("nan")
+    turning_low: float = float("nan")
+    turning_high: float = float("nan")
+    turns_inside: bool = False
 
 
 @dataclass(frozen=True)
 class Comparison:
     """One family of reward models: of a task, policy and arm, or (``task`` :data:`ALL`) of an arm over tasks and policies.
 
-    ``*_top``: the most accurate reward model; ``*_best``: the one with the best policy, after the fact; both averaged over
-    trajectories. ``regret``, ``low``, ``high``: cross-fitted over complete trajectories, one common rank selected by the
-    others; ``within*``: the same with a rank of its own for each task (pooled only); ``without*``: the same without the
-    trajectory ``odd``, whose absence changes the regret most (of at least 4). ``chosen*``: selected by the trajectory's own
-    validation questions; NaN where that is not ``separate``: selected on validation questions and paid on test questions.
-    ``best_rank``: the best on average, 1 being the most accurate. Shapes (:mod:`paradox_utils.analysis.inverted_u`) need 3
-    trajectories; NaN where too little is known.
+    ``regret``: cross-fitted over complete trajectories, one common rank selected by the others, with the p-values that it is
+    not larger (``p_above``) and not smaller (``p_below``) than what matters; ``best_rank``: the best on average, 1 being the
+    most accurate. NaN where too little is known.
     """
 
     task: str
     policy: str
     arm: str
-    planned: int  # reward models of the study; pooled, each counts for every policy it trains
-    reward_models: int  # of them with an accuracy and a finished PPO run
-    unfinished: int  # runs that have not started or not ended, or were killed
-    accuracies: int  # distinct ones, in the trajectory with the fewest
-    rm_seeds: int  # complete trajectories
-    lost: int  # incomplete ones, of a task and policy
-    uneven: bool  # tasks or policies with different numbers of ranks, which cannot be pooled
-    ppo_seeds: int  # different ones, in all
-    accuracy_kind: str  # rm_accuracy, or rm_accuracy_noisy where no clean labels exist
-    majority: float
-    start: float  # outcome of the initial policy
-    spearman: float
-    spearman_low: float
-    spearman_high: float
-    accuracy_top: float
-    performance_top: float
-    step_top: str
-    accuracy_best: float
-    performance_best: float
-    step_best: str
-    regret_after_the_fact: float
-    regret: float
-    low: float
-    high: float
+    counts: Counts
+    regret: Interval
     p_above: float
     p_below: float
     best_rank: int
-    within: float
-    within_low: float
-    within_high: float
-    odd: str
-    without: float
-    without_low: float
-    without_high: float
-    separate: bool
-    chosen: float
-    chosen_low: float
-    chosen_high: float
-    breakpoint: float
-    first_slope: float
-    second_slope: float
-    p_two_lines: float
-    turning_point: float
-    turning_low: float
-    turning_high: float
-    turns_inside: bool
-    p_quadratic: float
+    further: Further
+    spearman: Interval
+    shape: Shape
 
 
 def families(summary: pd.DataFrame) -> list[Family]:
@@ -130,48 +119,24 @@ def compare(
     tasks = Counter(key[0] for key, _ in families)
     joined, selecting = _joined(parts, tasks)
     known = pd.concat([part.known for part in parts])
-    runs = pd.concat([runs for _, runs in families])
-    kind = accuracy_kind(runs)
-    counted = known[known["cluster"].isin(joined.index)] if len(joined) else known
-    rounded = (counted["accuracy"] / ACCURACY_RESOLUTION).round()
-    distinct = rounded.groupby([counted["family"], counted["cluster"]]).nunique()
     ranks = known if one else known.groupby("family")[["accuracy", "performance"]].rank(pct=True)
-    correlation = statistics.spearman(ranks["accuracy"], ranks["performance"], known["cluster"], resamples=resamples, seed=seed)
-    if not one:
-        known = known.assign(accuracy=known.groupby("family")["accuracy"].transform(_on_range))
-    groups = [group.sort_values(["accuracy", "rm_step"], ascending=False) for _, group in known.groupby(["family", "cluster"])]
-    top = pd.DataFrame([group.iloc[0] for group in groups], columns=known.columns)
-    best = pd.DataFrame([group.iloc[int(group["performance"].argmax())] for group in groups], columns=known.columns)
-    afterwards = [statistics.regret(group["accuracy"], group["performance"]) for group in groups]
-    start = STARTS.get(reading, "lm_performance_start")
+    regret, above, below, best = _regret(joined, selecting, smallest, margin)
     return Comparison(
         task=task if one else ALL,
         policy=policy if one else ", ".join(dict.fromkeys(key[1] for key, _ in families)),
         arm=arm,
-        planned=sum(part.planned for part in parts),
-        reward_models=len(known),
-        unfinished=int(unended(runs).sum()),
-        accuracies=int(distinct.min()) if len(distinct) else 0,
-        rm_seeds=len(joined),
-        lost=sum(part.lost for part in parts),
-        uneven=_uneven(parts),
-        ppo_seeds=int(runs.loc[usable(runs, reading), "ppo_seed"].nunique()),
-        accuracy_kind=kind,
-        majority=float(runs["rm_majority"].mean()) if one else float("nan"),
-        start=float(runs[start].astype(float).mean()) if start in runs else float("nan"),
-        spearman=correlation.estimate,
-        spearman_low=correlation.low,
-        spearman_high=correlation.high,
-        accuracy_top=float(top["accuracy"].mean()),
-        performance_top=float(top["performance"].mean()),
-        step_top=_steps(top["rm_step"]),
-        accuracy_best=float(best["accuracy"].mean()),
-        performance_best=float(best["performance"].mean()),
-        step_best=_steps(best["rm_step"]),
-        regret_after_the_fact=float(np.mean(afterwards or [np.nan])),
-        **_regrets(joined, selecting, smallest, margin, separate=all(part.separate for part in parts)),
-        **_within(parts, tasks),
-        **_shapes(known, one),
+        counts=_counts(parts, known, joined, pd.concat([runs for _, runs in families]), reading),
+        regret=regret,
+        p_above=above,
+        p_below=below,
+        best_rank=best,
+        further=Further(
+            _within(parts, tasks),
+            *_without(joined, selecting, regret),
+            _chosen(joined, selecting) if all(part.separate for part in parts) else UNKNOWN,
+        ),
+        spearman=statistics.spearman(ranks["accuracy"], ranks["performance"], known["cluster"], resamples=resamples, seed=seed),
+        shape=_shape(known, one),
     )
 
 
@@ -223,46 +188,44 @@ def _joined(parts: Sequence[_Part], tasks: Mapping[str, int]) -> tuple[pd.DataFr
     return joined, selecting
 
 
-def _within(parts: Sequence[_Part], tasks: Mapping[str, int]) -> dict[str, float]:
-    """The pooled regret with a rank of its own for each task."""
-    by_task = {}
-    for task in tasks:
-        joined, selecting = _joined([part for part in parts if part.task == task], tasks)
-        if len(joined) > 1:
-            by_task[task] = statistics.payments(joined, selecting)
-    if not by_task:
-        return dict.fromkeys(("within", "within_low", "within_high"), float("nan"))
-    found = statistics.mean_interval(np.concatenate(list(by_task.values())))
-    return {"within": found.estimate, "within_low": found.low, "within_high": found.high}
+def _counts(parts: Sequence[_Part], known: pd.DataFrame, joined: pd.DataFrame, runs: pd.DataFrame, reading: Reading) -> Counts:
+    counted = known[known["cluster"].isin(joined.index)] if len(joined) else known
+    rounded = (counted["accuracy"] / ACCURACY_RESOLUTION).round()
+    distinct = rounded.groupby([counted["family"], counted["cluster"]]).nunique()
+    return Counts(
+        planned=sum(part.planned for part in parts),
+        reward_models=len(known),
+        unfinished=int(unended(runs).sum()),
+        accuracies=int(distinct.min()) if len(distinct) else 0,
+        rm_seeds=len(joined),
+        lost=sum(part.lost for part in parts),
+        ppo_seeds=int(runs.loc[usable(runs, reading), "ppo_seed"].nunique()),
+        uneven=_uneven(parts),
+    )
 
 
-def _on_range(values: pd.Series) -> pd.Series:
-    return (values - values.min()) / (values.max() - values.min()) if np.ptp(values) else values * 0.0
-
-
-def _regrets(
-    joined: pd.DataFrame, selecting: pd.DataFrame, smallest: float, margin: float, separate: bool
-) -> dict[str, float | int | bool | str]:
-    names = ("regret", "low", "high", "p_above", "p_below", "chosen", "chosen_low", "chosen_high")
+def _regret(
+    joined: pd.DataFrame, selecting: pd.DataFrame, smallest: float, margin: float
+) -> tuple[Interval, float, float, int]:
+    """Regret, the p-values that it is at most ``smallest`` and at least ``margin``, and the rank that is best on average."""
     if len(joined) < 2:
-        return dict.fromkeys(names, float("nan")) | {"best_rank": 0, "separate": separate} | NONE_ODD
+        return UNKNOWN, float("nan"), float("nan"), 0
     fitted = statistics.cross_fitted_regret(joined, margin=smallest, selecting=selecting)
     below = statistics.cross_fitted_regret(joined, margin=margin, selecting=selecting).p_below
-    own = joined.to_numpy()[np.arange(len(joined)), selecting.to_numpy().argmax(axis=1)]
-    chosen = statistics.mean_interval(own if separate else [np.nan])  # else the largest of noisy values
-    values = (fitted.interval.estimate, fitted.interval.low, fitted.interval.high, fitted.p_above, below)
-    rank = int(joined.mean().to_numpy().argmax()) + 1
-    told = dict(zip(names, (*values, chosen.estimate, chosen.low, chosen.high), strict=True))
-    return told | {"best_rank": rank, "separate": separate} | _without(joined, selecting, fitted.interval)
+    return fitted.interval, fitted.p_above, below, int(joined.mean().to_numpy().argmax()) + 1
 
 
-NONE_ODD: dict[str, float | str] = {"odd": ""} | dict.fromkeys(("without", "without_low", "without_high"), float("nan"))
+def _within(parts: Sequence[_Part], tasks: Mapping[str, int]) -> Interval:
+    """The pooled regret with a rank of its own for each task."""
+    by_task = [_joined([part for part in parts if part.task == task], tasks) for task in tasks]
+    paid = [statistics.payments(joined, selecting) for joined, selecting in by_task if len(joined) > 1]
+    return statistics.mean_interval(np.concatenate(paid)) if paid else UNKNOWN
 
 
-def _without(joined: pd.DataFrame, selecting: pd.DataFrame, regret: statistics.Interval) -> dict[str, float | str]:
-    """The regret without the trajectory whose absence changes it most, the ends of its interval included."""
+def _without(joined: pd.DataFrame, selecting: pd.DataFrame, regret: Interval) -> tuple[Interval, str]:
+    """The regret without the trajectory whose absence changes it most, the ends of its interval included, and its name."""
     if len(joined) < 4:
-        return NONE_ODD
+        return UNKNOWN, ""
     left = {
         name: statistics.cross_fitted_regret(joined.drop(name), margin=0.0, selecting=selecting.drop(name)).interval
         for name in joined.index
@@ -273,21 +236,34 @@ def _without(joined: pd.DataFrame, selecting: pd.DataFrame, regret: statistics.I
         return abs(own.estimate - regret.estimate) + abs(own.low - regret.low) + abs(own.high - regret.high)
 
     odd = max(left, key=change)
-    return {"odd": odd, "without": left[odd].estimate, "without_low": left[odd].low, "without_high": left[odd].high}
+    return left[odd], odd
 
 
-def _shapes(known: pd.DataFrame, one: bool) -> dict[str, float | bool]:
-    names = ("breakpoint", "first_slope", "second_slope", "p_two_lines", "turning_point", "turning_low", "turning_high")
-    nothing = dict.fromkeys((*names, "p_quadratic"), float("nan")) | {"turns_inside": False}
+def _chosen(joined: pd.DataFrame, selecting: pd.DataFrame) -> Interval:
+    """The gain on the most accurate reward model of the one that the trajectory's own validation questions prefer."""
+    if len(joined) < 2:
+        return UNKNOWN
+    return statistics.mean_interval(joined.to_numpy()[np.arange(len(joined)), selecting.to_numpy().argmax(axis=1)])
+
+
+def _shape(known: pd.DataFrame, one: bool) -> Shape:
+    """Pooled, accuracies are put on the range of their family."""
+    if not one:
+        known = known.assign(accuracy=known.groupby("family")["accuracy"].transform(_on_range))
     if known["cluster"].nunique() < 3 or known["accuracy"].nunique() < 5:
-        return nothing
+        return Shape()
     strata: Sequence[Hashable] | None = None if one else list(known["family"])
     lines = inverted_u.two_lines(known["accuracy"], known["performance"], known["cluster"], strata=strata)
     curve = inverted_u.quadratic(known["accuracy"], known["performance"], known["cluster"], strata=strata)
-    values = (lines.breakpoint, lines.first.estimate, lines.second.estimate, lines.p_supported)
-    values += (curve.turning_point, curve.turning_low, curve.turning_high)
-    return dict(zip(names, values, strict=True)) | {"p_quadratic": curve.p_supported, "turns_inside": bool(curve.turns_inside)}
+    return Shape(
+        p_two_lines=lines.p_supported,
+        p_quadratic=curve.p_supported,
+        turning_point=curve.turning_point,
+        turning_low=curve.turning_low,
+        turning_high=curve.turning_high,
+        turns_inside=bool(curve.turns_inside),
+    )
 
 
-def _steps(steps: pd.Series) -> str:
-    return ", ".join(f"{step:.0f}" for step in sorted(set(steps.dropna())))
+def _on_range(values: pd.Series) -> pd.Series:
+    return (values - values.min()) / (values.max() - values.min()) if np.ptp(values) else values * 0.0

@@ -10,11 +10,12 @@ import pandas as pd
 
 from paradox_utils.analysis import statistics, verdict
 from paradox_utils.analysis.comparison import families, unit_contrasts
-from paradox_utils.analysis.tables import READINGS, VALIDATION, scores, settings_of, usable
+from paradox_utils.analysis.tables import READINGS, scores, usable
 from paradox_utils.data.tasks import TASKS
 
 # Crossed or nested, reward-model seeds, PPO seeds for each of them.
 DESIGNS = {"3 × 3 crossed": (3, 3, False), "5 × 1 nested": (5, 1, True), "9 × 1 nested": (9, 1, True)}
+RANKS = 6
 FALL = 0.03  # in the simulated truths: LM performance lost from one rank to the next
 
 
@@ -43,16 +44,15 @@ def split(summary: pd.DataFrame, questions: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["task", *names]).set_index("task")
 
 
-def truths(regret: float, ranks: int = 6, best: int = 3) -> dict[str, list[float]]:
-    """LM performance by rank (the most accurate first) in three worlds: the rank ``best`` (from 2) better by ``regret`` and a
-    fall on both sides of it; a steady fall with accuracy; no difference among the upper half."""
-    middle = best
-    rise = [0.9 - regret * (1 - k / (middle - 1)) for k in range(middle)]
-    fall = [0.9 - FALL * (k + 1) for k in range(ranks - middle)]
+def truths(regret: float, best: int = 3) -> dict[str, list[float]]:
+    """LM performance by rank (of :data:`RANKS`, the most accurate first) in three worlds: the rank ``best`` (from 2) better by
+    ``regret`` and a fall on both sides of it; a steady fall with accuracy; no difference among the upper half."""
+    rise = [0.9 - regret * (1 - rank / (best - 1)) for rank in range(best)]
+    fall = [0.9 - FALL * rank for rank in range(1, RANKS)]
     return {
-        "inverted U": rise + fall,
-        "rising": [0.9 - FALL * k for k in range(ranks)],
-        "plateau": [0.9] * (ranks // 2) + [0.9 - FALL * (k + 1) for k in range(ranks - ranks // 2)],
+        "inverted U": rise + fall[: RANKS - best],
+        "rising": [0.9, *fall],
+        "plateau": [0.9] * (RANKS // 2) + fall[: RANKS - RANKS // 2],
     }
 
 
@@ -81,13 +81,8 @@ def simulated_power(deviation: float, units: Sequence[int], regrets: Sequence[fl
     return pd.DataFrame(rows)
 
 
-def unit_deviation(table: pd.DataFrame, policies: int) -> float:
-    """Noise of a unit of the pooled comparison (a trajectory averaged over ``policies``), over the tasks of :func:`split`."""
-    return float(np.sqrt(unit_noise(table, policies).mean()))
-
-
 def unit_noise(table: pd.DataFrame, policies: int) -> pd.Series:
-    """Variance of a unit by task of :func:`split`, the mean of which is :func:`unit_deviation` squared."""
+    """Variance of a unit of the pooled comparison (a trajectory averaged over ``policies``) in each task of :func:`split`."""
     return table["rm seed"] ** 2 + (table["ppo seed"] ** 2 + table["rest"] ** 2) / policies
 
 
@@ -100,36 +95,3 @@ def noise_by_rank(runs: pd.DataFrame) -> pd.Series:
     contrasts = unit_contrasts(families(runs)).iloc[:, 1:]
     tasks = [name.rpartition(" ")[0] for name in contrasts.index]
     return np.sqrt(contrasts.groupby(tasks).var().mean() / 2)
-
-
-def decided(runs: pd.DataFrame) -> pd.DataFrame:
-    """The primary comparison by the rule: of all runs together, of each policy alone and of each task alone, a row each.
-
-    Regret with interval, and status; those of policies, and those of tasks, are decided together, as beside the verdict.
-    """
-    together = verdict.pooled(runs, resamples=1)
-    found = ({"all": together[0]} if together else {}) | verdict.alone(runs, "policy") | verdict.alone(runs, "task")
-    rows = {name: (f.of.regret, f.of.low, f.of.high, f.status) for name, f in found.items()}
-    return pd.DataFrame.from_dict(rows, orient="index", columns=["regret", "low", "high", "status"])
-
-
-def start_rates(curves: pd.DataFrame, summary: pd.DataFrame) -> pd.Series:
-    """The learning rate that the runs of each task began with (the largest of their schedule)."""
-    begun = curves.groupby("id")["learning_rate"].max()
-    return summary.assign(rate=summary["id"].map(begun)).groupby("task", sort=False)["rate"].first()
-
-
-def learning_rates(summary: pd.DataFrame) -> pd.DataFrame:
-    """What a policy reaches at each learning rate: mean LM performance on validation questions after the last update.
-
-    One row a rate (first `before PPO`), one column a task; their ``mean``, by which the rate is chosen, and its standard error
-    over PPO seeds.
-    """
-    runs = summary[usable(summary)]
-    runs = runs.assign(rate=[float(settings_of(setting)["learning_rate"]) for setting in runs["setting"]])
-    tasks = [task for task in TASKS if (runs["task"] == task).any()]
-    seeds = runs.pivot_table(index=["rate", "ppo_seed"], columns="task", values=VALIDATION)[tasks].mean(axis=1)
-    table = runs.groupby(["rate", "task"])[VALIDATION].mean().unstack()[tasks]
-    start = runs.groupby("task")["lm_performance_start_validation"].mean()[tasks]
-    table = pd.concat([start.to_frame("before PPO").T, table]).rename_axis(index="learning rate", columns=None)
-    return table.assign(mean=table.mean(axis=1)).join(seeds.groupby("rate").sem().rename("standard error"))

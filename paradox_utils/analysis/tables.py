@@ -348,84 +348,16 @@ def primary(summary: pd.DataFrame) -> pd.DataFrame:
     return summary[summary["arm"].isin(("steps", "exact", "dial"))]
 
 
-BESIDE = ("greedy_length", "greedy_segments", "distinct_2", "rouge_l", "unfinished")
-
-
-def controls(summary: pd.DataFrame) -> pd.DataFrame:
-    """Where rewards that need no training lead: mean over runs of LM performance, true return, KL and the shape of responses,
-    one row a task and control, beside the policy before PPO."""
-    columns = {"lm_performance_final": "LM performance", "true_return_final": "true return", "kl_final": "KL"}
-    columns |= {f"{name}_final": name.replace("_", " ") for name in BESIDE if f"{name}_final" in summary}
-    rows = summary[summary["arm"].isin(("exact", "constant", "length", "dial")) & usable(summary)]
-    table = rows.groupby(["task", "policy", "arm"], sort=False)[list(columns)].mean().rename(columns=columns)
-    starts = {old: new for old, new in columns.items() if old.replace("_final", "_start") in summary}
-    before = rows.groupby(["task", "policy"], sort=False)[[old.replace("_final", "_start") for old in starts]].mean()
-    before.columns = list(starts.values())
-    before = before.assign(arm="before PPO").set_index("arm", append=True)
-    return pd.concat([before, table]).sort_index(level=0, sort_remaining=False)
-
-
-def exact_reached(summary: pd.DataFrame) -> str:
-    """What each policy reaches against the exact reward, in words: hardly a reward model can teach it more. Empty without."""
-    rows = summary[(summary["arm"] == "exact") & usable(summary)]
-    means = rows.groupby(["policy", "task"], sort=False)[READINGS["as measured"]].mean()
-    parts = [
-        f"{policy} {', '.join(f'{score:.2f} in {task}' for (_, task), score in own.items())}"
-        for policy, own in means.groupby(level=0, sort=False)
-    ]
-    return (
-        f"Against the exact reward end, on average: {'; '.join(parts)}. That is the room its reward models have."
-        if parts
-        else ""
-    )
-
-
-def beside_the_score(summary: pd.DataFrame) -> pd.DataFrame:
-    """Shape of the responses of the route ``steps`` by rank of accuracy (1: the least accurate), one row a task and rank."""
-    names = [f"{name}_final" for name in ("lm_performance", *BESIDE, "sampled_lm_performance") if f"{name}_final" in summary]
-    runs = summary[(summary["arm"] == "steps") & usable(summary)]
-    order = runs.assign(rank=runs.groupby(["task", "policy", "rm_seed"])[accuracy_kind(runs)].rank(method="dense"))
-    table = order.groupby(["task", "rank"])[[accuracy_kind(runs), *names]].mean()
-    return table.rename(columns=lambda name: name.removesuffix("_final").replace("_", " "))
-
-
-def spacing(summary: pd.DataFrame) -> pd.DataFrame:
-    """How evenly the route ``steps`` spaces its accuracies: the least and the most accurate, and the largest step between
-    neighbours of a trajectory, one row a task; all means over trajectories."""
-    rows = []
-    for task, runs in summary[summary["arm"] == "steps"].groupby("task", sort=False):
-        own = [np.sort(models["accuracy"].dropna()) for _, models in reward_models(runs).groupby("rm_seed")]
-        kept = [values for values in own if len(values) > 1]
-        if kept:
-            steps = float(np.mean([np.diff(values).max() for values in kept]))
-            row = {"task": task, "majority": runs["rm_majority"].mean(), "least": np.mean([v[0] for v in kept])}
-            row |= {"most": np.mean([v[-1] for v in kept]), "largest step": steps}
-            rows.append(row | {"even step": np.mean([(v[-1] - v[0]) / (len(v) - 1) for v in kept])})
-    return pd.DataFrame(rows).set_index("task") if rows else pd.DataFrame()
-
-
-def room(summary: pd.DataFrame) -> str:
-    """What is left up to a perfect score above the most accurate reward models of the route ``steps``, by task, in words: no
-    rank can be better by more than that, whatever teaches it. Empty where scores are no shares, so that no score is perfect."""
-    parts = []
-    for task, runs in summary[(summary["arm"] == "steps") & usable(summary)].groupby("task", sort=False):
-        kind = accuracy_kind(runs)
-        tops = runs.dropna(subset=[kind]).groupby(["policy", "rm_seed"], dropna=False)[kind].idxmax()
-        if len(tops) and (kind == "rm_accuracy" or task != "completeness"):  # else completeness is a reward model's score
-            parts.append(f"{task} {1 - runs.loc[tops, READINGS['as measured']].mean():.2f}")
-    return f"Above the most accurate reward models' policies is left: {', '.join(parts)}." if parts else ""
-
-
 # --- scores of single test questions ------------------------------------------------------------------------------------------
 
 
-def load_questions(folder: Path | str, when: str = "final") -> pd.DataFrame:
-    """The rows of a study's ``questions.csv`` at ``when`` (start, final or best), by run id; empty where there is none."""
+def load_questions(folder: Path | str) -> pd.DataFrame:
+    """The rows of a study's ``questions.csv`` after the last update, by run id; empty where there is none."""
     path = Path(folder) / "questions.csv"
     if not path.is_file():
         return pd.DataFrame(columns=["good", "segments"])
     table = pd.read_csv(path, dtype={"id": str, "good": str, "segments": str})
-    return table[table["when"] == when].drop_duplicates("id").set_index("id")[["good", "segments"]]
+    return table[table["when"] == "final"].drop_duplicates("id").set_index("id")[["good", "segments"]]
 
 
 def scores(table: pd.DataFrame, runs: Sequence[str]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

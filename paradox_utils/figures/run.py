@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
@@ -13,8 +12,8 @@ from paradox_utils.data.tasks import TASKS
 from paradox_utils.figures.style import COLORS, FAINT, INK, LM_PERFORMANCE, PALETTE, panels, style
 
 
-def ppo_curves(curve: pd.DataFrame, task: str = "relevance") -> Figure:
-    """Reward, KL, LM performance and length over the updates of one PPO run, or of several told apart by a column ``id``.
+def ppo_curves(curve: pd.DataFrame, task: str) -> Figure:
+    """Reward, KL, LM performance and length over the updates of one PPO run.
 
     Needs ``update``, ``reward_mean``, ``kl``, ``length`` and ``lm_performance`` (empty but for evaluations).
     """
@@ -28,10 +27,8 @@ def ppo_curves(curve: pd.DataFrame, task: str = "relevance") -> Figure:
     with style():
         figure, axes = panels(2, 2, 4.8, sharex=True)
         for axis, (column, (title, unit)) in zip(axes.flat, columns.items(), strict=True):
-            for _, run in curve.groupby(curve["id"] if "id" in curve else np.zeros(len(curve))):
-                points = run.dropna(subset=[column])
-                sparse = column == "lm_performance"
-                axis.plot(points["update"], points[column], color=color, marker="o" if sparse else "", markersize=4)
+            points, marker = curve.dropna(subset=[column]), "o" if column == "lm_performance" else ""
+            axis.plot(points["update"], points[column], color=color, marker=marker, markersize=4)
             axis.set(title=title, ylabel=unit)
             axis.xaxis.set_major_locator(MaxNLocator(6, integer=True, steps=[1, 2, 5, 10]))
         for axis in axes[1]:
@@ -41,7 +38,7 @@ def ppo_curves(curve: pd.DataFrame, task: str = "relevance") -> Figure:
     return figure
 
 
-def accuracy_by_step(metrics: pd.DataFrame, task: str = "relevance") -> Figure:
+def accuracy_by_step(metrics: pd.DataFrame, task: str) -> Figure:
     """A reward model's checkpoints on held-out feedback: accuracies with the majority class (left), F1 and calibration (right).
 
     Needs ``step``, ``accuracy`` (may be empty), ``accuracy_noisy``, ``balanced_accuracy``, ``majority``, ``f1``,
@@ -97,13 +94,11 @@ def accuracies_by_step(checkpoints: pd.DataFrame) -> Figure:
     return figure
 
 
-def training_loss(losses: pd.DataFrame, window: int = 0) -> Figure:
-    """Supervised training: ``loss`` (nats a token) by ``step`` with a running mean; ``validation_loss`` if there.
-
-    ``window``: points in the mean; 0: a thirtieth of all.
-    """
+def training_loss(losses: pd.DataFrame) -> Figure:
+    """Supervised training: ``loss`` (nats a token) by ``step`` with a running mean over a thirtieth of all points;
+    ``validation_loss`` if there."""
     color, points = COLORS[0], losses.dropna(subset=["loss"]).sort_values("step")
-    window = window or max(1, len(points) // 30)
+    window = max(1, len(points) // 30)
     smooth = points["loss"].rolling(window, center=True, min_periods=1).mean()
     with style():
         figure, axes = panels(1, 1, 3.0)

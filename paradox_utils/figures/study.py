@@ -16,25 +16,25 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from paradox_utils.analysis import tables
 from paradox_utils.analysis.ablations import BASE, OUTCOME, Ablation
-from paradox_utils.analysis.comparison import ALL
-from paradox_utils.analysis.tables import READINGS, Reading, accuracy_kind, primary, reward_models, usable
+from paradox_utils.analysis.comparison import ALL, families
+from paradox_utils.analysis.tables import READINGS, accuracy_kind, primary, reward_models, usable
 from paradox_utils.analysis.verdict import Finding, verdict
 from paradox_utils.data.tasks import TASKS
 from paradox_utils.figures.style import FAINT, INK, LM_PERFORMANCE, PALETTE, panels, style, title
 
 STATUS_COLORS = {"supported": "#b2452f", "not supported": "#2f6db2", "undecided": FAINT}
-
 MARKERS = "osD^vPX*"
+MEASURED = READINGS["as measured"]
 
 
-def accuracy_and_performance(summary: pd.DataFrame, reading: Reading = "as measured") -> Figure:
+def accuracy_and_performance(summary: pd.DataFrame) -> Figure:
     """LM performance against reward-model accuracy, route ``steps``: one panel a task, one row of panels a policy.
 
     Small dots are runs (PPO seeds), larger ones reward-model checkpoints (means), joined within a trajectory in the order of
     training. Controls (route ``dial``) are open diamonds. Raises ``ValueError`` where no run has an accuracy and a performance.
     """
     kind = accuracy_kind(summary)
-    shown = summary[usable(summary, reading) & summary[kind].notna() & summary["route"].isin(("steps", "dial"))]
+    shown = summary[usable(summary) & summary[kind].notna() & summary["route"].isin(("steps", "dial"))]
     tasks, policies = [task for task in TASKS if (shown["task"] == task).any()], list(shown["policy"].unique())
     if not tasks:
         raise ValueError("no run of the routes steps and dial has both an accuracy and a performance")
@@ -43,7 +43,7 @@ def accuracy_and_performance(summary: pd.DataFrame, reading: Reading = "as measu
         for row, policy in zip(axes, policies, strict=True):
             for axis, task in zip(row, tasks, strict=True):
                 runs = shown[(shown["task"] == task) & (shown["policy"] == policy)]
-                _accuracy_panel(axis, runs, kind, reading, PALETTE[task])
+                _accuracy_panel(axis, runs, kind, PALETTE[task])
                 axis.set(title=title(task, policy, policies), ylabel=LM_PERFORMANCE[task])
         words = "RM accuracy (share)" if kind == "rm_accuracy" else "RM accuracy on noisy labels (share)"
         for axis in axes[-1]:
@@ -52,19 +52,19 @@ def accuracy_and_performance(summary: pd.DataFrame, reading: Reading = "as measu
     return figure
 
 
-def _accuracy_panel(axis: Axes, runs: pd.DataFrame, kind: str, reading: Reading, color: Any) -> None:
-    steps, dial, outcome = runs[runs["route"] == "steps"], runs[runs["route"] == "dial"], READINGS[reading]
+def _accuracy_panel(axis: Axes, runs: pd.DataFrame, kind: str, color: Any) -> None:
+    steps, dial = runs[runs["route"] == "steps"], runs[runs["route"] == "dial"]
     axis.axvline(runs["rm_majority"].mean(), color=FAINT, linestyle=":", linewidth=1.2, zorder=1)
     axis.axhline(runs["lm_performance_start"].mean(), color=FAINT, linestyle="--", linewidth=1.0, zorder=1)
-    for _, models in reward_models(steps, reading).groupby("rm_seed"):
+    for _, models in reward_models(steps).groupby("rm_seed"):
         models = models.sort_values("rm_step")
         axis.plot(models["accuracy"], models["performance"], color=color, linewidth=1.0, alpha=0.5, zorder=2)
         axis.scatter(models["accuracy"], models["performance"], s=34, color=color, edgecolor="white", linewidth=0.6, zorder=4)
         top = models.sort_values(["accuracy", "rm_step"]).iloc[-1]
         axis.scatter(top["accuracy"], top["performance"], s=110, facecolor="none", edgecolor=INK, linewidth=1.3, zorder=5)
     if steps["ppo_seed"].nunique() > 1:
-        axis.scatter(steps[kind], steps[outcome], s=7, color=color, alpha=0.45, linewidth=0, zorder=3)
-    axis.scatter(dial[kind], dial[outcome], s=38, marker="D", facecolor="white", edgecolor=color, linewidth=1.3, zorder=4)
+        axis.scatter(steps[kind], steps[MEASURED], s=7, color=color, alpha=0.45, linewidth=0, zorder=3)
+    axis.scatter(dial[kind], dial[MEASURED], s=38, marker="D", facecolor="white", edgecolor=color, linewidth=1.3, zorder=4)
     axis.margins(0.1)
     axis.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
     axis.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
@@ -103,7 +103,7 @@ def pilot(summary: pd.DataFrame, power: pd.DataFrame) -> Figure:
                 for index, ppo_seed in enumerate(ppo):
                     row = own[(own["rm_seed"] == seed) & (own["ppo_seed"] == ppo_seed)]
                     look = {"marker": MARKERS[index], "s": 26, "color": PALETTE[task], "alpha": 0.85, "linewidth": 0}
-                    axis.scatter([place + (index - 1) * 0.18] * len(row), row[READINGS["as measured"]], **look)
+                    axis.scatter([place + (index - 1) * 0.18] * len(row), row[MEASURED], **look)
             axis.text(
                 number * (len(seeds) + 1) + (len(seeds) - 1) / 2, 1.02, task, color=PALETTE[task], ha="center", fontsize=8
             )
@@ -130,71 +130,61 @@ def levels(runs: pd.DataFrame, asked: pd.DataFrame, *, resamples: int, seed: int
     done = runs[usable(runs)].merge(models[["rm_seed", "setting", "rm_step", "rank"]], on=["rm_seed", "setting", "rm_step"])
     rows = []
     for rank, own in done.groupby("rank"):
-        known = own[own["id"].isin(asked.index)]
-        found = (
-            tables.question_interval(asked, list(known["id"]), list(known["rm_seed"]), resamples=resamples, seed=seed)
-            if len(known) == len(own)
-            else None
-        )
-        mean = float(own[READINGS["as measured"]].mean())
-        ends = (found.low, found.high) if found else (np.nan, np.nan)
-        accuracy = float(own[accuracy_kind(own)].mean())
-        rows.append(
-            {"rank": rank, "accuracy": accuracy, "performance": mean, "low": ends[0], "high": ends[1], "runs": len(own)}
-        )
-    return pd.DataFrame(rows)
+        row = {"rank": rank, "accuracy": own[accuracy_kind(own)].mean(), "performance": own[MEASURED].mean(), "runs": len(own)}
+        if own["id"].isin(asked.index).all():
+            found = tables.question_interval(asked, list(own["id"]), list(own["rm_seed"]), resamples=resamples, seed=seed)
+            row |= {"low": found.low, "high": found.high}
+        rows.append(row)
+    return pd.DataFrame(rows, columns=["rank", "accuracy", "performance", "low", "high", "runs"])
 
 
 def routes(summary: pd.DataFrame, asked: pd.DataFrame, *, resamples: int = 500, seed: int = 0) -> Figure:
     """LM performance against accuracy by route: a panel a task (and policy), a line an arm, a point a rank of accuracy averaged
     over trajectories, with 95 % intervals, faint ones single runs; the dashed line is the policy before PPO, the dotted one the
     exact reward."""
-    varied = summary[summary["rm_seed"].notna()]
-    groups = varied.groupby(["arm", "policy", "task"])["setting"].agg(["nunique"])
-    steps = varied.groupby(["arm", "policy", "task"])["rm_step"].nunique()
-    arms = [arm for arm in varied["arm"].unique() if groups.loc[arm, "nunique"].max() > 1 or steps.loc[arm].max() > 1]
-    rows = varied[varied["arm"].isin(arms)]
+    arms = list(dict.fromkeys(arm for (_, _, arm), _ in families(summary)))
+    rows = summary[summary["arm"].isin(arms) & summary["rm_seed"].notna()]
     policies = list(rows.loc[usable(rows), "policy"].unique()) or list(rows["policy"].unique())
     if not policies:
         raise ValueError("no family of reward models whose accuracy varies has runs")
-    colors = dict(zip(arms, sns.color_palette("colorblind", len(arms)), strict=True))
+    looks = {
+        arm: {"color": color, "marker": MARKERS[index % len(MARKERS)], "markersize": 4}
+        for index, (arm, color) in enumerate(zip(arms, sns.color_palette("colorblind", len(arms)), strict=True))
+    }
     with style():
         figure, axes = panels(len(policies), len(TASKS), 2.8 * len(policies) + 0.6)
         for row, policy in zip(axes, policies, strict=True):
             for axis, task in zip(row, TASKS, strict=True):
-                here = varied[(varied["task"] == task) & (varied["policy"] == policy)]
-                for index, arm in enumerate(arms):
-                    own = here[here["arm"] == arm]
-                    table = levels(own, asked, resamples=resamples, seed=seed)
-                    if not len(table):
-                        continue
-                    done = own[usable(own)]
-                    dots = {"color": colors[arm], "s": 5, "alpha": 0.35, "linewidth": 0}
-                    axis.scatter(done[accuracy_kind(own)], done[READINGS["as measured"]], **dots)
-                    bars = np.array([table["performance"] - table["low"], table["high"] - table["performance"]]).clip(min=0)
-                    look = {"color": colors[arm], "marker": MARKERS[index % len(MARKERS)], "markersize": 4, "linewidth": 1.1}
-                    axis.errorbar(table["accuracy"], table["performance"], yerr=bars, elinewidth=0.6, **look)
-                start = summary[(summary["task"] == task) & (summary["policy"] == policy)]["lm_performance_start"].mean()
-                exact = here.loc[here["arm"] == "exact", READINGS["as measured"]].mean()
-                axis.axhline(start, color=FAINT, linestyle="--", linewidth=1.0, zorder=1)
+                here = summary[(summary["task"] == task) & (summary["policy"] == policy)]
+                for arm, look in looks.items():
+                    own = here[(here["arm"] == arm) & here["rm_seed"].notna()]
+                    _route(axis, own, levels(own, asked, resamples=resamples, seed=seed), look)
+                axis.axhline(here["lm_performance_start"].mean(), color=FAINT, linestyle="--", linewidth=1.0, zorder=1)
+                exact = here.loc[(here["arm"] == "exact") & here["rm_seed"].notna(), MEASURED].mean()
                 if np.isfinite(exact):
                     axis.axhline(exact, color=FAINT, linestyle=":", linewidth=1.0, zorder=1)
                 axis.set(title=title(task, policy, policies), ylabel=LM_PERFORMANCE[task])
                 axis.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
         for axis in axes[-1]:
             axis.set_xlabel("RM accuracy (share)")
-        handles = [
-            Line2D([], [], color=colors[arm], marker=MARKERS[i % len(MARKERS)], markersize=4, label=arm)
-            for i, arm in enumerate(arms)
-        ]
+        handles = [Line2D([], [], label=arm, **look) for arm, look in looks.items()]
         figure.legend(handles=handles, loc="outside lower center", ncols=4)
     return figure
+
+
+def _route(axis: Axes, runs: pd.DataFrame, table: pd.DataFrame, look: dict[str, Any]) -> None:
+    if table.empty:
+        return
+    done = runs[usable(runs)]
+    axis.scatter(done[accuracy_kind(runs)], done[MEASURED], color=look["color"], s=5, alpha=0.35, linewidth=0)
+    bars = np.array([table["performance"] - table["low"], table["high"] - table["performance"]], dtype=float).clip(min=0)
+    axis.errorbar(table["accuracy"], table["performance"], yerr=bars, elinewidth=0.6, linewidth=1.1, **look)
 
 
 def forest(found: Sequence[Finding], margin: float) -> Figure:
     """Regret of every comparison with its 95 % interval, coloured by status; the band is what does not matter. Comparisons that
     lack what the rule needs are left out."""
-    shown = [f for f in found if np.isfinite(f.of.low) and not f.missing]
+    shown = [f for f in found if np.isfinite(f.of.regret.low) and not f.missing]
     if not shown:
         raise ValueError("no comparison has the reward models and seeds that the rule needs")
     with style():
@@ -203,11 +193,10 @@ def forest(found: Sequence[Finding], margin: float) -> Figure:
         axis.axvspan(-margin, margin, color="#eeeeee", zorder=0)
         axis.axvline(0, color=FAINT, linewidth=0.8)
         for place, finding in enumerate(reversed(shown)):
-            f, color = finding.of, STATUS_COLORS[finding.status]
-            axis.plot([f.low, f.high], [place, place], color=color, linewidth=1.6)
-            axis.scatter(
-                [f.regret], [place], color=color, s=36 if f.task == ALL else 20, marker="D" if f.task == ALL else "o", zorder=3
-            )
+            of, color = finding.of.regret, STATUS_COLORS[finding.status]
+            size, marker = (36, "D") if finding.of.task == ALL else (20, "o")
+            axis.plot([of.low, of.high], [place, place], color=color, linewidth=1.6)
+            axis.scatter([of.estimate], [place], color=color, s=size, marker=marker, zorder=3)
         names = [f"{f.of.arm} · {f.of.task} · {f.of.policy}" for f in reversed(shown)]
         axis.set(
             yticks=range(len(shown)), yticklabels=names, xlabel="Regret of the most accurate reward model (LM performance)"
@@ -224,9 +213,9 @@ def in_brief(summary: pd.DataFrame) -> Figure:
     runs = primary(summary)
     decision, figure = verdict(runs, resamples=200), accuracy_and_performance(runs)
     words = decision.headline
-    if decision.primary and np.isfinite(decision.primary.of.low):
-        f = decision.primary.of
-        words += f" Regret {f.regret:.3f} (95 % interval {f.low:.3f} to {f.high:.3f})."
+    if decision.primary and np.isfinite(decision.primary.of.regret.low):
+        regret = decision.primary.of.regret
+        words += f" Regret {regret.estimate:.3f} (95 % interval {regret.low:.3f} to {regret.high:.3f})."
     with style():
         figure.suptitle(textwrap.fill(words, 100), x=0.01, ha="left", fontsize=9)
     return figure

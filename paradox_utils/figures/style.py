@@ -12,7 +12,7 @@ import seaborn as sns
 from matplotlib.figure import Figure
 
 WIDTH = 7.5  # inches: the text column of the book
-COLORS = sns.color_palette("colorblind", as_cmap=False)
+COLORS = sns.color_palette("colorblind")
 PALETTE = {"relevance": COLORS[0], "factuality": COLORS[1], "completeness": COLORS[2]}
 LM_PERFORMANCE = {  # what it is, by task
     "relevance": "relevant sub-sentences (share)",
