@@ -46,6 +46,7 @@ def world(curve, rm_seeds=4, ppo_seeds=3, accuracies=ACCURACIES, tasks=TASKS, no
                         "ppo_seed": ppo_seed,
                         "rm_majority": 0.65,
                         "status": "ok",
+                        "ended": True,
                     }
                     row |= {"rm_accuracy": accuracy, "rm_accuracy_noisy": accuracy - 0.05}
                     rows.append(row | {"lm_performance_final": final, "lm_performance_best_logged": logged})
@@ -83,7 +84,7 @@ def lost(summary, rows, status="blocked"):
     labels = {*tables.LABELS, "arm", "rm_step", "rm_seed", "ppo_seed"}
     table = summary.copy()
     table.loc[rows, [name for name in table if name not in labels]] = np.nan
-    table.loc[rows, "status"] = status
+    table.loc[rows, ["status", "ended"]] = [status, status != "blocked"]
     return table
 
 

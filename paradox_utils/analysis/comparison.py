@@ -14,7 +14,7 @@ import pandas as pd
 
 from paradox_utils.analysis import inverted_u, statistics
 from paradox_utils.analysis.statistics import Interval
-from paradox_utils.analysis.tables import READINGS, SELECTING, VALIDATION, Reading, contrasts, reward_models, unended, usable
+from paradox_utils.analysis.tables import READINGS, SELECTING, VALIDATION, Reading, contrasts, reward_models, usable
 from paradox_utils.data.tasks import TASKS
 
 ACCURACY_RESOLUTION = 0.01  # accuracies are distinct if they differ after rounding to this
@@ -195,7 +195,7 @@ def _counts(parts: Sequence[_Part], known: pd.DataFrame, joined: pd.DataFrame, r
     return Counts(
         planned=sum(part.planned for part in parts),
         reward_models=len(known),
-        unfinished=int(unended(runs).sum()),
+        unfinished=int((~runs["ended"]).sum()),
         accuracies=int(distinct.min()) if len(distinct) else 0,
         rm_seeds=len(joined),
         lost=sum(part.lost for part in parts),

@@ -260,12 +260,6 @@ def usable(summary: pd.DataFrame, reading: Reading = "as measured") -> pd.Series
     return summary["status"].isin(("ok", "diverged")) & np.isfinite(summary[READINGS[reading]].astype(float))
 
 
-def unended(summary: pd.DataFrame) -> pd.Series:
-    """Which runs are still to end (boolean): not started, running, or killed, which the next call goes on with. A run that
-    failed by itself has ended, and so have those that wait for one that did."""
-    return ~summary["ended"]
-
-
 def run_counts(summary: pd.DataFrame) -> str:
     """How the study's runs ended, in words."""
     runs = summary.drop_duplicates("id")

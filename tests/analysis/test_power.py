@@ -188,15 +188,16 @@ TRIED = {  # LM performance on validation questions after PPO, by PPO seed
 
 def tried(folder):
     """A folder with the runs of :data:`TRIED`."""
-    rows, curves = [], []
+    rows, curves, rates = [], [], []
     for (task, rate), scores in TRIED.items():
         for seed, score in enumerate(scores):
             rows.append({"id": f"{task}-{rate}-{seed}", "task": task, "ppo_seed": seed, "status": "ok" if score else "failed"})
-            rows[-1] |= {"setting": f"learning_rate={rate}, dial_accuracy=1.0"}
+            rates.append({"id": rows[-1]["id"], "learning_rate": float(rate)})
             path = {"kl": [0.0, 0.1], "lm_performance": [0.5 if task == "relevance" else 0.1, score]}
             curves.append(pd.DataFrame({"id": rows[-1]["id"], "update": [0, 1], **path}))
     others = crossed(tasks=TASKS[:1], rm_seeds=1, ppo_seeds=1).drop(columns=["lm_performance_validation", *rows[0]])
     pd.concat(curves).to_csv(written(pd.DataFrame(rows).merge(others, how="cross"), folder) / "curves.csv", index=False)
+    pd.DataFrame(rates).to_csv(folder / "parameters.csv", index=False)
     return folder
 
 

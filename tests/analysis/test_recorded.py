@@ -86,7 +86,7 @@ def test_the_atlas_study_is_whole_and_its_analysis_sees_what_was_built_in():
 
 def test_the_second_policy_has_the_learning_rate_that_the_exact_reward_chose():
     tried = tables.load_summary(RECORDED / "atlas-learning-rate")
-    tried["rate"] = [float(tables.settings_of(setting)["learning_rate"]) for setting in tried["setting"]]
+    tried["rate"] = tried["id"].map(load_parameters(RECORDED / "atlas-learning-rate")["learning_rate"])
     rates = tried.groupby(["rate", "task"])[tables.VALIDATION].mean().groupby("rate").mean()
     used = config.load_study(files.resolve("configs/atlas.yaml")).policies["atlas-t5-large"]["ppo"]["learning_rate"]
     assert rates.idxmax() == used
