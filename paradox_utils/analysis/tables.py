@@ -431,3 +431,9 @@ def question_interval(
     return statistics.two_way_bootstrap(
         good / segments, clusters, weights=segments, resamples=resamples, seed=seed, bounds=(0.0, 1.0)
     )
+
+
+def load_parameters(folder: Path | str) -> pd.DataFrame:
+    """Parameters of the study's PPO runs by run id; empty where the folder has none."""
+    path = Path(folder) / "parameters.csv.gz"
+    return pd.read_csv(path, index_col="id") if path.is_file() else pd.DataFrame()
