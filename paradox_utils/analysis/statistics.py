@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -121,13 +122,10 @@ def cluster_bootstrap(
     √((n−1)/n) and the normal quantile too short, so the interval is estimate ± t(n−1) · √(n/(n−1)) · SE (Hesterberg 2015,
     *The American Statistician* 69:371–386), cut at ``bounds``. Resamples in which the statistic is undefined are left out.
     """
-    data, n = [np.asarray(column, dtype=float) for column in columns], np.unique(np.asarray(clusters)).size
-    estimate = float(statistic(*data))
-    if n < 2 or not np.isfinite(estimate):
-        return Interval(estimate, float("nan"), float("nan"), n)
-    rows = _resampled(clusters, resamples, np.random.default_rng(seed))
-    replicates = [statistic(*(column[index] for column in data)) for index in rows]
-    return _student_bootstrap(estimate, replicates, n, bounds)
+    data, labels = [np.asarray(column, dtype=float) for column in columns], np.asarray(clusters)
+    rows = _resampled(labels, resamples, np.random.default_rng(seed))
+    replicates = (statistic(*(column[index] for column in data)) for index in rows)
+    return _student_bootstrap(float(statistic(*data)), replicates, np.unique(labels).size, bounds)
 
 
 def two_way_bootstrap(
@@ -152,28 +150,26 @@ def two_way_bootstrap(
         raise ValueError(f"scores of shape {s.shape}: need runs × questions, weights alike, and a cluster a run")
     if not (np.isfinite(s).all() and np.isfinite(w).all() and (w >= 0).all() and w.any(axis=1).all()):
         raise ValueError("scores and weights must be finite, and weights not negative, with one above 0 in each run")
-    n, estimate = np.unique(labels).size, float(((w * s).sum(axis=1) / w.sum(axis=1)).mean())
-    if n < 2:
-        return Interval(estimate, float("nan"), float("nan"), n)
     random, questions = np.random.default_rng(seed), s.shape[1]
     times = random.multinomial(questions, np.full(questions, 1 / questions), size=resamples)  # how often each is drawn
     with np.errstate(invalid="ignore"):  # a run all of whose drawn questions weigh nothing has no mean
         means = (times @ (w * s).T) / (times @ w.T)  # (resamples, N)
-    rows = _resampled(labels, resamples, random)
-    return _student_bootstrap(estimate, [mean[index].mean() for mean, index in zip(means, rows, strict=True)], n, bounds)
+    replicates = (mean[rows].mean() for mean, rows in zip(means, _resampled(labels, resamples, random), strict=True))
+    estimate = float(((w * s).sum(axis=1) / w.sum(axis=1)).mean())
+    return _student_bootstrap(estimate, replicates, np.unique(labels).size, bounds)
 
 
-def _resampled(clusters: ArrayLike, resamples: int, random: np.random.Generator) -> Iterator[NDArray[np.intp]]:
+def _resampled(labels: NDArray[Any], resamples: int, random: np.random.Generator) -> Iterator[NDArray[np.intp]]:
     """The rows of as many clusters as there are, drawn with replacement, again and again."""
-    labels = np.asarray(clusters)
     members = [np.flatnonzero(labels == label) for label in np.unique(labels)]
     for draw in random.integers(len(members), size=(resamples, len(members))):
         yield np.concatenate([members[i] for i in draw])
 
 
-def _student_bootstrap(estimate: float, replicates: ArrayLike, n: int, bounds: tuple[float, float]) -> Interval:
-    """estimate ± t(n−1) · √(n/(n−1)) · SD of the defined ``replicates``, cut at ``bounds``; NaN with fewer than 2 of them."""
-    values = np.asarray(replicates, dtype=float)
+def _student_bootstrap(estimate: float, replicates: Iterator[float], n: int, bounds: tuple[float, float]) -> Interval:
+    """estimate ± t(n−1) · √(n/(n−1)) · SD of the defined ``replicates``, cut at ``bounds``; NaN for one cluster, where the
+    estimate is undefined, and with fewer than 2 replicates."""
+    values = np.fromiter(replicates, dtype=float) if n > 1 and np.isfinite(estimate) else np.empty(0)
     values = values[np.isfinite(values)]
     error = np.sqrt(n / (n - 1)) * values.std(ddof=1) if values.size > 1 else float("nan")
     return student(estimate, error, n, bounds)

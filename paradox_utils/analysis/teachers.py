@@ -10,7 +10,7 @@ import pandas as pd
 
 from paradox_utils.analysis import statistics
 from paradox_utils.analysis.statistics import Array, pearson
-from paradox_utils.analysis.tables import accuracy_kind, usable
+from paradox_utils.analysis.tables import usable
 from paradox_utils.data.tasks import TASKS
 
 # What is known of a reward model before any PPO, and in words.
@@ -55,9 +55,9 @@ def teacher_table(summary: pd.DataFrame, curves: pd.DataFrame) -> pd.DataFrame:
     reward model that trains two policies is in two rows of one cluster)."""
     runs = summary[summary["arm"].isin(TRAINED) & usable(summary)].drop_duplicates("id")
     runs = runs.merge(along(curves), how="left", left_on="id", right_index=True)
-    runs = runs.assign(gain=runs["lm_performance_final"] - runs["lm_performance_start"], accuracy=runs[accuracy_kind(runs)])
+    runs = runs.assign(gain=runs["lm_performance_final"] - runs["lm_performance_start"])
     keys = ["arm", "task", "policy", "rm_seed", "setting", "rm_step"]
-    known = [*BEFORE, *ALONG, "gain", "accuracy"]
+    known = [*BEFORE, *ALONG, "gain"]
     runs = runs.reindex(columns=[*keys, *known])  # older runs have no measures before PPO
     table = runs.groupby(keys, dropna=False, sort=False)[known].mean().reset_index()
     # trainings with one seed share initialization and order of data, whatever their route
@@ -200,13 +200,14 @@ def _regression(z: pd.DataFrame, model: str, names: list[str]) -> pd.DataFrame:
     design = pd.concat([z[[*names]], pd.get_dummies(z["group"], dtype=float)], axis=1)
     x, y, n = design.to_numpy(), z["gain"].to_numpy(), z["cluster"].nunique()
     found, covariance = statistics.jackknife(lambda kept: _least_squares(x[kept], y[kept])[0][: len(names)], z["cluster"])
-    tested = list(zip(found, np.sqrt(np.diag(covariance)), strict=True))
-    intervals = [statistics.student(b, error, n) for b, error in tested]
-    p = statistics.holm([2 * statistics.p_positive(abs(b), error, n) for b, error in tested])
     share, left = _least_squares(x, y)[1], len(y) - np.linalg.matrix_rank(x)
-    table = pd.DataFrame({"model": model, "predictor": names, "coefficient": found})
-    table = table.assign(low=[i.low for i in intervals], high=[i.high for i in intervals], **{"p (Holm)": p, "R²": share})
-    return table.assign(**{"adjusted R²": 1 - (1 - share) * (1 + len(names) / left), "pairs": len(z), "trajectories": n})
+    rows, p = [], []
+    for name, b, error in zip(names, found, np.sqrt(np.diag(covariance)), strict=True):
+        interval = statistics.student(b, error, n)
+        rows.append({"model": model, "predictor": name, "coefficient": b, "low": interval.low, "high": interval.high})
+        p.append(statistics.two_sided(statistics.p_positive(b, error, n), statistics.p_positive(-b, error, n)))
+    fit = {"R²": share, "adjusted R²": 1 - (1 - share) * (1 + len(names) / left), "pairs": len(z), "trajectories": n}
+    return pd.DataFrame(rows).assign(**{"p (Holm)": statistics.holm(p)}, **fit)
 
 
 def _least_squares(x: Array, y: Array) -> tuple[Array, float]:
