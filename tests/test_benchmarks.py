@@ -2,6 +2,7 @@
 
 import json
 
+import nbformat
 import numpy as np
 import pandas as pd
 import pytest
@@ -16,6 +17,7 @@ from paradox_utils.analysis import cost
 from paradox_utils.policies.prompts import Responses, encode_prompts
 from paradox_utils.ppo import loop
 from tests.conftest import answered
+from tests.worlds import NOTEBOOKS
 
 TINY = workload.Size(
     {"vocab_size": 700, "d_model": 16, "d_ff": 32, "d_kv": 8, "num_layers": 2, "num_decoder_layers": 2, "num_heads": 2},
@@ -273,27 +275,36 @@ def measured(device="cpu", **changes):
 
 def test_a_gpu_that_was_measured_needs_no_assumption():
     rates = cost.rates(measured("cuda"), config.Cost())
-    assert (rates.operations, rates.besides, rates.assumed) == (2e12, 0.5, False)
+    assert (rates.operations, rates.besides, rates.device) == (2e12, 0.5, "cuda")
     assert rates.overhead == pytest.approx(1.25)
-    assert "assumption" not in cost.basis(rates, measured("cuda"), config.Cost())
 
 
-def test_without_a_gpu_the_assumption_is_named():
+def test_without_a_gpu_its_rate_is_assumed():
     p = config.Cost(assumed_rate=100.0, assumed_share=0.5)
     rates = cost.rates(measured("cpu"), p)
-    assert (rates.operations, rates.assumed) == (50e12, True)
-    assert "No GPU has been measured" in cost.basis(rates, measured("cpu"), p)
+    assert (rates.operations, rates.device) == (50e12, "cpu")
 
 
-def test_hours_and_dollars_by_hand():
-    rates = cost.Rates(operations=1e12, besides=0.5, overhead=2.0, prompt=700, response=90, device="cuda", assumed=False)
+def test_hours_by_hand():
+    rates = cost.Rates(operations=1e12, besides=0.5, overhead=2.0, prompt=700, response=90, device="cuda")
     work = cost.updates(cost.POLICIES["T5-large"], cost.VALUE, 700, 90)
     assert cost.run_hours(cost.POLICIES["T5-large"], rates, 3600) == pytest.approx(2.0 * work * 1.5 / 1e12)
-    runs = pd.DataFrame({"hours a run": [1.0, 3.0], "runs": [2, 1]})
-    bill = cost.bill(runs, config.Cost(gpus=[1, 2, 8], price=2.0))
-    assert bill["hours"].tolist() == [5.0, 3.0, 3.0]
-    assert bill["GPU hours"].tolist() == [5.0] * 3
-    assert bill["dollars"].tolist() == [10.0] * 3
+    assert [cost.makespan([1.0, 1.0, 3.0], machines) for machines in (1, 2, 8)] == [5, 3, 3]
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_the_page_says_what_is_assumed_and_adds_up(device, tmp_path):
+    measured(device).assign(target="", met="", baseline=1, unit="s", ratio=1, threads=2).to_csv(tmp_path / "table.csv")
+    names: dict = {}
+    for cell in nbformat.read(NOTEBOOKS / "09-cost.ipynb", as_version=4).cells:
+        if cell.cell_type == "code":
+            exec(cell.source, names)
+            names |= {"benchmarks": str(tmp_path / "table.csv")} if cell.id == "parameters" else {}
+    grid, bill = names["grid"], names["bill"]
+    assert bill["GPU hours"].tolist() == pytest.approx([grid["GPU hours"].sum()] * 3)
+    assert bill["dollars"].tolist() == pytest.approx([2 * grid["GPU hours"].sum()] * 3)
+    assert bill["hours"].iloc[0] == pytest.approx(grid["GPU hours"].sum())
+    assert ("No GPU" in names["basis"]) == ("assumed" in names["finding"]) == (device == "cpu")
 
 
 def test_the_grid_is_the_papers():

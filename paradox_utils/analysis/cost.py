@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import heapq
 from dataclasses import dataclass
-from pathlib import Path
 
 import pandas as pd
 
@@ -61,7 +60,7 @@ VALUE = POLICIES["T5-base"]  # whatever the policy
 class Rates:
     """What a machine does. ``operations`` per second in updates; ``besides``: seconds of generation and scoring for each second
     of updates; ``overhead``: operations counted on the benchmark's updates ÷ those of the formula (padding, mostly);
-    ``prompt``, ``response``: mean lengths in tokens; ``device`` measured on; ``assumed``: the rate is an assumption."""
+    ``prompt``, ``response``: mean lengths in tokens; ``device`` measured on: where that is no GPU, the rate is assumed."""
 
     operations: float
     besides: float
@@ -69,7 +68,6 @@ class Rates:
     prompt: float
     response: float
     device: str
-    assumed: bool
 
 
 def forward(shape: Shape, prompt: float, response: float, samples: int, head: bool = True) -> float:
@@ -90,7 +88,7 @@ def updates(policy: Shape, value: Shape, prompt: float, response: float) -> floa
 def rates(table: pd.DataFrame, p: config.Cost) -> Rates:
     """What ``make bench`` measured: a GPU's rows where there are any, else those of a CPU with the assumed rate of a GPU.
 
-    Raises :class:`store.StoreError` where the table lacks the part `matmul`.
+    Raises :class:`files.FileError` where the table lacks the part `matmul`.
     """
     rows = table[table["part"] == "matmul"]
     device = "cuda" if (rows["device"] == "cuda").any() else "cpu"
@@ -107,7 +105,6 @@ def rates(table: pd.DataFrame, p: config.Cost) -> Rates:
         prompt=found["prompt"],
         response=found["response"],
         device=device,
-        assumed=device != "cuda",
     )
 
 
@@ -126,23 +123,6 @@ def grid(r: Rates, p: config.Cost) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def bill(runs: pd.DataFrame, p: config.Cost) -> pd.DataFrame:
-    """Numbers of GPUs: hours until the last run ends, their days, GPU hours and dollars."""
-    lengths = [hours for hours, count in zip(runs["hours a run"], runs["runs"], strict=True) for _ in range(count)]
-    total = sum(lengths)
-    rows = [
-        {
-            "GPUs": n,
-            "hours": makespan(lengths, n),
-            "days": makespan(lengths, n) / 24,
-            "GPU hours": total,
-            "dollars": total * p.price,
-        }
-        for n in p.gpus
-    ]
-    return pd.DataFrame(rows)
-
-
 def makespan(lengths: list[float], machines: int) -> float:
     """Hours until all runs are done if each machine that falls free takes the longest run left."""
     ends = [0.0] * machines
@@ -152,54 +132,7 @@ def makespan(lengths: list[float], machines: int) -> float:
 
 
 def load_benchmarks(p: config.Cost) -> pd.DataFrame:
-    """The recorded table of benchmarks; raises :class:`store.StoreError` where there is none."""
-    path: Path = files.resolve(p.benchmarks)
-    if not path.is_file():
+    """The recorded table of benchmarks; raises :class:`files.FileError` where there is none."""
+    if not (path := files.resolve(p.benchmarks)).is_file():
         raise files.FileError(f"{p.benchmarks}: no such table; run `make bench`, which writes it")
     return pd.read_csv(path)
-
-
-def basis(r: Rates, table: pd.DataFrame, p: config.Cost) -> str:
-    """On what the numbers rest, in a sentence or two."""
-    rows = table[(table["part"] == "matmul") & (table["device"] == r.device)].iloc[0]
-    machine = rows["gpu"] if r.device == "cuda" else rows["cpu"]
-    split = (
-        f"generation and scoring take {r.besides:.2f} seconds for each second of updates, on prompts of {r.prompt:.0f} and "
-        f"responses of {r.response:.0f} tokens (measured on {machine}, {rows['date']})"
-    )
-    if r.assumed:
-        return (
-            f"**No GPU has been measured.** The rate is an assumption: {p.assumed_rate:g} · 10¹² operations a second, of which "
-            f"the updates reach {p.assumed_share:.0%}. {split[0].upper()}{split[1:]}, which on a GPU will differ."
-        )
-    return f"The updates do {r.operations / 1e12:.1f} · 10¹² operations a second, and {split}."
-
-
-def inputs(r: Rates, p: config.Cost) -> pd.DataFrame:
-    """The numbers that the formula is filled with, in words."""
-    named = {
-        "episodes of a run, N": f"{p.episodes:,}",
-        "operations a second, R": f"{r.operations:.3g}",
-        "padding, o": f"{r.overhead:.2f}",
-        "generation and scoring, g": f"{r.besides:.2f}",
-        "prompt, S": f"{r.prompt:.0f} tokens",
-        "response, T": f"{r.response:.0f} tokens",
-        "reward models for each policy and task": f"{p.reward_models}",
-        "seeds": f"{p.seeds}",
-        "a GPU hour": f"{p.price:g} dollars",
-    }
-    return pd.DataFrame({"value": named})
-
-
-def targets(table: pd.DataFrame) -> pd.DataFrame:
-    """The rows of the benchmarks that have a target, without what the whole table says of them."""
-    return measures(table[table["target"].notna() & (table["target"] != "")], "target", "met").drop(columns=["threads", "date"])
-
-
-def measures(table: pd.DataFrame, *more: str) -> pd.DataFrame:
-    """Rows of the benchmarks with the machine and the threads they were measured on; empty where there is no number."""
-    machine = table["gpu"].where(table["device"] == "cuda", table["cpu"])
-    shown = table.assign(machine=machine)[
-        ["part", "measure", "value", "baseline", "unit", "ratio", *more, "machine", "threads", "date"]
-    ]
-    return shown.astype(object).where(shown.notna(), "").reset_index(drop=True)

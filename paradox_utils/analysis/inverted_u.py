@@ -15,44 +15,34 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 from scipy.interpolate import CubicSpline
 
-from paradox_utils.analysis.statistics import Interval
-
-Array = NDArray[np.float64]
+from paradox_utils.analysis.statistics import Array, Interval, jackknife, p_positive, student
 
 SPLINE_KNOTS = 5  # four degrees of freedom: enough for a rise, a bend and a fall, and few enough for two trajectories
-CONDITION = 1e10  # a design with a larger condition number does not identify its coefficients
+RANK = 1e-5  # a design whose smallest singular value is a smaller share of the largest does not identify its coefficients
 
 
 @dataclass(frozen=True)
 class TwoLines:
     """Result of :func:`two_lines`. Slopes are in performance per unit of x; NaN (and p = 1) where a line is not identified.
 
-    ``breakpoint`` is the one of all data, in units of x. ``p_first`` tests first slope ≤ 0, ``p_second`` second slope ≥ 0, both
-    one-sided; ``p_supported``, the larger of them, tests "no inverted U".
+    ``breakpoint`` is the one of all data, in units of x. ``p_supported``, the larger p-value of first slope ≤ 0 and second
+    slope ≥ 0, each one-sided, tests "no inverted U".
     """
 
     breakpoint: float
     first: Interval
     second: Interval
-    p_first: float
-    p_second: float
     p_supported: float
 
 
 @dataclass(frozen=True)
 class Quadratic:
-    """Result of :func:`quadratic`: y = a + linear · x + curvature · x².
+    """Result of :func:`quadratic`.
 
-    ``slope_low``, ``slope_high``: slopes at ``ends``, the lowest and the highest x. ``p_supported`` is Lind and Mehlum's. The
-    ``turning_point`` is NaN for a straight line; its Fieller interval is (−inf, inf) where the curvature is not significant.
-    ``turns_inside``: a maximum whose whole interval lies within ``ends``.
+    ``p_supported`` is Lind and Mehlum's. The ``turning_point`` is NaN for a straight line; its Fieller interval is (−inf, inf)
+    where the curvature is not significant. ``turns_inside``: a maximum whose whole interval lies within the data.
     """
 
-    linear: float
-    curvature: Interval
-    ends: tuple[float, float]
-    slope_low: Interval
-    slope_high: Interval
     p_supported: float
     turning_point: float
     turning_low: float
@@ -60,28 +50,19 @@ class Quadratic:
     turns_inside: bool
 
 
-def two_lines(
-    x: ArrayLike,
-    y: ArrayLike,
-    clusters: ArrayLike,
-    *,
-    strata: ArrayLike | None = None,
-    breakpoint: float | None = None,
-    cross_fitted: bool = True,
-    confidence: float = 0.95,
-) -> TwoLines:
+def two_lines(x: ArrayLike, y: ArrayLike, clusters: ArrayLike, *, strata: ArrayLike | None = None) -> TwoLines:
     """Simonsohn's two-lines test of an inverted U; arrays of shape (N,), x and y finite, at least 3 clusters and 4 distinct x.
 
     *Test* (Simonsohn 2018, *Advances in Methods and Practices in Psychological Science* 1:538–555): a line left and a line
     right of a breakpoint, with a jump between them (a joint would bend the lines of a concave curve), y = a + β₁ (x − c)⁻
     + β₂ (x − c)⁺ + δ [right], one intercept a trajectory and stratum. A point on the breakpoint belongs to whichever line is
-    tested. There is an inverted U if β₁ > 0 and β₂ < 0, each at one-sided level (1 − confidence) / 2, as his two-sided 5 %.
-    Errors are jackknifed over clusters with t(clusters − 1) (see :func:`_fit`).
+    tested. There is an inverted U if β₁ > 0 and β₂ < 0, each at one-sided level 2.5 %, as his two-sided 5 %. Errors are
+    jackknifed over clusters (:func:`paradox_utils.analysis.statistics.jackknife`) with t(clusters − 1).
 
     *Breakpoint* ("Robin Hood"): a natural cubic spline finds the points of the middle 80 % of x whose curve plus one standard
     error reaches its maximum; lines are fitted at their median; with t-values t₁ and t₂, the breakpoint is their quantile
     |t₂| / (|t₁| + |t₂|), which takes points from the stronger line. His spline is penalised (mgcv); this one has 5 knots at
-    quantiles of x and no penalty, for about 30 points. A number given as ``breakpoint`` is used instead.
+    quantiles of x and no penalty, for about 30 points.
 
     *Cross-fitted* (not in his paper): a breakpoint near the highest of noisy points makes what lies right of it fall. So each
     cluster's rows are cut at the breakpoint of all **other** clusters, as ``statistics.cross_fitted_regret`` selects.
@@ -95,35 +76,24 @@ def two_lines(
     cross-fitted 36, 86 to 95, and 100 %.
     """
     x, y, labels, cells = _data(x, y, clusters, strata, distinct=4)
-    names = np.unique(labels)
-    own = float(breakpoint) if breakpoint is not None else _robin_hood(x, y, labels, cells)
-    cuts = np.full(x.size, own)
-    if cross_fitted and breakpoint is None:
-        for name in names:
-            rest = labels != name
-            cuts[~rest] = _robin_hood(x[rest], y[rest], labels[rest], cells[rest])
+    own, cuts = _robin_hood(x, y, labels, cells), np.empty(x.size)
+    for name in np.unique(labels):
+        rest = labels != name
+        cuts[~rest] = _robin_hood(x[rest], y[rest], labels[rest], cells[rest])
     (first, error_1), (second, error_2) = _lines(x, y, labels, cells, cuts)
-    p_first, p_second = _p_positive(first, error_1, names.size), _p_positive(-second, error_2, names.size)
-    return TwoLines(
-        own,
-        _interval(first, error_1, names.size, confidence),
-        _interval(second, error_2, names.size, confidence),
-        p_first,
-        p_second,
-        max(p_first, p_second),
-    )
+    n = np.unique(labels).size
+    p_supported = max(p_positive(first, error_1, n), p_positive(-second, error_2, n))
+    return TwoLines(own, student(first, error_1, n), student(second, error_2, n), p_supported)
 
 
-def quadratic(
-    x: ArrayLike, y: ArrayLike, clusters: ArrayLike, *, strata: ArrayLike | None = None, confidence: float = 0.95
-) -> Quadratic:
+def quadratic(x: ArrayLike, y: ArrayLike, clusters: ArrayLike, *, strata: ArrayLike | None = None) -> Quadratic:
     """Lind and Mehlum's test of an inverted U in a quadratic; arrays of shape (N,), at least 3 clusters and 3 distinct x.
 
     y = a + b x + c x², one intercept a trajectory and stratum, errors jackknifed over clusters with t(clusters − 1). NaN (p 1)
     where it is not identified: with fewer than 3 distinct x within trajectories, or without one of the clusters. An
     inverted U rises at the lowest x and falls at the highest: the p-value is the larger of the two one-sided ones (Lind and
-    Mehlum 2010, *Oxford Bulletin of Economics and Statistics* 72:109–118). The turning point −b / 2c has Fieller's interval;
-    at confidence 1 − 2α it lies within the data exactly where their test rejects at α.
+    Mehlum 2010, *Oxford Bulletin of Economics and Statistics* 72:109–118). The turning point −b / 2c has Fieller's interval:
+    that of 95 % lies within the data exactly where their test rejects at 2.5 %.
 
     It tests the parabola, not the data: a rising curve that flattens is best fitted by a parabola that falls at its end. In the
     simulations of :func:`two_lines` (5 trajectories, nominal 2.5 %) it finds an inverted U in 0.5 to 1.0 % of flat and 0 % of
@@ -134,32 +104,17 @@ def quadratic(
     x, y, labels, cells = _data(x, y, clusters, strata, distinct=3)
     n, middle = np.unique(labels).size, float(x.mean())
     z = x - middle  # x and x² are nearly collinear far from zero
-    fitted = _fit(_within(np.column_stack([z, z**2]), cells), _within(y, cells), labels)
-    if fitted is None:
-        unknown = Interval(float("nan"), float("nan"), float("nan"), n)
-        nan = float("nan")
-        return Quadratic(nan, unknown, (float(x.min()), float(x.max())), unknown, unknown, 1.0, nan, nan, nan, False)
-    (b, c), covariance = fitted
-    ends, slopes = (float(x.min()), float(x.max())), []
-    for end in ends:
-        weights = np.array([1.0, 2 * (end - middle)])
-        slopes.append((float(weights @ (b, c)), float(np.sqrt(weights @ covariance @ weights))))
-    p_supported = max(_p_positive(*slopes[0], n), _p_positive(-slopes[1][0], slopes[1][1], n))
+    (b, c), covariance = _fit(_within(np.column_stack([z, z**2]), cells), _within(y, cells), labels)
+    sides = np.array(
+        [[1.0, 2 * (x.min() - middle)], [-1.0, 2 * (middle - x.max())]]
+    )  # rise at the lowest x, fall at the highest
+    errors = np.sqrt(np.diag(sides @ covariance @ sides.T))
+    p_supported = max(p_positive(slope, error, n) for slope, error in zip(sides @ (b, c), errors, strict=True))
     ratio = np.array([[-1.0, 0.0], [0.0, 2.0]])  # (b, c) → numerator and denominator of the turning point
-    quantile = float(stats.t.ppf((1 + confidence) / 2, n - 1))
-    low, high = fieller(-b, 2 * c, ratio @ covariance @ ratio, quantile)
-    return Quadratic(
-        linear=float(b - 2 * c * middle),
-        curvature=_interval(c, float(np.sqrt(covariance[1, 1])), n, confidence),
-        ends=ends,
-        slope_low=_interval(*slopes[0], n, confidence),
-        slope_high=_interval(*slopes[1], n, confidence),
-        p_supported=p_supported,
-        turning_point=float(middle - b / (2 * c)) if c != 0 else float("nan"),
-        turning_low=middle + low,
-        turning_high=middle + high,
-        turns_inside=bool(c < 0 and ends[0] <= middle + low and middle + high <= ends[1]),
-    )
+    ends = fieller(-b, 2 * c, ratio @ covariance @ ratio, float(stats.t.ppf(0.975, n - 1)))
+    low, high = (float(middle + end) for end in ends)
+    inside = bool(c < 0 and x.min() <= low and high <= x.max())
+    return Quadratic(p_supported, float(middle - b / (2 * c)) if c != 0 else float("nan"), low, high, inside)
 
 
 def fieller(numerator: float, denominator: float, covariance: ArrayLike, quantile: float) -> tuple[float, float]:
@@ -200,28 +155,20 @@ def _within(values: Array, cells: Array) -> Array:
     return values - indicator.T @ (indicator @ values / indicator.sum(axis=1).reshape(-1, *[1] * (values.ndim - 1)))
 
 
-def _fit(design: Array, y: Array, labels: Array) -> tuple[Array, Array] | None:
-    """Least squares of y on the design's columns (cells' means removed) with the jackknife covariance over clusters.
+def _fit(design: Array, y: Array, labels: Array) -> tuple[Array, Array]:
+    """Least squares of y on the design's columns (cells' means removed), and the jackknife covariance over clusters.
 
-    (n − 1)/n · Σ (β without cluster g − β)², "CV3" in MacKinnon, Nielsen & Webb 2023 (*Journal of Econometrics* 232:272–299).
-    The usual cluster-robust errors (CV1, those of statsmodels) are too small for 5 clusters: with them the two-lines test
-    rejects on a straight line in 6 to 7 % of cases at nominal 2.5 %, with these in 1 to 2 %. None where not identified.
+    NaN where the coefficients, or those without one of the clusters, are not identified.
     """
-    names = np.unique(labels)
-    inside = (labels == names[:, None]).astype(float)  # (clusters, N)
-    squares = np.einsum("gi,ij,ik->gjk", inside, design, design)
-    products = inside @ (design * y[:, None])
-    total = squares.sum(axis=0)
-    scale = np.sqrt(np.diag(total))
-    if not (scale > 0).all():
-        return None
-    systems = np.concatenate([total[None], total - squares]) / np.outer(scale, scale)
-    if not (np.linalg.cond(systems) < CONDITION).all():
-        return None
-    right = np.concatenate([products.sum(axis=0)[None], products.sum(axis=0) - products]) / scale
-    solved = np.linalg.solve(systems, right[..., None])[..., 0] / scale
-    spread = solved[1:] - solved[0]
-    return solved[0], spread.T @ spread * (names.size - 1) / names.size
+    scale = np.sqrt((design**2).sum(axis=0))
+    unit = design / np.where(scale > 0, scale, 1.0)
+
+    def slopes(kept: NDArray[np.bool_]) -> Array:
+        found, _, rank, _ = np.linalg.lstsq(unit[kept], y[kept], rcond=RANK)
+        return found / scale if rank == len(scale) else np.full(len(scale), np.nan)
+
+    found, covariance = jackknife(slopes, labels)
+    return (found, covariance) if np.isfinite(covariance).all() else (found * np.nan, covariance * np.nan)
 
 
 def _lines(x: Array, y: Array, labels: Array, cells: Array, cuts: Array) -> tuple[tuple[float, float], ...]:
@@ -229,9 +176,8 @@ def _lines(x: Array, y: Array, labels: Array, cells: Array, cuts: Array) -> tupl
     found = []
     for line, left in enumerate((x <= cuts, x < cuts)):
         design = np.column_stack([np.where(left, x - cuts, 0), np.where(left, 0, x - cuts), ~left])
-        fitted = _fit(_within(design, cells), _within(y, cells), labels)
-        nothing = (float("nan"), float("nan"))
-        found.append(nothing if fitted is None else (float(fitted[0][line]), float(np.sqrt(fitted[1][line, line]))))
+        slopes, covariance = _fit(_within(design, cells), _within(y, cells), labels)
+        found.append((float(slopes[line]), float(np.sqrt(covariance[line, line]))))
     return tuple(found)
 
 
@@ -262,17 +208,3 @@ def _smooth(x: Array, y: Array, cells: Array) -> tuple[Array, Array]:
     shape = basis - basis.mean(axis=0)
     variance = ((shape @ inverse) * shape).sum(axis=1) + 1 / x.size
     return shape @ coefficients, np.sqrt(noise * variance)
-
-
-def _p_positive(slope: float, error: float, clusters: int) -> float:
-    """One-sided p-value of slope ≤ 0; 1 where it is not known. Slopes without spread decide for certain."""
-    if not np.isfinite(slope):
-        return 1.0
-    if error == 0:
-        return 0.0 if slope > 0 else 1.0
-    return float(stats.t.sf(slope / error, clusters - 1))
-
-
-def _interval(estimate: float, error: float, clusters: int, confidence: float) -> Interval:
-    half = float(stats.t.ppf((1 + confidence) / 2, clusters - 1)) * error
-    return Interval(float(estimate), float(estimate - half), float(estimate + half), clusters)

@@ -53,21 +53,13 @@ READING_WORDS: dict[Reading, str] = {
     "best of n": "the score of the response with the highest reward among those that the policy gave before PPO",
 }
 VALIDATION = "lm_performance_validation"  # after the last update, to select by
-# What to select by, on validation questions, where that is not VALIDATION; the initial policy where it is not that of READINGS.
+# What to select by, on validation questions, where that is not VALIDATION.
 SELECTING: dict[Reading, str] = {
     "best on validation": "lm_performance_best_logged",
     "at matched KL": "lm_performance_matched_validation",
     "true return": "true_return_validation",
     "true return, best on validation": "true_return_validation",
     "true return at matched KL": "true_return_matched_validation",
-}
-STARTS: dict[Reading, str] = {
-    "as published": "lm_performance_start_validation",
-    "sampled": "sampled_lm_performance_start",
-    "true return": "true_return_start",
-    "true return, best on validation": "true_return_start",
-    "true return at matched KL": "true_return_start",
-    "best of n": "best_of_n_start",
 }
 
 LABELS = ("study", "id", "task", "policy", "route", "setting", "status", "reason", "ended")
@@ -160,13 +152,10 @@ def load_best_of_n(folder: Path | str) -> pd.DataFrame:
 
 
 def load_parameters(folder: Path | str) -> pd.DataFrame:
-    """The study's ``parameters.csv`` (recorded: ``parameters.csv.gz``): every resolved parameter of each PPO run, by run id."""
+    """The study's ``parameters.csv`` (recorded: ``parameters.csv.gz``): every resolved parameter of each PPO run, by run id; empty
+    where it has none."""
     path = _packed(folder, "parameters")
-    if path is None:
-        raise AnalysisError(
-            f"{Path(folder) / 'parameters.csv'}: there is none; run the study: make study CONFIG=configs/NAME.yaml"
-        )
-    return pd.read_csv(path, dtype={"id": str}).set_index("id")
+    return pd.DataFrame() if path is None else pd.read_csv(path, dtype={"id": str}).set_index("id")
 
 
 def load_checkpoints(folder: Path | str) -> pd.DataFrame:
@@ -179,30 +168,8 @@ def load_checkpoints(folder: Path | str) -> pd.DataFrame:
         raise AnalysisError(f"{path}: cannot be read ({error}); run its study: make study CONFIG=configs/NAME.yaml") from error
 
 
-def checkpoint_findings(checkpoints: pd.DataFrame) -> list[str]:
-    """A sentence a reward model: its best checkpoint, chosen on the same questions, against the majority class.
-
-    The standard error is that of independent judgements; those of one response are not, so it is a lower bound.
-    """
-    kind = "accuracy" if checkpoints["accuracy"].notna().any() else "accuracy_noisy"
-    truth = {"accuracy": "the true labels", "accuracy_noisy": "the annotators' labels"}[kind]
-    sentences = []
-    for (task, setting), rows in checkpoints.fillna({"setting": ""}).groupby(["task", "setting"], sort=False):
-        best = rows.sort_values(kind).iloc[-1]
-        gap = float(best[kind]) - float(best["majority"])
-        error = float(np.sqrt(best[kind] * (1 - best[kind]) / best["segments"]))
-        verdict = "beats" if gap > 0 else "does not beat"
-        name = f"{task} ({setting})" if setting else task
-        sentences.append(
-            f"{name}: the best checkpoint (step {best['step']:.0f}) agrees with {truth} on {best[kind]:.1%} of "
-            f"{best['segments']:.0f} held-out judgements and {verdict} the constant answer's {best['majority']:.1%} "
-            f"({gap:+.1%}; one standard error is {error:.1%})."
-        )
-    return sentences
-
-
 def with_curves(summary: pd.DataFrame, curves: pd.DataFrame) -> pd.DataFrame:
-    """The summary with what :data:`SELECTING` and :data:`STARTS` name, and with LM performance and true return at matched KL.
+    """The summary with what :data:`SELECTING` names, and with LM performance and true return at matched KL.
 
     Matched: for each task, policy and arm, at the largest KL that all its runs reach (``kl_matched``), by linear interpolation
     along √KL between a run's evaluations on test questions, where it first gets that far. That is coarse: ``matched_early`` is
@@ -278,11 +245,6 @@ def run_counts(summary: pd.DataFrame) -> str:
 def listed(names: Sequence[str]) -> str:
     """Names in a row: a, b and c."""
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
-
-
-def settings_of(setting: str) -> dict[str, str]:
-    """``a=1, b=2`` of a summary's column ``setting``, by parameter."""
-    return {name: value for name, _, value in (part.partition("=") for part in setting.split(", ")) if value}
 
 
 def count(n: int, one: str, many: str = "") -> str:

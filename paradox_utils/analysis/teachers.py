@@ -7,11 +7,10 @@ from __future__ import annotations
 
 import numpy as np
 import pandas as pd
-from scipy import stats
-from statsmodels.regression.linear_model import OLS
 
 from paradox_utils.analysis import statistics
-from paradox_utils.analysis.tables import accuracy_kind, count, usable
+from paradox_utils.analysis.statistics import Array, pearson
+from paradox_utils.analysis.tables import usable
 from paradox_utils.data.tasks import TASKS
 
 # What is known of a reward model before any PPO, and in words.
@@ -50,16 +49,15 @@ COLLINEAR = 0.8  # of a predictor's variance: where those before it explain more
 KNOWN = 0.9  # of the pairs: a predictor that fewer have stays out of the regression, as the pairs without it would fall out
 
 
-def teacher_table(summary: pd.DataFrame, curves: pd.DataFrame, arms: tuple[str, ...] = TRAINED) -> pd.DataFrame:
-    """One row a pair of reward model and policy: the measures of :data:`BEFORE` and :data:`ALONG` and the ``gain`` in LM
-    performance from the initial policy, averaged over its runs; ``group`` is task and policy, ``cluster`` the trajectory (a
+def teacher_table(summary: pd.DataFrame, curves: pd.DataFrame) -> pd.DataFrame:
+    """One row a pair of trained reward model and policy: the measures of :data:`BEFORE` and :data:`ALONG` and the ``gain`` in
+    LM performance from the initial policy, averaged over its runs; ``group`` is task and policy, ``cluster`` the trajectory (a
     reward model that trains two policies is in two rows of one cluster)."""
-    runs = summary[summary["arm"].isin(arms) & usable(summary)].drop_duplicates("id")
+    runs = summary[summary["arm"].isin(TRAINED) & usable(summary)].drop_duplicates("id")
     runs = runs.merge(along(curves), how="left", left_on="id", right_index=True)
     runs = runs.assign(gain=runs["lm_performance_final"] - runs["lm_performance_start"])
-    runs = runs.assign(accuracy=runs[accuracy_kind(runs)])
     keys = ["arm", "task", "policy", "rm_seed", "setting", "rm_step"]
-    known = [*BEFORE, *ALONG, "gain", "accuracy"]
+    known = [*BEFORE, *ALONG, "gain"]
     runs = runs.reindex(columns=[*keys, *known])  # older runs have no measures before PPO
     table = runs.groupby(keys, dropna=False, sort=False)[known].mean().reset_index()
     # trainings with one seed share initialization and order of data, whatever their route
@@ -102,7 +100,7 @@ def standardised(table: pd.DataFrame, columns: list[str]) -> pd.DataFrame:
     return (away / spread.replace(0.0, np.nan)).where((spread != 0) | away.isna(), 0.0)
 
 
-def correlations(table: pd.DataFrame, *, resamples: int = 1000, seed: int = 0) -> pd.DataFrame:
+def correlations(table: pd.DataFrame, *, resamples: int, seed: int) -> pd.DataFrame:
     """Pearson's correlation of each measure with the gain: one row a measure and task, and over all tasks together
     (standardised within task and policy), with a 95 % interval that resamples trajectories, not corrected for the number of
     measures; ``pairs`` of reward model and policy."""
@@ -110,29 +108,22 @@ def correlations(table: pd.DataFrame, *, resamples: int = 1000, seed: int = 0) -
     rows = []
     for task in ("all", *[task for task in TASKS if (table["task"] == task).any()]):
         own = table if task == "all" else table[table["task"] == task]
-        z = standardised(own, [*measures, "gain"])
+        z = standardised(own, [*measures, "gain"]).join(own["cluster"])
         for name in measures:
-            known = z[name].notna() & z["gain"].notna()
-            if known.sum() < 4 or np.ptp(z.loc[known, name]) == 0:
-                continue
-            found = statistics.cluster_bootstrap(
-                [z.loc[known, name], z.loc[known, "gain"]],
-                own.loc[known, "cluster"].to_numpy(),
-                pearson,
-                resamples=resamples,
-                seed=seed,
-                bounds=(-1.0, 1.0),
-            )
-            rows.append((task, name, found.estimate, found.low, found.high, int(known.sum())))
+            known = z.dropna(subset=[name, "gain"])
+            if len(known) > 3 and np.ptp(known[name]) > 0:
+                rows.append({"task": task, "measure": name} | _with_gain(known, name, resamples, seed))
     return pd.DataFrame(rows, columns=["task", "measure", "correlation", "low", "high", "pairs"])
 
 
-def pearson(x: np.ndarray, y: np.ndarray) -> float:
-    """Pearson's correlation; NaN where one side is constant."""
-    return float(np.corrcoef(x, y)[0, 1]) if np.ptp(x) > 0 and np.ptp(y) > 0 else float("nan")
+def _with_gain(z: pd.DataFrame, name: str, resamples: int, seed: int) -> dict[str, float]:
+    """A measure's correlation with the gain and its interval over clusters."""
+    columns = [z[name], z["gain"]]
+    found = statistics.cluster_bootstrap(columns, z["cluster"], pearson, resamples=resamples, seed=seed, bounds=(-1.0, 1.0))
+    return {"correlation": found.estimate, "low": found.low, "high": found.high, "pairs": len(z)}
 
 
-def against_razin(table: pd.DataFrame, writer: str, *, resamples: int = 1000, seed: int = 0) -> pd.DataFrame:
+def against_razin(table: pd.DataFrame, writer: str, *, resamples: int, seed: int) -> pd.DataFrame:
     """Razin et al.'s published correlations beside ours (pooled, standardised within task and policy).
 
     ``here``, with a 95 % interval as in :func:`correlations`: with the variance of normalised rewards, as theirs; ``raw``: with
@@ -147,33 +138,27 @@ def against_razin(table: pd.DataFrame, writer: str, *, resamples: int = 1000, se
     rows[["here", "low", "high", "pairs", "raw"]] = [np.nan, np.nan, np.nan, 0, np.nan]
     measures = ["probe_variance", "probe_variance_raw", "probe_accuracy", "rm_accuracy", "gain"]
     known = table.dropna(subset=measures)
-    named = known.reindex(columns=["task", "arm", "setting", "rm_seed", "rm_step"])
-    known = known.assign(model=[str(tuple(row)) for row in named.to_numpy()])
+    keys = ["task", "arm", "setting", "rm_seed", "rm_step"]
+    known = known.assign(model=known.reindex(columns=keys).groupby(keys, dropna=False).ngroup())
     z = standardised(known, measures).join(known[["group", "cluster", "policy", "model"]])
     z = z.dropna()  # a pair alone in its group is none
-    for column, variance in (("here", "probe_variance"), ("raw", "probe_variance_raw")):
-        z["accuracy"] = z[["probe_accuracy", "rm_accuracy"]].mean(axis=1)
-        z["accuracy"] = standardised(z, ["accuracy"])["accuracy"]
-        z["both"] = z[[variance, "accuracy"]].mean(axis=1)
-        others = z["policy"] != writer
-        shared = z["model"].isin(z.loc[others, "model"]) | (not others.any())
-        ours = {
-            "reward variance": (variance, z),
-            "accuracy on-policy": ("probe_accuracy", z),
-            "accuracy off-policy": ("rm_accuracy", z[others]),
-            "variance and accuracy": ("both", z),
-            OWN: ("rm_accuracy", z[~others & shared]),
-        }
-        for words, (name, own) in ours.items():
-            if len(own) < 4:
-                continue
-            if column == "raw":
-                rows.loc[words, column] = pearson(own[name].to_numpy(), own["gain"].to_numpy())
-                continue
-            found = statistics.cluster_bootstrap(
-                [own[name], own["gain"]], own["cluster"], pearson, resamples=resamples, seed=seed, bounds=(-1.0, 1.0)
-            )
-            rows.loc[words, ["here", "low", "high", "pairs"]] = [found.estimate, found.low, found.high, len(own)]
+    z["accuracy"] = z[["probe_accuracy", "rm_accuracy"]].mean(axis=1)
+    z["accuracy"] = standardised(z, ["accuracy"])["accuracy"]
+    for kind in ("", "_raw"):
+        z[f"both{kind}"] = z[[f"probe_variance{kind}", "accuracy"]].mean(axis=1)
+    others = z["policy"] != writer
+    shared = z["model"].isin(z.loc[others, "model"]) | (not others.any())
+    ours = {
+        "reward variance": ("probe_variance", "probe_variance_raw", z),
+        "accuracy on-policy": ("probe_accuracy", "probe_accuracy", z),
+        "accuracy off-policy": ("rm_accuracy", "rm_accuracy", z[others]),
+        "variance and accuracy": ("both", "both_raw", z),
+        OWN: ("rm_accuracy", "rm_accuracy", z[~others & shared]),
+    }
+    for words, (name, raw, own) in ours.items():
+        if len(own) > 3:
+            found = _with_gain(own, name, resamples, seed)
+            rows.loc[words, ["here", "low", "high", "pairs", "raw"]] = [*found.values(), pearson(own[raw], own["gain"])]
     return rows.astype({"pairs": int})
 
 
@@ -186,8 +171,8 @@ def regressions(table: pd.DataFrame) -> pd.DataFrame:
     sample; ``low`` and ``high`` are 95 % intervals, ``p (Holm)`` is corrected for the predictors of the model. A model needs
     two trajectories more than it has predictors.
 
-    Errors are the jackknife's over trajectories ("CV3", see :mod:`paradox_utils.analysis.inverted_u`). In 1500 simulated
-    studies of 15 trajectories with 6 reward models, nominal 95 % intervals missed a coefficient in 3 to 5 % of cases, those of
+    Errors are jackknifed over trajectories (:func:`paradox_utils.analysis.statistics.jackknife`). In 1500 simulated studies of
+    15 trajectories with 6 reward models, nominal 95 % intervals missed a coefficient in 3 to 5 % of cases, those of
     statsmodels' clustered errors in 8 to 10 %.
     """
     base = ["rm_accuracy", "probe_variance"]
@@ -196,8 +181,9 @@ def regressions(table: pd.DataFrame) -> pd.DataFrame:
     known = known.dropna(subset=joined)
     z = standardised(known, [*base, *joined, "gain"]).join(known[["group", "cluster"]]).dropna()
     everything = list(base)
+    centred = z[[*base, *joined]] - z[[*base, *joined]].mean()
     for name in joined:
-        if statistics.multiple_correlation(z[everything], z[name]) ** 2 <= COLLINEAR:  # NaN, a constant, stays out
+        if z[name].std() > 0 and _least_squares(centred[everything].to_numpy(), centred[name].to_numpy())[1] <= COLLINEAR:
             everything.append(name)
     models = {"accuracy": base[:1], "variance": base[1:], "both": base, "all": everything}
     parts = []
@@ -212,76 +198,19 @@ def regressions(table: pd.DataFrame) -> pd.DataFrame:
 def _regression(z: pd.DataFrame, model: str, names: list[str]) -> pd.DataFrame:
     """A row a predictor; an intercept a group stands for the means that standardising took."""
     design = pd.concat([z[[*names]], pd.get_dummies(z["group"], dtype=float)], axis=1)
-    x, y, clusters = design.to_numpy(), z["gain"].to_numpy(), pd.factorize(z["cluster"])[0]
-    n, fit = int(clusters.max()) + 1, OLS(y, x).fit()
-    without = np.array([np.linalg.lstsq(x[clusters != c], y[clusters != c], rcond=None)[0] for c in range(n)])
-    found = fit.params[: len(names)]
-    error = np.sqrt((n - 1) / n * ((without[:, : len(names)] - found) ** 2).sum(axis=0))
-    t = np.divide(np.abs(found), error, out=np.full(len(names), np.inf), where=error > 0)
-    half, corrected = stats.t.ppf(0.975, n - 1) * error, statistics.holm(list(2 * stats.t.sf(t, n - 1)))
-    table = pd.DataFrame({"model": model, "predictor": names, "coefficient": found, "low": found - half, "high": found + half})
-    adjusted = 1 - (1 - fit.rsquared) * (1 + len(names) / fit.df_resid)
-    about = {"p (Holm)": corrected, "R²": fit.rsquared, "adjusted R²": adjusted, "pairs": len(z), "trajectories": n}
-    return table.assign(**about)
+    x, y, n = design.to_numpy(), z["gain"].to_numpy(), z["cluster"].nunique()
+    found, covariance = statistics.jackknife(lambda kept: _least_squares(x[kept], y[kept])[0][: len(names)], z["cluster"])
+    share, left = _least_squares(x, y)[1], len(y) - np.linalg.matrix_rank(x)
+    rows, p = [], []
+    for name, b, error in zip(names, found, np.sqrt(np.diag(covariance)), strict=True):
+        interval = statistics.student(b, error, n)
+        rows.append({"model": model, "predictor": name, "coefficient": b, "low": interval.low, "high": interval.high})
+        p.append(statistics.two_sided(statistics.p_positive(b, error, n), statistics.p_positive(-b, error, n)))
+    fit = {"R²": share, "adjusted R²": 1 - (1 - share) * (1 + len(names) / left), "pairs": len(z), "trajectories": n}
+    return pd.DataFrame(rows).assign(**{"p (Holm)": statistics.holm(p)}, **fit)
 
 
-# --- sentences ---------------------------------------------------------------------------------------------------------------
-
-
-def known_before(table: pd.DataFrame, padding: float) -> str:
-    """What goes with the gain of all that is known before PPO (rows of :func:`correlations`); ``padding``: the largest
-    ``probe_padding``, NaN where none was measured."""
-    pooled = table[table["task"] == "all"].set_index("measure")
-    pooled = pooled.loc[[name for name in BEFORE if name in pooled.index]]
-    measures = count(len(pooled), "measure") + " known before PPO"
-    if pooled.empty:
-        text = "Too few reward models with a finished run for correlations with the gain."
-    elif pooled["low"].isna().all():
-        text = f"Of {measures} none has an interval: one trajectory has none."
-    else:
-        clear = pooled[pooled["low"] * pooled["high"] > 0].sort_values("correlation")
-        named = ", ".join(f"{BEFORE[str(name)]} ({row['correlation']:+.2f})" for name, row in clear.iterrows())
-        text = f"Of {measures}, {len(clear)} {'has' if len(clear) == 1 else 'have'} a 95 % interval that excludes zero (not "
-        text += f"corrected for the number of intervals){': ' + named if named else ''}."
-    if np.isfinite(padding):
-        text += f" The largest change of a reward by scoring a response alone instead of in a batch was {padding:.1g}."
-    return text
-
-
-def compared(rows: pd.DataFrame, writer: str) -> str:
-    """Rows of :func:`against_razin` in words."""
-    both = rows.dropna(subset=["Razin et al. 2025", "here"])
-    if both.empty:
-        return "Too few reward models were probed before PPO to set correlations beside theirs."
-    same = both.index[both["here"] * both["Razin et al. 2025"] > 0]
-    text = f"{len(same)} of the {count(len(both), 'correlation')} that could be set beside theirs have the published sign"
-    text += f" ({', '.join(same)})." if len(same) else "."
-    text += f" The held-out feedback holds responses of {writer}"
-    if np.isfinite(own := rows.loc[OWN, "here"]):
-        text += f", for which accuracy on it is on-policy too and goes with the gain at {own:+.2f}"
-    theirs, off = rows.loc["accuracy off-policy", ["Razin et al. 2025", "here"]]
-    if np.isfinite(off):
-        text += (
-            f"; for other policies, against the same reward models, it is off-policy, and goes with the gain at {off:+.2f} here"
-        )
-        return f"{text}, {theirs:+.2f} there."
-    return text + f"; of other policies, for which it is off-policy, too few runs have finished to set beside {theirs:+.2f}."
-
-
-def explained(rows: pd.DataFrame) -> str:
-    """Rows of :func:`regressions` in words."""
-    if rows.empty:
-        return "Too few reward models were probed before PPO for a regression."
-    first = rows.iloc[0]
-    of = rows.groupby("model", sort=False)["adjusted R²"].first()
-    words = {"accuracy": "accuracy on held-out feedback alone", "variance": "reward variance within prompts alone"}
-    words |= {"both": "both", "all": f"with {(rows['model'] == 'all').sum() - 2} more"}
-    text = f"Adjusted R² of the gain within task and policy, over {first['pairs']} pairs of reward model and policy from "
-    text += f"{first['trajectories']} trajectories: " + ", ".join(f"{words[m]} {value:.2f}" for m, value in of.items()) + "."
-    last = rows[rows["model"] == of.index[-1]]
-    clear = last[last["p (Holm)"] < 0.05]
-    named = ", ".join(f"{BEFORE[row['predictor']]} ({row['coefficient']:+.2f})" for _, row in clear.iterrows())
-    text += f" In the last of these fits {named or 'no coefficient'} {'is' if len(clear) < 2 else 'are'} clear of zero"
-    text += " after Holm's correction."
-    out = [words for name, words in BEFORE.items() if name not in set(rows["predictor"])]
-    return text + (f" Left out, as collinear or not measured for nearly all: {', '.join(out)}." if out else "")
+def _least_squares(x: Array, y: Array) -> tuple[Array, float]:
+    """Coefficients of y (N,) on the columns of x (N, P), and R²."""
+    found = np.linalg.lstsq(x, y, rcond=None)[0]
+    return found, float(1 - np.sum((y - x @ found) ** 2) / np.sum((y - y.mean()) ** 2))

@@ -112,13 +112,7 @@ def checkpoints(accuracy: list[float | None]) -> pd.DataFrame:
     return pd.DataFrame(rows).assign(route="steps", majority=0.65, segments=200, rm_seed=0)
 
 
-def test_checkpoint_findings_compare_the_best_with_the_constant_answer(tmp_path):
-    (clean,) = tables.checkpoint_findings(checkpoints([0.5, 0.9]))
-    assert "step 10) agrees with the true labels on 90.0% of 200" in clean
-    assert "beats the constant answer's 65.0% (+25.0%; one standard error is 2.1%)" in clean
-    (noisy,) = tables.checkpoint_findings(checkpoints([None, None]).query("step == 0"))
-    assert "the annotators' labels on 60.0%" in noisy
-    assert "does not beat" in noisy
+def test_checkpoints_are_read_or_missed(tmp_path):
     checkpoints([0.5, 0.9]).to_csv(tmp_path / "reward_models.csv", index=False)
     assert list(tables.load_checkpoints(tmp_path)["step"]) == [0, 10]
     with pytest.raises(tables.AnalysisError, match="run its study"):
