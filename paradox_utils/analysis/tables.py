@@ -152,8 +152,8 @@ def load_best_of_n(folder: Path | str) -> pd.DataFrame:
 
 
 def load_parameters(folder: Path | str) -> pd.DataFrame:
-    """The study's ``parameters.csv`` (recorded: ``parameters.csv.gz``): every resolved parameter of each PPO run, by run id; empty
-    where it has none."""
+    """The study's ``parameters.csv`` (recorded: ``parameters.csv.gz``): every resolved parameter of each PPO run, by run id;
+    empty where it has none."""
     path = _packed(folder, "parameters")
     return pd.DataFrame() if path is None else pd.read_csv(path, dtype={"id": str}).set_index("id")
 
