@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -21,15 +21,7 @@ from paradox_utils import config, files
 from paradox_utils.data import segments
 from paradox_utils.data.records import DataError, Feedback, Missing, Passage, Question, Span, Splits
 
-# Git blob ids of the original files.
-BLOB_IDS: dict[str, str] = {
-    "train.json": "73bc80853de76808bbdefdc43d35c7d7957830ef",
-    "train_1k.json": "6e5f4de896c251aeb8e1276ae4d5c36e4991deab",
-    "dev.json": "759cbff66d8975b779434306356a0272570eb0ac",
-    "test.json": "24f7eb93a84c994e5101c7ce6ec83ec591a191eb",
-    "train_feedback.json": "10a5469b8f73f9b276c86f911acc4d2336b076bc",
-    "dev_feedback.json": "6b6efddd2daf0d17c917f7773435b357b172d5c9",
-}
+FILES = ("train.json", "dev.json", "test.json", "train_feedback.json", "dev_feedback.json")  # of the originals, those read
 WAY_OUT = "set data to a directory with dev.json and dev_feedback.json (or the train files too), or to a hub id"
 
 
@@ -185,7 +177,7 @@ def _read(data: str) -> _Original:
             present = {path.name for path in folder.iterdir()}
         except OSError as error:
             raise DataError(f"data = {data!r}: the directory cannot be read ({error.strerror}); {WAY_OUT}") from error
-        forms = {name: _parse_file(folder / name) for name in BLOB_IDS if name in present and name != "train_1k.json"}
+        forms = {name: _parse_file(folder / name) for name in FILES if name in present}
     elif folder.exists():
         raise DataError(f"data = {data!r}: is a file; {WAY_OUT}")
     elif re.fullmatch(r"\w[\w.-]*/[\w.-]+", data):
@@ -249,17 +241,6 @@ def _parse_hub(name: str) -> dict[str, list[_Record]]:
     }
 
 
-def verify(directory: str | Path) -> dict[str, bool | None]:
-    """Whether each original file in ``directory`` is the published one, by its git blob id; None where it is absent."""
-    folder = files.resolve(directory)
-    return {name: _blob_id(folder / name) == blob if (folder / name).is_file() else None for name, blob in BLOB_IDS.items()}
-
-
-def _blob_id(path: Path) -> str:
-    content = path.read_bytes()
-    return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
-
-
 # --- splitting ----------------------------------------------------------------------------------------------------------------
 
 
@@ -286,6 +267,11 @@ def load_feedback(parameters: config.Source) -> dict[str, list[Feedback]]:
     """
     _, feedback = _split(_read(parameters.data), parameters)
     return feedback
+
+
+def demonstrations(questions: Sequence[Question], _seed: int) -> list[str]:
+    """The gold answer to each question."""
+    return [question.references[0] for question in questions]
 
 
 def _split(original: _Original, parameters: config.Source) -> tuple[Splits, dict[str, list[Feedback]]]:

@@ -31,7 +31,7 @@ def _grid(height: float, across: str, up: str, **options: Any) -> tuple[Figure, 
     for (policy, task), axis in grid.items():
         axis.set_title(task.capitalize(), fontsize=9)
         axis.set_xlabel(across if policy == published.POLICIES[-1] else "")
-        axis.set_ylabel(f"{policy}\n{up}" if task == TASKS[0] else "")
+        axis.set_ylabel(f"{policy}\n{up}" if task == next(iter(TASKS)) else "")
         axis.yaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
     return figure, grid
 

@@ -9,9 +9,8 @@ import numpy as np
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from paradox_utils import config
-from paradox_utils.data import splitter_of
+from paradox_utils.data import segments_of
 from paradox_utils.data.records import Judge
-from paradox_utils.data.segments import segment
 from paradox_utils.data.tasks import counts
 from paradox_utils.policies.decoding import generate
 from paradox_utils.policies.prompts import Prompts, choose
@@ -50,7 +49,7 @@ def evaluation(
         for start in order[:: p.evaluation_batch]:
             part = choose(prompts, list(order[start : start + p.evaluation_batch]))
             responses = generate(model, tokenizer, part, p.response_limit, 1, heat, seed="evaluation")
-            offsets = [segment(text, p.task, splitter_of(p)) for text in responses.texts]
+            offsets = segments_of(p, responses.texts, p.task)
             values += judge(responses.questions, responses.texts, offsets)
             lengths += responses.mask.sum(1).tolist()
             ended += (responses.ids == tokenizer.eos_token_id).any(1).tolist()

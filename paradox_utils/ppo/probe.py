@@ -9,13 +9,12 @@ import numpy as np
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from paradox_utils import config
-from paradox_utils.data import splitter_of
+from paradox_utils.data import segments_of
 from paradox_utils.data.records import Judge
-from paradox_utils.data.segments import segment
-from paradox_utils.data.tasks import counts
+from paradox_utils.data.tasks import TASKS, counts
 from paradox_utils.policies.decoding import generate
 from paradox_utils.policies.prompts import Prompts, Responses, take
-from paradox_utils.rewards.judges import RewardFunction
+from paradox_utils.rewards.judges import REWARDS, RewardFunction
 from paradox_utils.rewards.measures import ROUNDING, agreement, best_of_n
 
 FEW = 8  # prompts that the dearer measures look at
@@ -49,12 +48,12 @@ def probe(
     responses = generate(model, tokenizer, prompts, p.response_limit, samples, p.temperature, p.top_k, seed="probe")
     given, true = (function(responses).cpu().numpy() for function in (rewards.given, rewards.true))
     totals, returns = (grid.sum(1).reshape(count, samples) for grid in (given, true))
-    offsets = [segment(text, p.task, splitter_of(p)) for text in responses.texts]
+    offsets = segments_of(p, responses.texts, p.task)
     outcome = counts(rewards.evaluator(responses.questions, responses.texts, offsets), p.task)
     good, segments = (np.array(part, dtype=float).reshape(count, samples) for part in outcome)
     lengths = responses.mask.sum(1).cpu().numpy().reshape(count, samples)
-    agreeing, compared = (part.sum() for part in agreement(given, true, samples, p.task == "completeness"))
-    blind = p.reward in ("constant", "length") or not compared
+    agreeing, compared = (part.sum() for part in agreement(given, true, samples, TASKS[p.task].pairwise))
+    blind = REWARDS[p.reward].blind or not compared
     within, overall = float(totals.var(1).mean()), float(totals.var())
     measures = {
         "probe_accuracy": math.nan if blind else float(agreeing / compared),
@@ -79,7 +78,7 @@ def probe(
 
 
 def _margin(rewards: Rewards, responses: Responses, totals: np.ndarray, p: config.PPO) -> float:
-    if p.task == "completeness" or p.reward in ("constant", "length"):
+    if TASKS[p.task].pairwise or REWARDS[p.reward].blind:
         first, second = np.triu_indices(totals.shape[1], 1)
         deviation = float(totals.std())
         return float(np.abs(totals[:, first] - totals[:, second]).mean()) / deviation if deviation and len(first) else math.nan

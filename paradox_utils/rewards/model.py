@@ -17,6 +17,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from paradox_utils import config
+from paradox_utils.data.tasks import TASKS
 from paradox_utils.policies.models import device_of
 from paradox_utils.rewards.encoders import is_causal, load_reward_model
 
@@ -117,10 +118,9 @@ def _fetched(chosen: list[int], logits: Tensor) -> tuple[list[int], Tensor]:
     return chosen, logits.cpu()
 
 
-def load_scorer(checkpoint: Path, task: str, p: config.Source, batch: int = 64) -> RewardScorer:
+def load_scorer(checkpoint: Path, task: config.TaskName, p: config.Source, batch: int = 64) -> RewardScorer:
     """The reward model of a checkpoint folder, with the input limits it was trained with."""
-    pairwise = task == "completeness"
-    model, tokenizer = load_reward_model(checkpoint, pairwise)
+    model, tokenizer = load_reward_model(checkpoint, TASKS[task].pairwise)
     settings = checkpoint / "settings.json"
     saved = json.loads(settings.read_text()) if settings.is_file() else {}
     return RewardScorer(

@@ -19,10 +19,10 @@ BATCH = 64  # prompts a generation pass
 
 
 def collect_feedback(p: config.FeedbackParameters, folder: Path) -> dict[str, list[Feedback]]:
-    """Stage ``feedback``: judged responses by use; for Atlas they are sampled and left in ``folder/feedback.jsonl``."""
-    if p.source == "qa-feedback":
-        return data.load_feedback(p, None)
-    write_feedback(folder / "feedback.jsonl", collect(p))
+    """Stage ``feedback``: judged responses by use; where people judged none they are sampled, and left in
+    ``folder/feedback.jsonl``."""
+    if not data.SOURCES[p.source].human:
+        write_feedback(folder / "feedback.jsonl", collect(p))
     return data.load_feedback(p, folder / "feedback.jsonl")
 
 
@@ -35,8 +35,7 @@ def collect(p: config.FeedbackParameters) -> list[Feedback]:
     model.to(device_of(p.device))
     rng = random.Random(f"annotator {p.seed}")
     asked = atlas.load_splits(p)
-    known = {q.prompt for q in (*asked.train, *asked.validation, *asked.test)}
-    questions = _new_questions(p, known)
+    questions = atlas.new_questions(p, "feedback", p.prompts, (*asked.train, *asked.validation, *asked.test))
     records = []
     for start in range(0, len(questions), BATCH):
         prompts = encode_prompts(model, tokenizer, questions[start : start + BATCH], p.prompt_limit)
@@ -64,14 +63,3 @@ def annotate(question: Question, responses: tuple[str, ...], p: config.FeedbackP
         clean_spans=verdicts[0].spans,
         clean_scores=scores,
     )
-
-
-def _new_questions(p: config.FeedbackParameters, known: set[str]) -> list[Question]:
-    rng = random.Random(f"atlas {p.world_seed} feedback")
-    questions: list[Question] = []
-    while len(questions) < p.prompts:
-        question = atlas.to_question(atlas.draw_topic(rng), f"feedback-{len(questions)}")
-        if question.prompt not in known:
-            known.add(question.prompt)
-            questions.append(question)
-    return questions

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import json
 import math
 import os
 import random
@@ -15,30 +14,18 @@ from pathlib import Path
 
 import pandas as pd
 import torch
-from transformers import PreTrainedTokenizerFast
 from transformers.utils import logging as transformers_logging
 
 from paradox_utils import config, data, files, hashes, states
-from paradox_utils.data.oracle import oracle_judge
-from paradox_utils.data.records import DataError, Feedback, Judge, Question
+from paradox_utils.data.records import DataError, Question
+from paradox_utils.data.tasks import TASKS
 from paradox_utils.files import resolve
 from paradox_utils.policies.models import ModelError, device_of, load_policy, load_value_model
 from paradox_utils.policies.prompts import Prompts, Responses, choose, encode_prompts
 from paradox_utils.ppo import loop, processes, state
 from paradox_utils.ppo.evaluate import Scores, evaluation
 from paradox_utils.ppo.probe import Rewards, probe
-from paradox_utils.rewards import model
-from paradox_utils.rewards.judges import (
-    Centre,
-    RewardFunction,
-    control_of,
-    dial_of,
-    exact_centre,
-    measure_judge,
-    model_judge,
-    reward_function,
-    spread_of,
-)
+from paradox_utils.rewards.judges import REWARDS, RewardFunction, evaluator_of, reward_of, true_reward
 from paradox_utils.rewards.measures import agreement
 
 transformers_logging.disable_progress_bar()
@@ -60,7 +47,7 @@ def run_ppo(p: config.PPO, folder: Path, report: Callable[[dict], None] = lambda
     if len(splits.train) < p.processes:
         raise DataError(f"{len(splits.train)} questions to train on: raise train_questions ({p.train_questions})")
     actors = load_actors(p)
-    judged = data.load_feedback(p, resolve(p.feedback)) if p.source == "atlas" else {}
+    judged = data.load_feedback(p, resolve(p.feedback)) if data.oracle_of(p, p.task) else {}
     reward, metrics, cut = reward_of(p, actors.tokenizer, judged)
     truth = true_reward(p, actors.tokenizer, judged)
     evaluator = evaluator_of(p)
@@ -71,7 +58,7 @@ def run_ppo(p: config.PPO, folder: Path, report: Callable[[dict], None] = lambda
     probed, best_of = {}, []
     if p.probe_prompts and truth is not None:
         soft = None
-        if p.reward == "model" and p.task != "completeness":
+        if p.reward == "model" and not TASKS[p.task].pairwise:
             soft = reward_of(p.model_copy(update={"reward_form": "probability"}), actors.tokenizer, judged)[0]
         asked = choose(validation, list(range(min(p.probe_prompts, len(splits.validation)))))
         rewards = Rewards(reward, soft, truth, evaluator)
@@ -145,21 +132,11 @@ def questions_table(scores: dict[str, Scores | None]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def true_reward(p: config.PPO, tokenizer: PreTrainedTokenizerFast, judged: dict[str, list[Feedback]]) -> RewardFunction | None:
-    """The oracle's labels put through the reward function that PPO maximises; None without an oracle."""
-    if p.source != "atlas":
-        return None
-    # what belongs to one reward model only: a scale-matched dial's shrinkage, and its normalisation
-    exact = p.model_copy(update={"reward": "model", "normalise_reward": None})
-    return reward_function(tokenizer, oracle_judge(p.task), exact_centre(p.task, judged), exact)
-
-
 def compared(p: config.PPO, truth: RewardFunction, responses: Responses, rewards: torch.Tensor) -> torch.Tensor:
     """The truth about rewards [B, T]: the true return of each response, and its agreeing and compared items, [B, 3]."""
     true = truth(responses)
-    pairwise = p.task == "completeness"
-    agreeing, counted = agreement(rewards.cpu().numpy(), true.cpu().numpy(), p.samples_per_prompt, pairwise)
-    if p.reward in ("constant", "length"):
+    agreeing, counted = agreement(rewards.cpu().numpy(), true.cpu().numpy(), p.samples_per_prompt, TASKS[p.task].pairwise)
+    if REWARDS[p.reward].blind:
         agreeing, counted = agreeing * 0, counted * 0  # nothing in them to agree with: no number, not an infinite one
     return torch.stack([true.sum(1).double().cpu(), torch.tensor(agreeing).double(), torch.tensor(counted).double()], 1)
 
@@ -223,38 +200,6 @@ def load_actors(p: config.PPO) -> loop.Actors:
             "tokens it would read; name one of the same family"
         )
     return loop.Actors(policy.to(device), loop.frozen_copy(policy).to(device), value.to(device), tokenizer)
-
-
-def reward_of(p: config.PPO, tokenizer: PreTrainedTokenizerFast, judged: dict[str, list[Feedback]]):  # noqa: ANN201
-    """The reward function that ``p`` asks for, the metrics of who gives it, and a count of its truncated inputs."""
-    if p.reward in ("constant", "length"):
-        return *control_of(p, judged), lambda: 0
-    if p.reward == "dial":
-        judge, centre = dial_of(p, judged)
-        return reward_function(tokenizer, judge, centre, p), measure_judge(judge, p, judged["heldout"]), lambda: 0
-    checkpoint = resolve(p.reward_model.format(task=p.task))
-    scorer = model.load_scorer(checkpoint, p.task, p, p.rm_micro_batch)
-    stored = checkpoint / "metrics.json"
-    metrics = json.loads(stored.read_text()) if stored.is_file() else {}
-    if p.task == "completeness" and not {"score_mean", "score_std"} <= metrics.keys():
-        raise DataError(
-            f"{stored}: needs score_mean and score_std, mean and deviation of the model's scores on its training responses, "
-            "to scale a completeness reward; write them there"
-        )
-    judge, centre = model_judge(scorer, p), Centre()
-    if p.task == "completeness" and p.normalise_reward is not False:
-        centre = Centre(metrics["score_mean"], metrics["score_std"])
-    elif p.normalise_reward:
-        centre = Centre(0.0, spread_of(judge, p, judged["train"]))
-    return reward_function(tokenizer, judge, centre, p), metrics, lambda: scorer.truncated
-
-
-def evaluator_of(p: config.PPO) -> Judge:
-    """Who scores the policy: the oracle, or a reward model by its arg-max labels."""
-    if p.evaluator == "oracle":
-        return oracle_judge(p.task)
-    scorer = model.load_scorer(resolve(p.evaluator), p.task, p, p.rm_micro_batch)
-    return model_judge(scorer, p.model_copy(update={"reward_form": "arg-max"}))
 
 
 if __name__ == "__main__":

@@ -5,9 +5,9 @@ import pandas as pd
 import pytest
 
 from paradox_utils.analysis import power, statistics, tables, verdict
-from paradox_utils.data.tasks import TASKS
 from paradox_utils.figures import study as draw
 from tests.worlds import (
+    TASKS,
     curves_of,
     decide,
     flat,

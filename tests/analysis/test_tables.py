@@ -6,12 +6,12 @@ import pytest
 
 from paradox_utils import config
 from paradox_utils.analysis import comparison, tables, verdict
-from paradox_utils.data.tasks import TASKS
 from paradox_utils.figures import study as draw
 from paradox_utils.figures import style
 from paradox_utils.figures.run import accuracies_by_step, accuracy_by_step, label_counts, ppo_curves, training_loss
 from tests.worlds import (
     ACCURACIES,
+    TASKS,
     curves_of,
     flat,
     inverted_u,

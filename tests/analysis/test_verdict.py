@@ -8,8 +8,7 @@ import pytest
 
 from paradox_utils import results
 from paradox_utils.analysis import comparison, tables, verdict
-from paradox_utils.data.tasks import TASKS
-from tests.worlds import ACCURACIES, decide, flat, inverted_u, named, nested, rising, world
+from tests.worlds import ACCURACIES, TASKS, decide, flat, inverted_u, named, nested, rising, world
 
 # --- the rule ---
 

@@ -10,8 +10,7 @@ from hypothesis import given
 from paradox_utils import config
 from paradox_utils.data import atlas, oracle
 from paradox_utils.data.records import Span, read_feedback, write_feedback
-from paradox_utils.data.segments import segment
-from paradox_utils.data.tasks import FACTUAL_ERRORS, RELEVANCE_ERRORS
+from paradox_utils.data.tasks import FACTUAL_ERRORS, RELEVANCE_ERRORS, segment
 from paradox_utils.policies.models import atlas_policy_tokenizer, load_policy
 from paradox_utils.stages import feedback
 from paradox_utils.stages.feedback import annotate

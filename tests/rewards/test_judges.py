@@ -11,12 +11,10 @@ import torch
 from paradox_utils import config
 from paradox_utils.data import oracle
 from paradox_utils.data.records import DataError
-from paradox_utils.data.segments import segment
-from paradox_utils.data.tasks import TASKS
+from paradox_utils.data.tasks import TASKS, segment
 from paradox_utils.rewards import judges
-from paradox_utils.rewards.judges import Centre
+from paradox_utils.rewards.judges import Centre, reward_of
 from paradox_utils.stages.feedback import annotate
-from paradox_utils.stages.ppo import reward_of
 from tests.conftest import answered
 from tests.rewards.test_placement import ORACLE, RIGHT, atlas_tokenizer, ppo, respond, tokens
 
