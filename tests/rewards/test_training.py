@@ -18,7 +18,7 @@ from paradox_utils.policies.models import ModelError, atlas_policy_tokenizer
 from paradox_utils.policies.supervised import NonFiniteLossError, shuffled
 from paradox_utils.rewards import judges, training
 from paradox_utils.rewards.encoders import atlas_reward_tokenizer, load_encoder, load_reward_model
-from paradox_utils.rewards.examples import training_examples
+from paradox_utils.rewards.examples import context_of, training_examples
 from paradox_utils.rewards.model import IGNORED, NonFiniteScoresError, RewardScorer, encode_segments, features, load_scorer
 from tests.rewards.test_model import CLAUSES, CONTEXT, F_ERR, NF_ERR, OK, ids, llama, scorer_of  # noqa: F401 (llama is a fixture)
 
@@ -312,7 +312,7 @@ def test_replaced_words_are_labelled_where_the_passages_lack_them(question):
     scorer = scorer_of("atlas-bert-32")
     (one,) = encode_segments(scorer.model, scorer.tokenizer, [context], [clauses], 512)
     row = features(one, (F_ERR, OK))
-    training._label_replaced_tokens([row], scorer.tokenizer)
+    training._label_replaced_tokens([row], scorer.tokenizer, F_ERR)
     words = scorer.tokenizer.convert_ids_to_tokens(row["ids"])
     labelled = [(word, label) for word, label in zip(words, row["labels"], strict=True) if label != IGNORED]
     assert labelled == [("</s>", F_ERR), ("dane", F_ERR), ("</s>", OK), ("kane", OK)]
