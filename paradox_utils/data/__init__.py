@@ -25,7 +25,7 @@ class Origin:
 
     splits: Callable[[config.Source], Splits]
     demonstrations: Callable[[Sequence[Question], int], list[str]]
-    feedback: Callable[[config.Source, Path | None], dict[str, list[Feedback]]]
+    feedback: Callable[[config.Source, Path], dict[str, list[Feedback]]]
     splitter: str = "auto"  # the sentence splitter that "auto" stands for
     oracle: Callable[[TaskName], Judge] | None = None  # judges any text without error
     human: bool = True  # people judged given responses: the stage ``feedback`` samples none
@@ -52,7 +52,7 @@ def demonstrations(p: config.Supervised) -> list[tuple[str, str]]:
     return [(question.prompt, answer) for question, answer in zip(questions, answers, strict=True)]
 
 
-def load_feedback(p: config.Source, path: Path | None) -> dict[str, list[Feedback]]:
+def load_feedback(p: config.Source, path: Path) -> dict[str, list[Feedback]]:
     """Feedback by use ("train", "heldout", "evaluator"), no question in two of them; what the stage made lies at ``path``."""
     return SOURCES[p.source].feedback(p, path)
 

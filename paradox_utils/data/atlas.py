@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from paradox_utils.config import Source
-from paradox_utils.data.records import DataError, Feedback, Passage, Question, Splits, read_feedback, unit_interval
+from paradox_utils.data.records import Feedback, Passage, Question, Splits, read_feedback, unit_interval
 
 KINDS = ("isle", "fort", "lake", "mill")
 ATTRIBUTES = ("founder", "color", "stone", "guard", "season", "trade")
@@ -166,12 +166,8 @@ def new_questions(parameters: Source, use: str, count: int, others: Iterable[Que
     return questions
 
 
-def load_feedback(parameters: Source, path: Path | None) -> dict[str, list[Feedback]]:
+def load_feedback(parameters: Source, path: Path) -> dict[str, list[Feedback]]:
     """The feedback that the stage ``feedback`` left at ``path``, by use; a hash of its prompt gives a question its use."""
-    if path is None:
-        raise DataError(
-            "source = 'atlas' needs `feedback`: the feedback.jsonl that notebooks/01-data.ipynb leaves in its `out`"
-        )
     parts: dict[str, list[Feedback]] = {"train": [], "heldout": [], "evaluator": []}
     heldout, evaluator = parameters.heldout_share, parameters.evaluator_share
     for record in read_feedback(path):

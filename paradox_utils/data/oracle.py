@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from paradox_utils.config import TaskName
 from paradox_utils.data.atlas import ATTRIBUTES, KINDS, Topic, to_topic
-from paradox_utils.data.records import Judge, Missing, Offsets, Question, Span
+from paradox_utils.data.records import Feedback, Judge, Missing, Offsets, Question, Span, prefer
 from paradox_utils.data.tasks import FACTUAL_ERRORS, RELEVANCE_ERRORS, TASKS
 
 _CHUNK = re.compile(r"[^,.!?]*[,.!?]|[^,.!?]+$")
@@ -104,6 +104,23 @@ def oracle_judge(task: TaskName) -> Judge:
         return values
 
     return values_of
+
+
+def feedback_on(question: Question, responses: tuple[str, ...], noise: float, rng: random.Random) -> Feedback:
+    """One record: what an annotator who is wrong with probability ``noise`` says of the responses, beside the oracle's view."""
+    verdicts = [judge(question, response) for response in responses]
+    scores = tuple(verdict.completeness for verdict in verdicts)
+    preference = tuple(3 - choice if choice and rng.random() < noise else choice for choice in prefer(scores))
+    return Feedback(
+        question=question,
+        responses=responses,
+        spans=annotate(question, responses[0], noise, rng),
+        missing=verdicts[0].missing,
+        corrected=question.references[0],
+        preference=preference,
+        clean_spans=verdicts[0].spans,
+        clean_scores=scores,
+    )
 
 
 def _errors(topic: Topic, facts: dict, said: dict, fact: tuple[str, str, str, str]) -> list[str]:

@@ -11,7 +11,6 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -162,21 +161,11 @@ def _from_question(record: _QuestionRecord) -> Question:
 # --- reading ------------------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class _Original:
+def _read(data: str) -> tuple[dict[str, list[Question]], dict[str, list[Feedback]]]:
     """What was found: questions of train / dev / test.json, feedback of train_ / dev_feedback.json."""
-
-    questions: dict[str, list[Question]]
-    feedback: dict[str, list[Feedback]]
-
-
-def _read(data: str) -> _Original:
     folder = files.resolve(data)
     if folder.is_dir():
-        try:
-            present = {path.name for path in folder.iterdir()}
-        except OSError as error:
-            raise DataError(f"data = {data!r}: the directory cannot be read ({error.strerror}); {WAY_OUT}") from error
+        present = {path.name for path in folder.glob("*.json")}
         forms = {name: _parse_file(folder / name) for name in FILES if name in present}
     elif folder.exists():
         raise DataError(f"data = {data!r}: is a file; {WAY_OUT}")
@@ -202,7 +191,7 @@ def _read(data: str) -> _Original:
         for name, records in forms.items()
         if not name.endswith("_feedback.json")
     }
-    return _Original(questions, feedback)
+    return questions, feedback
 
 
 def _form(name: str) -> type[_Record]:
@@ -253,8 +242,7 @@ def load_splits(parameters: config.Source) -> Splits:
     validation first, up to ``validation_questions``; where both limits cannot be met, in the limits' proportion.
     Raises :class:`DataError` for data that cannot be used, or a part left empty.
     """
-    splits, _ = _split(_read(parameters.data), parameters)
-    return splits
+    return _split(parameters)[0]
 
 
 def load_feedback(parameters: config.Source) -> dict[str, list[Feedback]]:
@@ -265,8 +253,7 @@ def load_feedback(parameters: config.Source) -> dict[str, list[Feedback]]:
     question decides, so shares are approximate and a question's part depends on nothing else.
     Raises :class:`DataError` for data that cannot be used, or a part left empty.
     """
-    _, feedback = _split(_read(parameters.data), parameters)
-    return feedback
+    return _split(parameters)[1]
 
 
 def demonstrations(questions: Sequence[Question], _seed: int) -> list[str]:
@@ -274,17 +261,18 @@ def demonstrations(questions: Sequence[Question], _seed: int) -> list[str]:
     return [question.references[0] for question in questions]
 
 
-def _split(original: _Original, parameters: config.Source) -> tuple[Splits, dict[str, list[Feedback]]]:
-    if len(original.feedback) == 2:
-        test = original.questions.get("test", [])
-        dev = _without(original.questions.get("dev") or _questions(original.feedback["dev"]), test)
-        kept_apart = {question.id for question in [*dev, *test, *_questions(original.feedback["dev"])]}
-        pool = [record for record in original.feedback["train"] if record.question.id not in kept_apart]
+def _split(parameters: config.Source) -> tuple[Splits, dict[str, list[Feedback]]]:
+    questions, found = _read(parameters.data)
+    if len(found) == 2:
+        test = questions.get("test", [])
+        dev = _without(questions.get("dev") or _questions(found["dev"]), test)
+        kept_apart = {question.id for question in [*dev, *test, *_questions(found["dev"])]}
+        pool = [record for record in found["train"] if record.question.id not in kept_apart]
         feedback = _parts(pool, lambda place: "evaluator" if place < parameters.evaluator_share else "train")
-        feedback["heldout"] = original.feedback["dev"]
-        train = original.questions.get("train") or _questions(feedback["train"])
+        feedback["heldout"] = found["dev"]
+        train = questions.get("train") or _questions(feedback["train"])
     else:
-        (pool,) = original.feedback.values()
+        (pool,) = found.values()
         evaluator, heldout = parameters.evaluator_share, parameters.evaluator_share + parameters.heldout_share
         feedback = _parts(pool, lambda place: "evaluator" if place < evaluator else "heldout" if place < heldout else "train")
         train, dev, test = _questions(feedback["train"]), _questions(feedback["heldout"]), []

@@ -21,7 +21,7 @@ from transformers.modeling_outputs import TokenClassifierOutput
 
 from paradox_utils import config, states
 from paradox_utils.data import atlas, oracle
-from paradox_utils.data.records import DataError, Feedback, PairExample, SegmentExample, prefer
+from paradox_utils.data.records import DataError, Feedback, PairExample, SegmentExample
 from paradox_utils.data.tasks import GOOD, TASKS
 from paradox_utils.files import read_json
 from paradox_utils.policies.models import device_of
@@ -183,9 +183,7 @@ def _corrupted(p: config.RewardModel, count: int, rng: random.Random) -> list:
     records = []
     for question in rng.choices(questions, k=max(count, 1000)):
         responses = tuple(atlas.corrupt(question, rng) for _ in range(4))
-        verdicts = [oracle.judge(question, response) for response in responses]
-        scores = tuple(v.completeness for v in verdicts)
-        records.append(Feedback(question, responses, verdicts[0].spans, (), "", prefer(scores), verdicts[0].spans, scores))
+        records.append(oracle.feedback_on(question, responses, 0.0, random.Random(0)))
     return training_examples(p, records, p.task)
 
 

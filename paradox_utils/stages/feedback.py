@@ -10,7 +10,7 @@ from pathlib import Path
 
 from paradox_utils import config, data
 from paradox_utils.data import atlas, oracle
-from paradox_utils.data.records import Feedback, Question, prefer, write_feedback
+from paradox_utils.data.records import Feedback, write_feedback
 from paradox_utils.policies.decoding import generate
 from paradox_utils.policies.models import device_of, load_policy
 from paradox_utils.policies.prompts import encode_prompts
@@ -43,23 +43,6 @@ def collect(p: config.FeedbackParameters) -> list[Feedback]:
             model, tokenizer, prompts, p.response_limit, p.responses_per_prompt, p.temperature, seed=f"feedback {p.seed}"
         )
         for index, question in enumerate(prompts.questions):
-            first = index * p.responses_per_prompt
-            records.append(annotate(question, tuple(sampled.texts[first : first + p.responses_per_prompt]), p, rng))
+            texts = tuple(sampled.texts[index * p.responses_per_prompt :][: p.responses_per_prompt])
+            records.append(oracle.feedback_on(question, texts, p.annotator_noise, rng))
     return records
-
-
-def annotate(question: Question, responses: tuple[str, ...], p: config.FeedbackParameters, rng: random.Random) -> Feedback:
-    """One record: the annotator's view of the responses, beside the oracle's."""
-    verdicts = [oracle.judge(question, response) for response in responses]
-    scores = tuple(verdict.completeness for verdict in verdicts)
-    preference = tuple(3 - choice if choice and rng.random() < p.annotator_noise else choice for choice in prefer(scores))
-    return Feedback(
-        question=question,
-        responses=responses,
-        spans=oracle.annotate(question, responses[0], p.annotator_noise, rng),
-        missing=verdicts[0].missing,
-        corrected=question.references[0],
-        preference=preference,
-        clean_spans=verdicts[0].spans,
-        clean_scores=scores,
-    )

@@ -1,6 +1,7 @@
 """The registry of sources: one door to all of them."""
 
 from dataclasses import replace
+from pathlib import Path
 from typing import get_args
 
 import pytest
@@ -21,9 +22,9 @@ def test_auto_is_the_splitter_of_the_source():
     assert data.splitter_of(config.Source(source="qa-feedback")) in ("spacy", "pysbd")
 
 
-def test_atlas_feedback_needs_its_file():
-    with pytest.raises(DataError, match="source = 'atlas' needs `feedback`"):
-        data.load_feedback(config.Source(), None)
+def test_atlas_feedback_needs_its_file(tmp_path):
+    with pytest.raises(DataError, match=r"no such feedback file; run the feedback stage"):
+        data.load_feedback(config.Source(), tmp_path / "feedback.jsonl")
 
 
 def test_what_a_source_has_decides_what_can_be_done_with_it(monkeypatch, question, judged):
@@ -40,7 +41,7 @@ def test_what_a_source_has_decides_what_can_be_done_with_it(monkeypatch, questio
     p = config.Supervised(train_questions=2, seed=5)
     assert data.demonstrations(p) == [(question.prompt, "by-hand 5")] * 2
     assert data.oracle_of(p, "relevance") is None
-    records = data.load_feedback(p, None)["train"]
+    records = data.load_feedback(p, Path())["train"]
     assert len(training_examples(p, records, "relevance")) == 2
     for task in ("factuality", "completeness"):
         with pytest.raises(DataError, match=f"task = '{task}': its reward models read passages"):

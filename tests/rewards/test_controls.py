@@ -12,12 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from paradox_utils import config, data
+from paradox_utils.data import oracle
 from paradox_utils.data.records import DataError
 from paradox_utils.data.tasks import TASKS, segment
 from paradox_utils.files import resolve
 from paradox_utils.rewards import examples, judges, model
 from paradox_utils.rewards.judges import reward_of, size_of
-from paradox_utils.stages.feedback import annotate
 from tests.conftest import answered
 from tests.rewards.test_judges import StubScorer
 from tests.rewards.test_placement import ORACLE, RIGHT, atlas_tokenizer, placed, ppo, respond, tokens
@@ -34,7 +34,7 @@ def responses_to(records):
 
 
 def record_of(question, *texts):
-    return annotate(question, texts, config.FeedbackParameters(annotator_noise=0.0), random.Random(0))
+    return oracle.feedback_on(question, texts, 0.0, random.Random(0))
 
 
 # --- a constant, and length ---------------------------------------------------------------------------------------------------
