@@ -16,7 +16,8 @@ import torch
 from safetensors.torch import load_file
 
 from paradox_utils import config, files, states
-from paradox_utils.ppo import loop, processes, state
+from paradox_utils.ppo import ppo as updates
+from paradox_utils.ppo import processes, state
 from paradox_utils.stages import ppo
 from tests.study.test_run import wait_for
 
@@ -106,7 +107,7 @@ def test_a_run_killed_at_random_points_ends_as_one_that_was_not(whole, tmp_path)
 
 
 MOMENTS = {
-    "in the middle of an epoch": (loop, "_losses", 23),
+    "in the middle of an epoch": (updates, "_losses", 23),
     "between a state and its successor's clearing": (states, "keep_last", 2),
     "before the curve is written": (files, "write_table", 1),
 }
