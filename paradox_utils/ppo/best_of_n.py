@@ -42,8 +42,6 @@ def run(s: Setting) -> Outcome:
     curve = curve.rename(columns={"reward": "reward_mean"})
     curve[["test_lm_performance", "test_true_return"]] = reported[["lm_performance", "true_return"]]
     curve["truncated_rm_inputs"] = [s.rewards.cut() - cut] + [0] * (len(curve) - 1)  # the first row read them for all
-    for row in curve.to_dict("records"):
-        s.report(row)
     best = curve["n"][curve["lm_performance"].idxmax()]  # of equals the smaller
     scores = {"final": _scores(test, curve["n"].iloc[-1]), "best": _scores(test, best)}
     finite = np.isfinite(validation.reward).all() and np.isfinite(test.reward).all()

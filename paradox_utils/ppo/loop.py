@@ -59,8 +59,8 @@ class Rewards:
 @dataclass(frozen=True)
 class Setting:
     """What an optimiser is given. ``prompts(update)``: (this process's part of) the prompts of a rollout. ``questions``: those
-    of ``validation`` and ``test``. ``evaluate()`` scores greedy answers to them, first before any update. ``report`` gets each
-    row of the curve. ``folder``: where states are left, to go on from the newest one; None: none are."""
+    of ``validation`` and ``test``. ``evaluate()`` scores greedy answers to them, first before any update. ``folder``: where
+    states are left, to go on from the newest one."""
 
     p: config.PPO
     actors: Actors
@@ -68,8 +68,7 @@ class Setting:
     prompts: Callable[[int], Prompts]
     questions: dict[str, Prompts]
     evaluate: Callable[[], dict[str, float]]
-    report: Callable[[dict], None] = lambda row: None
-    folder: Path | None = None
+    folder: Path
 
 
 @dataclass
@@ -126,7 +125,7 @@ def train(s: Setting, learner: Learner) -> Outcome:
     rule fires."""
     p, policy, optimizer = s.p, s.actors.policy, learner.optimizer
     # all processes go on from the state that process 0 finds
-    found = processes.agreed(lambda: states.newest(s.folder)) if s.folder else None
+    found = processes.agreed(lambda: states.newest(s.folder))
     progress = state.load(found, learner.networks, optimizer) if found else state.Progress(best=state.weights(policy))
     started, reason, finite = time.perf_counter() - progress.seconds, "", True
     for update in range(progress.update, p.updates + 1):
@@ -156,10 +155,9 @@ def train(s: Setting, learner: Learner) -> Outcome:
         progress.seconds = time.perf_counter() - started
         progress.rows.append(row | {"seconds": progress.seconds})
         progress.update = update + 1
-        s.report(progress.rows[-1])
         if reason:
             break
-        if s.folder and p.resume_every and progress.update % p.resume_every == 0 and processes.rank() == 0:
+        if p.resume_every and progress.update % p.resume_every == 0 and processes.rank() == 0:
             state.save(s.folder, progress, learner.networks, optimizer)
     return Outcome(pd.DataFrame(progress.rows), "diverged" if reason else "ok", reason, progress.best, finite)
 

@@ -28,7 +28,7 @@ def join(cpu: bool) -> None:
     PartialState(cpu=cpu, timeout=timedelta(days=1))  # all wait while process 0 evaluates
 
 
-def end_with(owner: int, every: float = 0.5) -> None:
+def end_with(owner: int) -> None:
     """End this process within moments of the end of the process ``owner``, however that ends.
 
     The launcher gives each process a session of its own, so that nothing else would tell it that the run was killed; and a
@@ -40,7 +40,7 @@ def end_with(owner: int, every: float = 0.5) -> None:
     def watch() -> None:
         with contextlib.suppress(psutil.NoSuchProcess):
             while process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
-                time.sleep(every)
+                time.sleep(0.5)
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()

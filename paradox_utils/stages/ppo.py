@@ -43,7 +43,7 @@ from paradox_utils.rewards.judges import (
 transformers_logging.disable_progress_bar()
 
 
-def run_ppo(p: config.PPO, folder: Path, report: Callable[[dict], None] = lambda row: None) -> tuple[Outcome, dict]:
+def run_ppo(p: config.PPO, folder: Path) -> tuple[Outcome, dict]:
     """Stage ``ppo``: how the run ended, and its results on validation and test questions. Killed and called again with the same
     folder, it goes on from its last state in ``folder/resume`` and ends with the same numbers.
 
@@ -76,7 +76,7 @@ def run_ppo(p: config.PPO, folder: Path, report: Callable[[dict], None] = lambda
 
     if processes.rank() == 0:
         states.claim(folder / "resume", hashes.made_by(p, "ppo"))
-    setting = Setting(p, actors, rewards, prompts, asked, evaluate, report, folder / "resume")
+    setting = Setting(p, actors, rewards, prompts, asked, evaluate, folder / "resume")
     outcome = OPTIMISERS[p.optimiser](setting)
     scores |= outcome.scores or _ends(actors, outcome, functools.partial(score, asked["test"]), folder / "model")
     results = results_of(metrics, scores, probed, outcome.curve)

@@ -43,7 +43,7 @@ def setting(monkeypatch):
         }
         actors = type("Actors", (), {"policy": None, "tokenizer": None})
         rewards = Rewards(looked_up(reward), None, true and looked_up(true), None, cut=iter([3, 5]).__next__)
-        return Setting(p, actors, rewards, None, asked, None)
+        return Setting(p, actors, rewards, None, asked, None, None)
 
     return make
 

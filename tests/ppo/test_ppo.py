@@ -1,6 +1,7 @@
 """PPO on policies of a few thousand weights: the estimates of a rollout, and the steps taken from it."""
 
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -50,9 +51,9 @@ def rolled_out(p, actors, reward=count, texts=TEXTS, seed=0):
     return loop.score(p, actors, loop.sample(p, actors, prompts_of(actors, texts), seed), reward)
 
 
-def run(p, actors=None, reward=count, evaluate=lambda: {"lm_performance": 0.0}, **more):
+def run(p, actors=None, reward=count, evaluate=lambda: {"lm_performance": 0.0}):
     actors, rewards = actors or load_actors(p), loop.Rewards(reward, None, None, None)
-    return ppo.run(loop.Setting(p, actors, rewards, lambda update: prompts_of(actors), {}, evaluate, **more))
+    return ppo.run(loop.Setting(p, actors, rewards, lambda update: prompts_of(actors), {}, evaluate, Path("nowhere")))
 
 
 def weights(model):
