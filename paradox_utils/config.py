@@ -164,6 +164,9 @@ class PPO(Source):
     task: TaskName = "relevance"
     policy: str = Field(FIXTURE_POLICY, description="directory of the supervised policy, or a hub id")
     preset: Literal["default", "as-published"] = Field("default", description="as-published: the released code's estimators")
+    optimiser: Literal["ppo", "best-of-n"] = Field(
+        "ppo", description="best-of-n trains nothing: it chooses among sampled responses by the reward"
+    )
     # the reward
     reward: Literal["model", "dial", "constant", "length"] = Field(
         "model", description="a trained reward model, a control of set accuracy, the same for every response, or its length"
@@ -221,7 +224,7 @@ class PPO(Source):
     probe_prompts: CountOrZero = Field(
         0, description="validation questions on whose sampled responses the reward is measured before any update; 0: none"
     )
-    probe_samples: Count = Field(16, description="responses to each of them: the most that best-of-n chooses from")
+    probe_samples: Count = Field(16, description="responses to each question that a probe, or best-of-n, samples")
     kl_stop: Positive | None = Field(None, description="a rollout whose summed KL exceeds this counts towards stopping")
     kl_stop_count: Count = Field(5, description="such rollouts, in all, that stop the run")
     rm_micro_batch: Count = Field(64, description="responses a reward-model pass")

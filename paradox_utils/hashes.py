@@ -96,10 +96,10 @@ def _module_file(package: Path, parts: list[str]) -> Path | None:
     return next((file for file in candidates if file.is_file()), None)
 
 
-def made_by(parameters: config.Stage, module: str) -> dict[str, Any]:
-    """What fixes the numbers of a stage that ``module`` runs, in JSON's types: parameters, data, code and versions."""
+def made_by(parameters: config.Stage, stage: str) -> dict[str, Any]:
+    """What fixes the numbers of a ``stage``, in JSON's types: parameters, data, code and versions."""
     digest = hashlib.sha256()
-    for name, path in sorted(_closure([f"import {module}"], PACKAGE, PACKAGE, PRESENTATION).items()):
+    for name, path in sorted(_closure([f"import paradox_utils.stages.{stage}"], PACKAGE, PACKAGE, PRESENTATION).items()):
         digest.update(f"module\0{name}\0".encode() + path.read_bytes())
     return {
         "parameters": parameters.model_dump(exclude={"out", "resume_every"}),

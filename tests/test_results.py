@@ -177,11 +177,13 @@ def test_states_go_once_the_result_is_safe(tmp_path, in_a_study):
 
 def test_what_made_a_state_names_the_code(package, monkeypatch):
     monkeypatch.setattr(hashes, "PACKAGE", package)
-    first = hashes.made_by(config.PPO(out="a", resume_every=1), "paradox_utils.ppo.loop")
-    assert hashes.made_by(config.PPO(out="b"), "paradox_utils.ppo.loop") == first
-    assert hashes.made_by(config.PPO(seed=1), "paradox_utils.ppo.loop") != first
-    (package / "losses.py").write_text("edited = 1")
-    assert hashes.made_by(config.PPO(), "paradox_utils.ppo.loop") != first
+    (package / "stages").mkdir()
+    (package / "stages" / "ppo.py").write_text("clip = 0.2")
+    first = hashes.made_by(config.PPO(out="a", resume_every=1), "ppo")
+    assert hashes.made_by(config.PPO(out="b"), "ppo") == first
+    assert hashes.made_by(config.PPO(seed=1), "ppo") != first
+    (package / "stages" / "ppo.py").write_text("clip = 0.3")
+    assert hashes.made_by(config.PPO(), "ppo") != first
 
 
 def test_without_out_nothing_stays(tmp_path, monkeypatch):

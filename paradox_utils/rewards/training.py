@@ -25,7 +25,7 @@ from paradox_utils.data.records import DataError, Feedback, PairExample, Segment
 from paradox_utils.data.tasks import GOOD, TASKS
 from paradox_utils.files import read_json
 from paradox_utils.policies.models import device_of
-from paradox_utils.policies.supervised import STATE, fit, shuffled, training_arguments
+from paradox_utils.policies.supervised import fit, shuffled, training_arguments
 from paradox_utils.rewards.encoders import load_encoder
 from paradox_utils.rewards.examples import training_examples
 from paradox_utils.rewards.measures import pair_metrics, segment_metrics
@@ -113,14 +113,14 @@ def train(p: config.RewardModel, feedback: dict[str, list[Feedback]], folder: Pa
         trainer = Trainer(
             args=settings, data_collator=lambda batch: _collate(batch, scorer), compute_loss_func=_token_loss, **common
         )
-    losses = fit(trainer, p, folder)
+    losses = fit(trainer, p)
     return callback.metrics, losses, truncated
 
 
 def _forget_broken(p: config.RewardModel, folder: Path) -> None:
     """A training whose earlier checkpoints are lost or damaged cannot go on: it starts again."""
-    state = states.newest(folder / "resume", STATE)
-    done = [step for step in p.checkpoint_steps if state and step <= int(state.name.removeprefix(STATE))]
+    state = states.newest(folder / "resume", states.TRAINER)
+    done = [step for step in p.checkpoint_steps if state and step <= int(state.name.removeprefix(states.TRAINER))]
     broken = [step for step in done if not states.is_complete(folder / f"checkpoint-{step}")]
     if broken:
         warnings.warn(f"{folder / f'checkpoint-{broken[0]}'}: is not whole, so the training starts again", stacklevel=2)
