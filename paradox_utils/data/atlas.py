@@ -34,15 +34,7 @@ VALUES = _value_words()
 GRAMMAR_WORDS = ("the", "of", "is", "has", "as", "its", "and", "surely", "also", "what", "are")
 PROMPT_WORDS = ("question", "context", "wikipage", "text", "answer")
 PUNCTUATION = (".", ",", "?", ":", "|")
-VOCABULARY = (
-    *PUNCTUATION,
-    *GRAMMAR_WORDS,
-    *PROMPT_WORDS,
-    *KINDS,
-    *ATTRIBUTES,
-    *NAMES,
-    *(word for words in VALUES.values() for word in words),
-)
+VOCABULARY = (*PUNCTUATION, *GRAMMAR_WORDS, *PROMPT_WORDS, *KINDS, *ATTRIBUTES, *NAMES, *itertools.chain(*VALUES.values()))
 
 # Systematic errors of the demonstrations: which feature of a question provokes them, and how often.
 OFTEN, SELDOM = 0.65, 0.12

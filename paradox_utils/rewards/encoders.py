@@ -100,12 +100,9 @@ def load_reward_model(checkpoint: Path, pairwise: bool) -> tuple[PreTrainedModel
     """A trained reward model; refuses a checkpoint whose labels do not fit the task."""
     config = load_pretrained(AutoConfig, str(checkpoint))
     labels = tuple(config.id2label[i] for i in range(config.num_labels))
-    if pairwise and config.num_labels != 1:
-        raise ModelError(
-            f"{checkpoint}: has the classes {labels}, but completeness needs one score; name a pairwise reward model"
-        )
-    if not pairwise and labels != LABELS:
-        raise ModelError(f"{checkpoint}: its labels are {labels}, but relevance and factuality need {LABELS}; name another")
+    if len(labels) != 1 if pairwise else labels != LABELS:
+        needed = "one score" if pairwise else f"the classes {LABELS}"
+        raise ModelError(f"{checkpoint}: has the classes {labels}, but its task needs {needed}; name another reward model")
     kind = AutoModelForSequenceClassification if pairwise else AutoModelForTokenClassification
     return load_pretrained(kind, str(checkpoint), dtype=torch.float32).eval(), load_pretrained(AutoTokenizer, str(checkpoint))
 

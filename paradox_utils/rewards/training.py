@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import random
 import shutil
@@ -29,7 +30,7 @@ from paradox_utils.policies.supervised import fit, shuffled, training_arguments
 from paradox_utils.rewards.encoders import load_encoder
 from paradox_utils.rewards.examples import training_examples
 from paradox_utils.rewards.measures import pair_metrics, segment_metrics
-from paradox_utils.rewards.model import IGNORED, RewardScorer, collate, encode_segments, encode_wholes, features
+from paradox_utils.rewards.model import IGNORED, RewardScorer, features
 
 
 class Checkpoints(TrainerCallback):
@@ -110,9 +111,7 @@ def train(p: config.RewardModel, feedback: dict[str, list[Feedback]], folder: Pa
         trainer = RewardTrainer(args=settings, data_collator=lambda batch: _collate_pairs(batch, scorer), **common)
     else:
         settings = TrainingArguments(**arguments)
-        trainer = Trainer(
-            args=settings, data_collator=lambda batch: _collate(batch, scorer), compute_loss_func=_token_loss, **common
-        )
+        trainer = Trainer(args=settings, data_collator=scorer.collate, compute_loss_func=_token_loss, **common)
     losses = fit(trainer, p)
     return callback.metrics, losses, truncated
 
@@ -138,13 +137,13 @@ def _token_loss(outputs: TokenClassifierOutput, labels: Tensor, num_items_in_bat
 
 def _token_rows(scorer: RewardScorer, examples: Sequence[SegmentExample]) -> tuple[list[dict], int]:
     contexts, segments = [e.context for e in examples], [e.segments for e in examples]
-    inputs = encode_segments(scorer.model, scorer.tokenizer, contexts, segments, scorer.limit)
+    inputs = scorer.encode_segments(contexts, segments)
     return [features(i, e.labels) for i, e in zip(inputs, examples, strict=True)], sum(i.truncated for i in inputs)
 
 
 def _pair_rows(scorer: RewardScorer, examples: Sequence[PairExample]) -> tuple[list[dict], int]:
     texts = [e.chosen for e in examples] + [e.rejected for e in examples]
-    inputs = encode_wholes(scorer.tokenizer, [e.context for e in examples] * 2, texts, scorer.limit)
+    inputs = scorer.encode_wholes([e.context for e in examples] * 2, texts)
     chosen, rejected = inputs[: len(examples)], inputs[len(examples) :]
     rows = [
         {"chosen_ids": c.ids, "rejected_ids": r.ids, "chosen_types": c.types, "rejected_types": r.types}
@@ -153,14 +152,10 @@ def _pair_rows(scorer: RewardScorer, examples: Sequence[PairExample]) -> tuple[l
     return rows, sum(one.truncated for one in inputs)
 
 
-def _collate(rows: list[dict], scorer: RewardScorer) -> dict:
-    return collate(rows, scorer.model, scorer.tokenizer, scorer.global_attention)
-
-
 def _collate_pairs(rows: list[dict], scorer: RewardScorer) -> dict:
     """The chosen half, then the rejected half: the layout TRL's loss expects."""
     sides = [(row, side) for side in ("chosen", "rejected") for row in rows]
-    return _collate([{"ids": row[f"{s}_ids"], "types": row[f"{s}_types"], "marks": [0]} for row, s in sides], scorer)
+    return scorer.collate([{"ids": row[f"{s}_ids"], "types": row[f"{s}_types"], "marks": [0]} for row, s in sides])
 
 
 def noisy(examples: Sequence, p: config.RewardModel, rng: random.Random) -> list:
@@ -190,7 +185,7 @@ def _corrupted(p: config.RewardModel, count: int, rng: random.Random) -> list:
 def _label_replaced_tokens(rows: list[dict], tokenizer: PreTrainedTokenizerFast, bad: int) -> None:
     """Replaced-token detection (Clark et al. 2020) on corrupted answers: every value word is labelled too, O where the context
     holds it, else ``bad``. It teaches a small model to read the passages, as pretraining does for a large one."""
-    values = set(tokenizer.convert_tokens_to_ids([word for words in atlas.VALUES.values() for word in words]))
+    values = set(tokenizer.convert_tokens_to_ids([*itertools.chain(*atlas.VALUES.values())]))
     for row in rows:
         context = {token for token, kind in zip(row["ids"], row["types"], strict=True) if kind == 0}
         for place, (token, kind) in enumerate(zip(row["ids"], row["types"], strict=True)):

@@ -19,7 +19,7 @@ from paradox_utils.policies.supervised import NonFiniteLossError, shuffled
 from paradox_utils.rewards import judges, training
 from paradox_utils.rewards.encoders import atlas_reward_tokenizer, load_encoder, load_reward_model
 from paradox_utils.rewards.examples import context_of, training_examples
-from paradox_utils.rewards.model import IGNORED, NonFiniteScoresError, RewardScorer, encode_segments, features, load_scorer
+from paradox_utils.rewards.model import IGNORED, NonFiniteScoresError, RewardScorer, features, load_scorer
 from tests.rewards.test_model import CLAUSES, CONTEXT, F_ERR, NF_ERR, OK, ids, llama, scorer_of  # noqa: F401 (llama is a fixture)
 
 # --- training -----------------------------------------------------------------------------------------------------------------
@@ -310,7 +310,7 @@ def test_replaced_words_are_labelled_where_the_passages_lack_them(question):
     context = context_of(question, "factuality")
     clauses = ("the founder of zodor isle is dane,", "and its color is surely kane.")  # wrong, right
     scorer = scorer_of("atlas-bert-32")
-    (one,) = encode_segments(scorer.model, scorer.tokenizer, [context], [clauses], 512)
+    (one,) = scorer.encode_segments([context], [clauses])
     row = features(one, (F_ERR, OK))
     training._label_replaced_tokens([row], scorer.tokenizer, F_ERR)
     words = scorer.tokenizer.convert_ids_to_tokens(row["ids"])
@@ -354,19 +354,19 @@ def test_a_loss_that_is_not_finite_ends_the_training(few, tmp_path):
 def test_a_checkpoint_whose_labels_do_not_fit_is_refused(relevance, completeness, tmp_path):
     tokens, pairwise = relevance[0] / "checkpoint-40", completeness[0] / "checkpoint-30"
     with pytest.raises(
-        ModelError, match=r"has the classes \('F-ERR', 'NF-ERR', 'O'\), but completeness needs one score; "
+        ModelError, match=r"has the classes \('F-ERR', 'NF-ERR', 'O'\), but its task needs one score; "
     ) as error:
         load_reward_model(tokens, pairwise=True)
     assert str(tokens) in str(error.value)
     assert "\n" not in str(error.value)
-    with pytest.raises(ModelError, match="but relevance and factuality need") as error:
+    with pytest.raises(ModelError, match="but its task needs the classes") as error:
         load_scorer(pairwise, "factuality", parameters())
     assert "\n" not in str(error.value)
     other, tokenizer = load_encoder("atlas-bert-32", False, 0)
     other.config.id2label = dict(enumerate(reversed(LABELS)))  # the same classes in another order mean other things
     other.save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
-    with pytest.raises(ModelError, match=r"its labels are \('O', 'NF-ERR', 'F-ERR'\)"):
+    with pytest.raises(ModelError, match=r"has the classes \('O', 'NF-ERR', 'F-ERR'\)"):
         load_reward_model(tmp_path, pairwise=False)
 
 
