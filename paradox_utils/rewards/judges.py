@@ -121,10 +121,10 @@ def exact_centre(task: config.TaskName, feedback: dict[str, list[Feedback]]) -> 
     return Centre(float(scores.mean()), float(scores.std()))
 
 
-def spread_of(judge: Judge, p: config.PPO, records: Sequence[Feedback], most: int = 100) -> float:
-    """Standard deviation of the summed (or mean) segment values of whole responses, over the feedback of some questions."""
-    texts = [text for record in records[:most] for text in record.responses]
-    questions = [record.question for record in records[:most] for _ in record.responses]
+def spread_of(judge: Judge, p: config.PPO, records: Sequence[Feedback]) -> float:
+    """Standard deviation of the summed (or mean) segment values of whole responses, over the feedback of 100 questions."""
+    texts = [text for record in records[:100] for text in record.responses]
+    questions = [record.question for record in records[:100] for _ in record.responses]
     values = judge(questions, texts, data.segments_of(p, texts, p.task))
     totals = [sum(v) / (max(1, len(v)) if p.reward_pooling == "mean" else 1) for v in values]
     if (spread := float(np.std(totals))) <= ROUNDING * float(np.abs(totals).max()):

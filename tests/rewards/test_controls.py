@@ -140,16 +140,16 @@ def test_rounding_is_no_spread(question):
 
 
 def test_the_spread_is_measured_on_the_first_questions_of_the_feedback():
-    records, asked = answered(5, seed=6), []
+    records, asked = answered(101, seed=6), []
 
     def judge(questions, texts, offsets):
         asked.append((list(questions), list(texts), list(offsets)))
         return [[float(index)] for index in range(len(texts))]
 
-    assert judges.spread_of(judge, ppo("factuality"), records, most=2) == pytest.approx(np.std(range(8)))
+    assert judges.spread_of(judge, ppo("factuality"), records) == pytest.approx(np.std(range(400)))
     questions, texts, offsets = asked[0]
-    assert texts == [text for record in records[:2] for text in record.responses]
-    assert questions == [records[0].question] * 4 + [records[1].question] * 4
+    assert texts == [text for record in records[:100] for text in record.responses]
+    assert questions == [record.question for record in records[:100] for _ in range(4)]
     assert offsets == [segment(text, "factuality", "punctuation") for text in texts]
 
 

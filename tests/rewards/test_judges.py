@@ -3,11 +3,13 @@
 import itertools
 import math
 import random
+from typing import get_args
 
 import numpy as np
 import pytest
 import torch
 
+from paradox_utils import config
 from paradox_utils.data import oracle
 from paradox_utils.data.records import DataError
 from paradox_utils.data.tasks import TASKS, segment
@@ -15,6 +17,11 @@ from paradox_utils.rewards import judges
 from paradox_utils.rewards.judges import Centre, reward_of
 from tests.conftest import answered
 from tests.rewards.test_placement import ORACLE, RIGHT, atlas_tokenizer, ppo, respond, tokens
+
+
+def test_config_and_the_registry_name_the_same_rewards():
+    assert tuple(judges.REWARDS) == get_args(config.PPO.model_fields["reward"].annotation)
+
 
 # --- judges -------------------------------------------------------------------------------------------------------------------
 
