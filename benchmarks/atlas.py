@@ -21,8 +21,9 @@ from benchmarks.table import Row
 from benchmarks.worker import Side
 from paradox_utils import config, data, files, results
 from paradox_utils.policies.prompts import encode_prompts
-from paradox_utils.ppo import loop
-from paradox_utils.stages import ppo
+from paradox_utils.ppo import loop, ppo
+from paradox_utils.rewards.judges import reward_of
+from paradox_utils.stages.ppo import load_actors
 from paradox_utils.study import plan as studies
 
 CONFIG = files.ROOT / "configs" / "atlas.yaml"
@@ -70,15 +71,15 @@ class Loop:
 
     def __init__(self, parameters: dict) -> None:
         self.p = config.PPO(**parameters)
-        self.actors = ppo.load_actors(self.p)
+        self.actors = load_actors(self.p)
         judged = data.load_feedback(self.p, files.resolve(self.p.feedback))
-        self.reward, _, _ = ppo.reward_of(self.p, self.actors.tokenizer, judged)
+        self.reward, _, _ = reward_of(self.p, self.actors.tokenizer, judged)
         self.questions = data.load_splits(self.p).train
 
     def phases(self, rollouts: int) -> dict[str, float]:
         """Median seconds of each phase over so many rollouts, after one that warms up."""
         p, actors, laps = self.p, self.actors, []
-        optimizer = loop.optimizer_of(p, actors)
+        optimizer = ppo.optimizer_of(p, actors)
         for update in range(rollouts + 1):
             chosen = self.questions[update * p.prompts_per_update :][: p.prompts_per_update]
             clock = Clock("cpu")
@@ -87,7 +88,7 @@ class Loop:
             clock.lap("generation")
             rollout = loop.score(p, actors, responses, self.reward)
             clock.lap("scoring")
-            loop.optimise(p, actors, optimizer, rollout)
+            ppo.optimise(p, actors, optimizer, rollout, 1)
             clock.lap("updates")
             laps.append(clock.laps)
         return {phase: median(lap[phase] for lap in laps[1:]) for phase in laps[0]}
@@ -97,8 +98,8 @@ class Loop:
         p, actors = self.p, self.actors
         prompts = encode_prompts(actors.policy, actors.tokenizer, self.questions[: p.prompts_per_update], p.prompt_limit)
         rollout = loop.score(p, actors, loop.sample(p, actors, prompts, 0), self.reward)
-        optimizer = loop.optimizer_of(p, actors)
-        return operators("updates", lambda: loop.optimise(p, actors, optimizer, rollout), "cpu")
+        optimizer = ppo.optimizer_of(p, actors)
+        return operators("updates", lambda: ppo.optimise(p, actors, optimizer, rollout, 1), "cpu")
 
 
 def timed(parameters: dict) -> tuple[float, float, float]:

@@ -20,10 +20,10 @@ from paradox_utils import config
 from paradox_utils.data.records import Feedback
 from paradox_utils.policies.decoding import generate
 from paradox_utils.policies.prompts import Responses, encode_prompts
-from paradox_utils.ppo import loop
+from paradox_utils.ppo import loop, ppo
 from paradox_utils.rewards.judges import Centre, RewardFunction, model_judge, reward_function
 from paradox_utils.rewards.model import load_scorer
-from paradox_utils.stages import ppo
+from paradox_utils.stages.ppo import load_actors
 
 
 @dataclass
@@ -38,10 +38,10 @@ class Engine:
 
 def load(folder: Path, p: config.PPO) -> Engine:
     """The engine on the models of a workload's folder."""
-    actors = ppo.load_actors(p)
+    actors = load_actors(p)
     scorer = load_scorer(folder / "reward", p.task, p, p.rm_micro_batch)
     reward = reward_function(actors.tokenizer, model_judge(scorer, p), Centre(), p)
-    return Engine(p, actors, loop.optimizer_of(p, actors), reward)
+    return Engine(p, actors, ppo.optimizer_of(p, actors), reward)
 
 
 def sample(engine: Engine, chosen: list[Feedback], lengths: torch.Tensor, seed: int) -> Responses:
@@ -75,7 +75,7 @@ class Loop:
         clock.lap("generation")
         rollout = loop.score(engine.p, engine.actors, responses, engine.reward)
         clock.lap("scoring")
-        loop.optimise(engine.p, engine.actors, engine.optimizer, rollout)
+        ppo.optimise(engine.p, engine.actors, engine.optimizer, rollout, 1)
         clock.lap("updates")
         self.last = rollout
         tokens = {"prompt_tokens": float(responses.prompts.mask.sum(1).float().mean())}
@@ -86,7 +86,7 @@ class Loop:
         """Floating-point operations of the updates on the last rollout, counted while they run."""
         p = self.engine.p.model_copy(update={"epochs": 1})
         with FlopCounterMode(display=False, custom_mapping=_on_cpu()) as counter:
-            loop.optimise(p, self.engine.actors, self.engine.optimizer, self.last)
+            ppo.optimise(p, self.engine.actors, self.engine.optimizer, self.last, 1)
         return float(counter.get_total_flops() * self.engine.p.epochs)
 
     def rate(self) -> float:
@@ -106,7 +106,7 @@ class Loop:
 
         def epoch() -> float:
             clock = Clock(self.device)
-            loop.optimise(once, engine.actors, engine.optimizer, rollout)
+            ppo.optimise(once, engine.actors, engine.optimizer, rollout, 1)
             clock.lap("epoch")
             return clock.laps["epoch"]
 
@@ -125,7 +125,7 @@ class Loop:
         phases: dict[str, Callable[[], Any]] = {
             "generation": lambda: made.update(responses=sample(engine, chosen, lengths, seed=index)),
             "scoring": lambda: made.update(rollout=loop.score(engine.p, engine.actors, made["responses"], engine.reward)),
-            "updates": lambda: loop.optimise(engine.p, engine.actors, engine.optimizer, made["rollout"]),
+            "updates": lambda: ppo.optimise(engine.p, engine.actors, engine.optimizer, made["rollout"], 1),
         }
         return [row for phase, work in phases.items() for row in operators(phase, work, self.device)]
 

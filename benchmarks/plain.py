@@ -32,8 +32,8 @@ from benchmarks import workload
 from benchmarks.worker import peak_memory
 from paradox_utils import config
 from paradox_utils.data.records import Question
-from paradox_utils.data.segments import resolve_splitter, segment
-from paradox_utils.data.tasks import LABELS
+from paradox_utils.data.segments import resolve_splitter
+from paradox_utils.data.tasks import LABELS, segment
 from paradox_utils.rewards.examples import context_of
 
 MICRO_BATCH = 4  # samples a pass
@@ -170,7 +170,7 @@ def segment_rewards(plain: Plain, batch: Batch) -> Tensor:
         plain.tokenizer.decode(ids[: int(n)], skip_special_tokens=True, clean_up_tokenization_spaces=False)
         for ids, n in zip(batch.ids, batch.mask.sum(1), strict=True)
     ]
-    splitter = resolve_splitter(plain.p.sentence_splitter, "qa-feedback")
+    splitter = resolve_splitter(plain.p.sentence_splitter)
     grid = torch.zeros(batch.ids.shape)
     good, bad = LABELS.index("O"), LABELS.index("NF-ERR")
     for rows in micro_batches(batch):

@@ -14,8 +14,8 @@ from benchmarks.worker import peak_memory
 from paradox_utils import config
 from paradox_utils.data.records import Question
 from paradox_utils.policies.prompts import Responses, encode_prompts
-from paradox_utils.ppo import loop
-from paradox_utils.stages import ppo
+from paradox_utils.ppo import loop, ppo
+from paradox_utils.stages.ppo import load_actors
 
 
 class Loop:
@@ -46,16 +46,16 @@ class Loop:
     def run(self, seed: int) -> list[dict[str, float]]:
         """One training: reward, KL and seconds of each update."""
         p = self.parameters(seed)
-        actors = ppo.load_actors(p)
+        actors = load_actors(p)
         actors.value.load_state_dict(load_file(self.folder / "value.safetensors"))
-        optimizer, rows = loop.optimizer_of(p, actors), []
+        optimizer, rows = ppo.optimizer_of(p, actors), []
         for update, words in enumerate(self.prompts):
             clock = Clock(self.device)
             questions = [Question(str(i), "", (), terminal.text(one), ("",)) for i, one in enumerate(words)]
             prompts = encode_prompts(actors.policy, actors.tokenizer, questions, p.prompt_limit)
             rollout = loop.score(p, actors, loop.sample(p, actors, prompts, update), self.reward)
             found = loop.measure(rollout)
-            loop.optimise(p, actors, optimizer, rollout, loop.learning_rate(p, update + 1))
+            ppo.optimise(p, actors, optimizer, rollout, update + 1)
             clock.lap("seconds")
             rows.append({"reward": found["reward_mean"], "kl": found["kl"]} | clock.laps)
         return rows

@@ -24,6 +24,9 @@ NonNegative = Annotated[float, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
 TaskName = Literal["relevance", "factuality", "completeness"]
 
+# What the checks below must know of the registries in `data`, which this module cannot import (a test compares them).
+PAIRWISE = ("completeness",)  # tasks with one score a response
+WITH_ORACLE = ("atlas",)  # sources whose oracle judges any text
 
 # A small supervised policy, feedback on its responses, and reward models, committed so that every notebook runs alone.
 FIXTURE_POLICY = "fixtures/atlas/policy"
@@ -137,7 +140,7 @@ class RewardModel(Source):
             raise ValueError(
                 f"corruption_steps = {self.corruption_steps}: must leave steps on feedback before the last checkpoint"
             )
-        if self.corruption_steps and self.source != "atlas":
+        if self.corruption_steps and self.source not in WITH_ORACLE:
             raise ValueError(f"corruption_steps = {self.corruption_steps}: only source = 'atlas' has an oracle to label them")
         return self
 
@@ -161,6 +164,9 @@ class PPO(Source):
     task: TaskName = "relevance"
     policy: str = Field(FIXTURE_POLICY, description="directory of the supervised policy, or a hub id")
     preset: Literal["default", "as-published"] = Field("default", description="as-published: the released code's estimators")
+    optimiser: Literal["ppo", "best-of-n"] = Field(
+        "ppo", description="best-of-n trains nothing: it chooses among sampled responses by the reward"
+    )
     # the reward
     reward: Literal["model", "dial", "constant", "length"] = Field(
         "model", description="a trained reward model, a control of set accuracy, the same for every response, or its length"
@@ -218,7 +224,7 @@ class PPO(Source):
     probe_prompts: CountOrZero = Field(
         0, description="validation questions on whose sampled responses the reward is measured before any update; 0: none"
     )
-    probe_samples: Count = Field(16, description="responses to each of them: the most that best-of-n chooses from")
+    probe_samples: Count = Field(16, description="responses to each question that a probe, or best-of-n, samples")
     kl_stop: Positive | None = Field(None, description="a rollout whose summed KL exceeds this counts towards stopping")
     kl_stop_count: Count = Field(5, description="such rollouts, in all, that stop the run")
     rm_micro_batch: Count = Field(64, description="responses a reward-model pass")
@@ -236,15 +242,15 @@ class PPO(Source):
 
     @model_validator(mode="after")
     def _consistent(self) -> PPO:
-        if self.reward != "model" and self.source != "atlas":
+        if self.reward != "model" and self.source not in WITH_ORACLE:
             raise ValueError(f"reward = {self.reward!r}: a control needs the labels and the feedback of source = 'atlas'")
-        if self.normalise_reward and self.task != "completeness" and (self.source != "atlas" or self.reward != "model"):
+        if self.normalise_reward and self.task not in PAIRWISE and (self.source not in WITH_ORACLE or self.reward != "model"):
             raise ValueError(
                 "normalise_reward = True: on segments it needs reward = 'model' and the feedback of source = 'atlas'"
             )
-        if self.evaluator == "oracle" and self.source != "atlas":
+        if self.evaluator == "oracle" and self.source not in WITH_ORACLE:
             raise ValueError("evaluator = 'oracle': only source = 'atlas' has one; name a reward model's directory")
-        if self.reward == "dial" and self.task == "completeness" and self.dial_accuracy <= 0.5:
+        if self.reward == "dial" and self.task in PAIRWISE and self.dial_accuracy <= 0.5:
             raise ValueError(f"dial_accuracy = {self.dial_accuracy}: noise on a score orders more than 0.5 of the pairs right")
         if self.value_weights and self.value_model == "shared":
             raise ValueError(

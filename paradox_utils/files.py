@@ -72,9 +72,14 @@ def write_table(path: Path, table: pd.DataFrame) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """Write ``text``, replacing ``path`` in one step: a reader sees the old file or the new one, whole."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """:func:`write_text` for bytes."""
     part = path.with_name(f"{path.name}.part")
-    with part.open("w", encoding="utf-8") as sink:
-        sink.write(text)
+    with part.open("wb") as sink:
+        sink.write(content)
         sink.flush()
         os.fsync(sink.fileno())
     part.replace(path)

@@ -1,34 +1,46 @@
-"""Folders written in one step and checked before use, so that a killed run goes on from its last whole state.
+"""How a killed run goes on: from the last whole one of its states, folders written in one step and checked before use.
 
-A state is a folder ``PREFIXNUMBER``. It counts only with its mark, ``complete.json``: the size and SHA-256 of every other file,
-written last. Whole files are hashed, about a second for each gigabyte, so that what a full disk, a power cut or a copy broke is
-noticed however it broke. Imports no torch.
+A state is a folder ``PREFIXNUMBER``. It counts only with its mark, ``complete.json``: the size of every other file, written
+last, once those are on the disk. A file that is missing, cut or half written is noticed; a byte that flips is not.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
+import os
 import shutil
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from transformers import TrainerCallback
 
 from paradox_utils.files import write_text
 
+if TYPE_CHECKING:
+    from transformers import Trainer
+
 MARK = "complete.json"
+TRAINER = "checkpoint-"  # what transformers' Trainer calls its states
 
 
 def complete(folder: Path) -> None:
     """Write the mark of a folder whose other files are all there, in one step. Raises :class:`OSError`."""
-    write_text(folder / MARK, json.dumps({name: [size, _sha256(folder / name)] for name, size in _sizes(folder).items()}))
+    sizes = _sizes(folder)
+    for name in sizes:
+        with (folder / name).open("rb") as written:
+            os.fsync(written.fileno())
+    write_text(folder / MARK, json.dumps(sizes))
 
 
 def is_complete(folder: Path) -> bool:
-    """Whether the folder has its mark and holds exactly the files that the mark names, each as it was."""
-    return _fits(folder) and all(_sha256(folder / name) == digest for name, (_, digest) in _mark(folder).items())
+    """Whether the folder has its mark and holds exactly the files that the mark names, each of its size."""
+    try:
+        return json.loads((folder / MARK).read_bytes()) == _sizes(folder)
+    except (OSError, ValueError):
+        return False  # no mark, or not a whole one
 
 
 def newest(parent: Path, prefix: str = "state-") -> Path | None:
@@ -42,12 +54,12 @@ def newest(parent: Path, prefix: str = "state-") -> Path | None:
     return None
 
 
-def keep_last(parent: Path, count: int = 2, prefix: str = "state-") -> None:
-    """Delete all but the last ``count`` states. A broken state counts for nothing: it is deleted too (by its mark and its
-    sizes; contents are :func:`newest`'s to check), as is what an interrupted write left."""
-    whole = [folder for folder in _numbered(parent, prefix) if _fits(folder)]
+def keep_last(parent: Path, prefix: str = "state-") -> None:
+    """Delete all but the last two states. A broken state counts for nothing: it is deleted too, as is what an interrupted write
+    left."""
+    whole = [folder for folder in _numbered(parent, prefix) if is_complete(folder)]
     for path in parent.glob(f"{prefix}[0-9]*"):
-        if path.is_dir() and path not in whole[-count:]:
+        if path.is_dir() and path not in whole[-2:]:
             shutil.rmtree(path, ignore_errors=True)
 
 
@@ -57,21 +69,16 @@ def whole_folder(target: Path) -> Iterator[Path]:
 
     On an exception (a full disk, say) it is deleted, and an old ``target`` stays as it was.
     """
-    part, old = target.with_name(f"{target.name}.part"), target.with_name(f"{target.name}.old")
-    for leftover in (part, old):
-        shutil.rmtree(leftover, ignore_errors=True)
+    part = target.with_name(f"{target.name}.part")
+    shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
     try:
         yield part
-        if target.exists():
-            target.replace(old)  # a folder cannot replace one that holds files
-        part.replace(target)
     except BaseException:
         shutil.rmtree(part, ignore_errors=True)
-        if old.exists():
-            old.replace(target)
         raise
-    shutil.rmtree(old, ignore_errors=True)
+    shutil.rmtree(target, ignore_errors=True)  # a folder cannot replace one that holds files
+    part.replace(target)
 
 
 def claim(parent: Path, made_by: Mapping[str, Any]) -> None:
@@ -87,30 +94,45 @@ def claim(parent: Path, made_by: Mapping[str, Any]) -> None:
     write_text(record, written)
 
 
+class KeepStates(TrainerCallback):
+    """Marks each state of a ``Trainer`` as whole once it is written, and keeps the last two of them."""
+
+    def on_step_end(self, args, state, control, **kwargs):  # noqa: ANN001, ANN003, ANN201, D102 (transformers' signature)
+        if control.should_training_stop:
+            control.should_save = False  # what comes next is the result
+
+    def on_save(self, args, state, control, **kwargs):  # noqa: ANN001, ANN003, ANN201, D102
+        folder = Path(args.output_dir)
+        written = folder / f"{TRAINER}{state.global_step}"
+        (written / "training_args.bin").unlink(missing_ok=True)  # a pickle that nothing here reads
+        complete(written)
+        keep_last(folder, TRAINER)
+
+
+def train(trainer: Trainer, made_by: Mapping[str, Any] | None) -> None:
+    """Train to the end, from the last whole state in ``trainer``'s folder that the same left there (None: from the start).
+
+    Killed at any moment and called again, it ends, on a CPU, with the same bits. Nothing is unpickled beyond what
+    ``torch.load(weights_only=True)`` admits: tensors and plain containers.
+    """
+    folder, start = Path(trainer.args.output_dir), None
+    if made_by is not None:
+        claim(folder, made_by)
+        start = newest(folder, TRAINER)
+    trainer.add_callback(KeepStates())
+    try:
+        trainer.train(resume_from_checkpoint=None if start is None else str(start))
+    except Exception:
+        keep_last(folder, TRAINER)  # half a state would hold on to the room that a full disk lacks
+        raise
+
+
 def _numbered(parent: Path, prefix: str) -> list[Path]:
     """The folders ``PREFIXNUMBER`` by number: a half-written ``PREFIXNUMBER.part`` is none."""
     numbers = {path: path.name.removeprefix(prefix) for path in parent.glob(f"{prefix}*") if path.is_dir()}
     return sorted((path for path, number in numbers.items() if number.isdecimal()), key=lambda path: int(numbers[path]))
 
 
-def _fits(folder: Path) -> bool:
-    """Whether the mark is there and names the files that are there, by their sizes."""
-    mark = _mark(folder)
-    return bool(mark) and {name: size for name, (size, _) in mark.items()} == _sizes(folder)
-
-
-def _mark(folder: Path) -> dict[str, tuple[int, str]]:
-    try:
-        return {name: (int(size), str(digest)) for name, (size, digest) in json.loads((folder / MARK).read_bytes()).items()}
-    except (OSError, ValueError, TypeError, AttributeError):
-        return {}  # no mark, or not one of ours
-
-
 def _sizes(folder: Path) -> dict[str, int]:
     files = [path for path in sorted(folder.rglob("*")) if path.is_file() and path.name != MARK]
     return {path.relative_to(folder).as_posix(): path.stat().st_size for path in files}
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as source:
-        return hashlib.file_digest(source, "sha256").hexdigest()

@@ -5,8 +5,7 @@ import random
 
 import pytest
 
-from paradox_utils import config
-from paradox_utils.data import atlas
+from paradox_utils.data import atlas, oracle
 from paradox_utils.data.records import Feedback, Question
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # a test must not depend on a network
@@ -24,15 +23,12 @@ def question() -> Question:
 
 def answered(count: int, seed: int, noise: float = 0.0) -> list[Feedback]:
     """Feedback on four demonstrations to each of ``count`` random questions, with annotator noise."""
-    from paradox_utils.stages.feedback import annotate
-
     rng = random.Random(seed)
-    p = config.FeedbackParameters(annotator_noise=noise)
     records = []
     for index in range(count):
         topic = atlas.draw_topic(rng)
         responses = tuple(atlas.demonstrate(topic, rng) for _ in range(4))
-        records.append(annotate(atlas.to_question(topic, f"{seed}-{index}"), responses, p, rng))
+        records.append(oracle.feedback_on(atlas.to_question(topic, f"{seed}-{index}"), responses, noise, rng))
     return records
 
 

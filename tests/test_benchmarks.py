@@ -15,7 +15,7 @@ from benchmarks.table import Row
 from paradox_utils import config, files
 from paradox_utils.analysis import cost
 from paradox_utils.policies.prompts import Responses, encode_prompts
-from paradox_utils.ppo import loop
+from paradox_utils.ppo import loop, ppo
 from tests.conftest import answered
 from tests.worlds import NOTEBOOKS
 
@@ -88,17 +88,18 @@ def test_both_sides_compute_the_same(sides):
     width = responses.ids.shape[1]
     plain.score(baseline, batch, rewards)
     rollout = loop.score(engine.p, engine.actors, responses, lambda _: rewards[:, :width])
+    advantages, returns = ppo.estimates(engine.p, rollout)
     for mine, theirs in (
         (rollout.log_p, batch.log_p * batch.mask),
         (rollout.values, batch.values),
-        (rollout.advantages, batch.advantages),
-        (rollout.returns * rollout.mask, batch.returns * batch.mask),
+        (advantages, batch.advantages),
+        (returns * rollout.mask, batch.returns * batch.mask),
     ):
         torch.testing.assert_close(padded(mine, size.response_limit), theirs, atol=1e-5, rtol=1e-5)
     for epochs in (1, 3):  # later epochs have ratios other than 1
         p = engine.p.model_copy(update={"epochs": epochs})
         baseline.p = p
-        mine = loop.optimise(p, engine.actors, loop.optimizer_of(p, engine.actors), rollout)
+        mine = ppo.optimise(p, engine.actors, ppo.optimizer_of(p, engine.actors), rollout, 1)
         theirs = plain.update(baseline, plain.optimizer_of(baseline), batch)
         assert mine["policy_loss"] == pytest.approx(theirs["policy_loss"], abs=1e-5)
         assert mine["value_loss"] == pytest.approx(theirs["value_loss"], abs=1e-5, rel=1e-5)

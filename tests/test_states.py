@@ -38,10 +38,6 @@ def cut(folder):
     os.truncate(folder / "weights", 99)
 
 
-def change(folder):
-    (folder / "weights").write_bytes(b"x" * 100)
-
-
 def lose(folder):
     (folder / "inner" / "more").unlink()
 
@@ -58,7 +54,7 @@ def garble(folder):
     (folder / states.MARK).write_text('{"weights": 3}')
 
 
-BREAKS = [cut, change, lose, add, unmark, garble]
+BREAKS = [cut, lose, add, unmark, garble]
 
 
 @pytest.mark.parametrize("how", BREAKS)
@@ -105,7 +101,7 @@ def fill(target):
         no_room()
 
 
-def test_a_folder_appears_whole_or_not_at_all(tmp_path, monkeypatch):
+def test_a_folder_appears_whole_or_not_at_all(tmp_path):
     target = tmp_path / "deep" / "model"
     with states.whole_folder(target) as part:
         (part / "a").write_text("first")
@@ -114,12 +110,6 @@ def test_a_folder_appears_whole_or_not_at_all(tmp_path, monkeypatch):
         fill(target)
     assert [path.name for path in target.parent.iterdir()] == ["model"]
     assert (target / "a").read_text() == "first"
-    with monkeypatch.context() as patch:  # the last step of all fails
-        move = Path.replace
-        patch.setattr(Path, "replace", lambda self, to: no_room() if self.suffix == ".part" else move(self, to))
-        with pytest.raises(OSError, match="No space left"), states.whole_folder(target):
-            pass
-    assert [path.name for path in target.parent.rglob("*")] == ["model", "a"]
     (target.parent / "model.part").mkdir()
     (target.parent / "model.part" / "b").write_text("what a kill left")
     with states.whole_folder(target) as part:
@@ -196,8 +186,8 @@ def in_step(step):
     """A kill in the middle of an optimizer step."""
 
     def arm():
-        act = supervised.KeepStates.on_step_begin
-        supervised.KeepStates.on_step_begin = lambda self, args, state, *a, **k: (
+        act = states.KeepStates.on_step_begin
+        states.KeepStates.on_step_begin = lambda self, args, state, *a, **k: (
             die() if state.global_step == step else act(self, args, state, *a, **k)
         )
 
@@ -251,9 +241,7 @@ def test_a_killed_training_ends_with_the_same_bits(kind, whole, few, tmp_path, m
         assert killed(kind, tmp_path, few, in_step(step))
         assert steps_kept(tmp_path) == [at for at in STATES[kind] if at <= step][-2:]
     steps = []
-    monkeypatch.setattr(
-        supervised.KeepStates, "on_step_begin", lambda self, args, state, *a, **k: steps.append(state.global_step)
-    )
+    monkeypatch.setattr(states.KeepStates, "on_step_begin", lambda self, args, state, *a, **k: steps.append(state.global_step))
     done = max(steps_kept(tmp_path), default=0)
     assert finished(kind, tmp_path, few) == whole[kind]
     assert steps == list(range(done, LAST))
@@ -272,7 +260,7 @@ def test_a_kill_in_the_middle_of_a_write_is_made_good(kind, moment, whole, few, 
 
 
 def at_the_end():
-    supervised.KeepStates.on_train_end = die
+    states.KeepStates.on_train_end = die
 
 
 @pytest.mark.parametrize("kind", ["segments", "supervised"])

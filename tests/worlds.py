@@ -8,11 +8,12 @@ import numpy as np
 import pandas as pd
 
 from paradox_utils.analysis import tables, verdict
-from paradox_utils.data.tasks import TASKS
+from paradox_utils.data import tasks
 
 ACCURACIES = (0.60, 0.68, 0.74, 0.80, 0.86, 0.92)
 NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
 UPDATES = 12
+TASKS = tuple(tasks.TASKS)  # by place
 
 
 def flat(accuracy):

@@ -91,7 +91,7 @@ def families(summary: pd.DataFrame) -> list[Family]:
     groups = summary[summary["rm_seed"].notna()].groupby(["arm", "policy", "task"], sort=False)
     found = [((task, policy, arm), runs) for (arm, policy, task), runs in groups if _levels(runs) > 1]
     arms = list(dict.fromkeys(arm for (_, _, arm), _ in found))
-    return sorted(found, key=lambda family: (arms.index(family[0][2]), TASKS.index(family[0][0])))
+    return sorted(found, key=lambda family: (arms.index(family[0][2]), list(TASKS).index(family[0][0])))
 
 
 def _levels(runs: pd.DataFrame) -> int:

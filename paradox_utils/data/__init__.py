@@ -1,49 +1,74 @@
-"""One door to both data sources (Atlas and QA-FEEDBACK): questions, demonstrations and feedback."""
+"""One door to all data sources: questions, demonstrations, feedback, and what else a source has.
+
+A new source: its name in ``config.Source`` (and in ``config.WITH_ORACLE`` if it has one), a file here, an entry in
+:data:`SOURCES`.
+"""
 
 from __future__ import annotations
 
-import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from paradox_utils import config
-from paradox_utils.data import atlas, qa_feedback
-from paradox_utils.data.records import DataError, Feedback, Splits, read_feedback
+from paradox_utils.config import TaskName
+from paradox_utils.data import atlas, oracle, qa_feedback
+from paradox_utils.data.records import Feedback, Judge, Offsets, Question, Splits
 from paradox_utils.data.segments import resolve_splitter
+from paradox_utils.data.tasks import segment
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What a source has. ``demonstrations``: one answer a question, from questions and a seed. ``feedback`` takes also the path
+    of the feedback that the stage made, where the responses are not people's to begin with."""
+
+    splits: Callable[[config.Source], Splits]
+    demonstrations: Callable[[Sequence[Question], int], list[str]]
+    feedback: Callable[[config.Source, Path], dict[str, list[Feedback]]]
+    splitter: str = "auto"  # the sentence splitter that "auto" stands for
+    oracle: Callable[[TaskName], Judge] | None = None  # judges any text without error
+    human: bool = True  # people judged given responses: the stage ``feedback`` samples none
+    passages: bool = True  # its questions come with passages to read
+
+
+SOURCES: dict[str, Origin] = {
+    "atlas": Origin(
+        atlas.load_splits, atlas.demonstrations, atlas.load_feedback, "punctuation", oracle.oracle_judge, human=False
+    ),
+    "qa-feedback": Origin(qa_feedback.load_splits, qa_feedback.demonstrations, lambda p, _path: qa_feedback.load_feedback(p)),
+}
 
 
 def load_splits(p: config.Source) -> Splits:
     """The questions of the policy, by use."""
-    return atlas.load_splits(p) if p.source == "atlas" else qa_feedback.load_splits(p)
+    return SOURCES[p.source].splits(p)
 
 
 def demonstrations(p: config.Supervised) -> list[tuple[str, str]]:
-    """(prompt, answer) pairs to learn from: Atlas demonstrations carry errors, QA-FEEDBACK's are the gold answers."""
+    """(prompt, answer) pairs to learn from."""
     questions = load_splits(p).train
-    if p.source == "atlas":
-        return list(zip([q.prompt for q in questions], atlas.demonstrations(questions, p.seed), strict=True))
-    return [(q.prompt, q.references[0]) for q in questions]
+    answers = SOURCES[p.source].demonstrations(questions, p.seed)
+    return [(question.prompt, answer) for question, answer in zip(questions, answers, strict=True)]
 
 
-def load_feedback(p: config.Source, path: Path | None) -> dict[str, list[Feedback]]:
-    """Feedback by use ("train", "heldout", "evaluator"), no question in two of them; Atlas feedback lies at ``path``."""
-    if p.source == "qa-feedback":
-        return qa_feedback.load_feedback(p)
-    if path is None:
-        raise DataError(
-            "source = 'atlas' needs `feedback`: the feedback.jsonl that notebooks/01-data.ipynb leaves in its `out`"
-        )
-    parts: dict[str, list[Feedback]] = {"train": [], "heldout": [], "evaluator": []}
-    for record in read_feedback(path):
-        place = _unit_interval(record.question.prompt)
-        part = "heldout" if place < p.heldout_share else "evaluator" if place > 1 - p.evaluator_share else "train"
-        parts[part].append(record)
-    return parts
+def load_feedback(p: config.Source, path: Path) -> dict[str, list[Feedback]]:
+    """Feedback by use ("train", "heldout", "evaluator"), no question in two of them; what the stage made lies at ``path``."""
+    return SOURCES[p.source].feedback(p, path)
 
 
-def _unit_interval(text: str) -> float:
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") / 2**64
+def oracle_of(p: config.Source, task: TaskName) -> Judge | None:
+    """Who judges any text without error; None where nobody does."""
+    exact = SOURCES[p.source].oracle
+    return exact and exact(task)
+
+
+def segments_of(p: config.Source, texts: Sequence[str], task: TaskName) -> list[Offsets]:
+    """The segments of each text that ``task`` rewards."""
+    splitter = splitter_of(p)
+    return [segment(text, task, splitter) for text in texts]
 
 
 def splitter_of(p: config.Source) -> str:
     """The sentence splitter in use, ``auto`` resolved."""
-    return resolve_splitter(p.sentence_splitter, p.source)
+    return resolve_splitter(SOURCES[p.source].splitter if p.sentence_splitter == "auto" else p.sentence_splitter)

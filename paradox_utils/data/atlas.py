@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import itertools
 import random
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from paradox_utils.config import Source
-from paradox_utils.data.records import Passage, Question, Splits
+from paradox_utils.data.records import Feedback, Passage, Question, Splits, read_feedback, unit_interval
 
 KINDS = ("isle", "fort", "lake", "mill")
 ATTRIBUTES = ("founder", "color", "stone", "guard", "season", "trade")
@@ -32,15 +34,7 @@ VALUES = _value_words()
 GRAMMAR_WORDS = ("the", "of", "is", "has", "as", "its", "and", "surely", "also", "what", "are")
 PROMPT_WORDS = ("question", "context", "wikipage", "text", "answer")
 PUNCTUATION = (".", ",", "?", ":", "|")
-VOCABULARY = (
-    *PUNCTUATION,
-    *GRAMMAR_WORDS,
-    *PROMPT_WORDS,
-    *KINDS,
-    *ATTRIBUTES,
-    *NAMES,
-    *(word for words in VALUES.values() for word in words),
-)
+VOCABULARY = (*PUNCTUATION, *GRAMMAR_WORDS, *PROMPT_WORDS, *KINDS, *ATTRIBUTES, *NAMES, *itertools.chain(*VALUES.values()))
 
 # Systematic errors of the demonstrations: which feature of a question provokes them, and how often.
 OFTEN, SELDOM = 0.65, 0.12
@@ -147,24 +141,35 @@ def demonstrate(topic: Topic, rng: random.Random) -> str:
 
 def load_splits(parameters: Source) -> Splits:
     """Questions of the three splits, all different; ``world_seed`` fixes them."""
-    seen: set[str] = set()
-
-    def draw(split: str, count: int) -> list[Question]:
-        rng = random.Random(f"atlas {parameters.world_seed} {split}")
-        questions = []
-        while len(questions) < count:
-            question = to_question(draw_topic(rng), f"{split}-{len(questions)}")
-            if question.prompt not in seen:
-                seen.add(question.prompt)
-                questions.append(question)
-        return questions
-
-    test, validation = draw("test", parameters.test_questions), draw("validation", parameters.validation_questions)
-    return Splits(draw("train", parameters.train_questions), validation, test)
+    test = new_questions(parameters, "test", parameters.test_questions, [])
+    validation = new_questions(parameters, "validation", parameters.validation_questions, test)
+    return Splits(new_questions(parameters, "train", parameters.train_questions, [*test, *validation]), validation, test)
 
 
-def demonstrations(questions: list[Question], seed: int) -> list[str]:
-    """One demonstration a question."""
+def new_questions(parameters: Source, use: str, count: int, others: Iterable[Question]) -> list[Question]:
+    """``count`` questions for a use, all different from each other and from ``others``."""
+    rng, seen = random.Random(f"atlas {parameters.world_seed} {use}"), {question.prompt for question in others}
+    questions: list[Question] = []
+    while len(questions) < count:
+        question = to_question(draw_topic(rng), f"{use}-{len(questions)}")
+        if question.prompt not in seen:
+            seen.add(question.prompt)
+            questions.append(question)
+    return questions
+
+
+def load_feedback(parameters: Source, path: Path) -> dict[str, list[Feedback]]:
+    """The feedback that the stage ``feedback`` left at ``path``, by use; a hash of its prompt gives a question its use."""
+    parts: dict[str, list[Feedback]] = {"train": [], "heldout": [], "evaluator": []}
+    heldout, evaluator = parameters.heldout_share, parameters.evaluator_share
+    for record in read_feedback(path):
+        place = unit_interval(record.question.prompt)
+        parts["heldout" if place < heldout else "evaluator" if place > 1 - evaluator else "train"].append(record)
+    return parts
+
+
+def demonstrations(questions: Sequence[Question], seed: int) -> list[str]:
+    """One demonstration a question, errors and all."""
     rng = random.Random(f"demonstrations {seed}")
     return [demonstrate(to_topic(question), rng) for question in questions]
 

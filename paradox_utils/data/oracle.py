@@ -13,8 +13,8 @@ from dataclasses import dataclass
 
 from paradox_utils.config import TaskName
 from paradox_utils.data.atlas import ATTRIBUTES, KINDS, Topic, to_topic
-from paradox_utils.data.records import Judge, Missing, Offsets, Question, Span
-from paradox_utils.data.tasks import FACTUAL_ERRORS, RELEVANCE_ERRORS
+from paradox_utils.data.records import Feedback, Judge, Missing, Offsets, Question, Span, prefer
+from paradox_utils.data.tasks import FACTUAL_ERRORS, RELEVANCE_ERRORS, TASKS
 
 _CHUNK = re.compile(r"[^,.!?]*[,.!?]|[^,.!?]+$")
 _ATTRIBUTE, _KIND = "|".join(ATTRIBUTES), "|".join(KINDS)
@@ -93,18 +93,34 @@ def judge(question: Question, text: str) -> Judgement:
 
 def oracle_judge(task: TaskName) -> Judge:
     """The exact labels of Atlas."""
-    kinds = RELEVANCE_ERRORS if task == "relevance" else FACTUAL_ERRORS
 
     def values_of(questions: Sequence[Question], texts: Sequence[str], offsets: Sequence[Offsets]) -> list[list[float]]:
         values = []
         for question, text, spans in zip(questions, texts, offsets, strict=True):
             verdict = judge(question, text)
-            errors = [s for s in verdict.spans if s.kind in kinds]
+            errors = [s for s in verdict.spans if s.kind in TASKS[task].errors]
             segments = [-1.0 if any(e.start < b and e.end > a for e in errors) else 1.0 for a, b in spans]
-            values.append([verdict.completeness] if task == "completeness" else segments)
+            values.append([verdict.completeness] if TASKS[task].pairwise else segments)
         return values
 
     return values_of
+
+
+def feedback_on(question: Question, responses: tuple[str, ...], noise: float, rng: random.Random) -> Feedback:
+    """One record: what an annotator who is wrong with probability ``noise`` says of the responses, beside the oracle's view."""
+    verdicts = [judge(question, response) for response in responses]
+    scores = tuple(verdict.completeness for verdict in verdicts)
+    preference = tuple(3 - choice if choice and rng.random() < noise else choice for choice in prefer(scores))
+    return Feedback(
+        question=question,
+        responses=responses,
+        spans=annotate(question, responses[0], noise, rng),
+        missing=verdicts[0].missing,
+        corrected=question.references[0],
+        preference=preference,
+        clean_spans=verdicts[0].spans,
+        clean_scores=scores,
+    )
 
 
 def _errors(topic: Topic, facts: dict, said: dict, fact: tuple[str, str, str, str]) -> list[str]:

@@ -10,8 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -21,15 +20,7 @@ from paradox_utils import config, files
 from paradox_utils.data import segments
 from paradox_utils.data.records import DataError, Feedback, Missing, Passage, Question, Span, Splits
 
-# Git blob ids of the original files.
-BLOB_IDS: dict[str, str] = {
-    "train.json": "73bc80853de76808bbdefdc43d35c7d7957830ef",
-    "train_1k.json": "6e5f4de896c251aeb8e1276ae4d5c36e4991deab",
-    "dev.json": "759cbff66d8975b779434306356a0272570eb0ac",
-    "test.json": "24f7eb93a84c994e5101c7ce6ec83ec591a191eb",
-    "train_feedback.json": "10a5469b8f73f9b276c86f911acc4d2336b076bc",
-    "dev_feedback.json": "6b6efddd2daf0d17c917f7773435b357b172d5c9",
-}
+FILES = ("train.json", "dev.json", "test.json", "train_feedback.json", "dev_feedback.json")  # of the originals, those read
 WAY_OUT = "set data to a directory with dev.json and dev_feedback.json (or the train files too), or to a hub id"
 
 
@@ -170,22 +161,12 @@ def _from_question(record: _QuestionRecord) -> Question:
 # --- reading ------------------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class _Original:
+def _read(data: str) -> tuple[dict[str, list[Question]], dict[str, list[Feedback]]]:
     """What was found: questions of train / dev / test.json, feedback of train_ / dev_feedback.json."""
-
-    questions: dict[str, list[Question]]
-    feedback: dict[str, list[Feedback]]
-
-
-def _read(data: str) -> _Original:
     folder = files.resolve(data)
     if folder.is_dir():
-        try:
-            present = {path.name for path in folder.iterdir()}
-        except OSError as error:
-            raise DataError(f"data = {data!r}: the directory cannot be read ({error.strerror}); {WAY_OUT}") from error
-        forms = {name: _parse_file(folder / name) for name in BLOB_IDS if name in present and name != "train_1k.json"}
+        present = {path.name for path in folder.glob("*.json")}
+        forms = {name: _parse_file(folder / name) for name in FILES if name in present}
     elif folder.exists():
         raise DataError(f"data = {data!r}: is a file; {WAY_OUT}")
     elif re.fullmatch(r"\w[\w.-]*/[\w.-]+", data):
@@ -210,7 +191,7 @@ def _read(data: str) -> _Original:
         for name, records in forms.items()
         if not name.endswith("_feedback.json")
     }
-    return _Original(questions, feedback)
+    return questions, feedback
 
 
 def _form(name: str) -> type[_Record]:
@@ -249,17 +230,6 @@ def _parse_hub(name: str) -> dict[str, list[_Record]]:
     }
 
 
-def verify(directory: str | Path) -> dict[str, bool | None]:
-    """Whether each original file in ``directory`` is the published one, by its git blob id; None where it is absent."""
-    folder = files.resolve(directory)
-    return {name: _blob_id(folder / name) == blob if (folder / name).is_file() else None for name, blob in BLOB_IDS.items()}
-
-
-def _blob_id(path: Path) -> str:
-    content = path.read_bytes()
-    return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
-
-
 # --- splitting ----------------------------------------------------------------------------------------------------------------
 
 
@@ -272,8 +242,7 @@ def load_splits(parameters: config.Source) -> Splits:
     validation first, up to ``validation_questions``; where both limits cannot be met, in the limits' proportion.
     Raises :class:`DataError` for data that cannot be used, or a part left empty.
     """
-    splits, _ = _split(_read(parameters.data), parameters)
-    return splits
+    return _split(parameters)[0]
 
 
 def load_feedback(parameters: config.Source) -> dict[str, list[Feedback]]:
@@ -284,21 +253,26 @@ def load_feedback(parameters: config.Source) -> dict[str, list[Feedback]]:
     question decides, so shares are approximate and a question's part depends on nothing else.
     Raises :class:`DataError` for data that cannot be used, or a part left empty.
     """
-    _, feedback = _split(_read(parameters.data), parameters)
-    return feedback
+    return _split(parameters)[1]
 
 
-def _split(original: _Original, parameters: config.Source) -> tuple[Splits, dict[str, list[Feedback]]]:
-    if len(original.feedback) == 2:
-        test = original.questions.get("test", [])
-        dev = _without(original.questions.get("dev") or _questions(original.feedback["dev"]), test)
-        kept_apart = {question.id for question in [*dev, *test, *_questions(original.feedback["dev"])]}
-        pool = [record for record in original.feedback["train"] if record.question.id not in kept_apart]
+def demonstrations(questions: Sequence[Question], _seed: int) -> list[str]:
+    """The gold answer to each question."""
+    return [question.references[0] for question in questions]
+
+
+def _split(parameters: config.Source) -> tuple[Splits, dict[str, list[Feedback]]]:
+    questions, found = _read(parameters.data)
+    if len(found) == 2:
+        test = questions.get("test", [])
+        dev = _without(questions.get("dev") or _questions(found["dev"]), test)
+        kept_apart = {question.id for question in [*dev, *test, *_questions(found["dev"])]}
+        pool = [record for record in found["train"] if record.question.id not in kept_apart]
         feedback = _parts(pool, lambda place: "evaluator" if place < parameters.evaluator_share else "train")
-        feedback["heldout"] = original.feedback["dev"]
-        train = original.questions.get("train") or _questions(feedback["train"])
+        feedback["heldout"] = found["dev"]
+        train = questions.get("train") or _questions(feedback["train"])
     else:
-        (pool,) = original.feedback.values()
+        (pool,) = found.values()
         evaluator, heldout = parameters.evaluator_share, parameters.evaluator_share + parameters.heldout_share
         feedback = _parts(pool, lambda place: "evaluator" if place < evaluator else "heldout" if place < heldout else "train")
         train, dev, test = _questions(feedback["train"]), _questions(feedback["heldout"]), []

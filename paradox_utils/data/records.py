@@ -7,10 +7,15 @@ character offsets (Python string indices), end exclusive.
 from __future__ import annotations
 
 import gzip
+import hashlib
 import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+
+from pydantic import TypeAdapter, ValidationError
+
+from paradox_utils import files
 
 
 @dataclass(frozen=True)
@@ -121,12 +126,18 @@ def prefer(scores: Sequence[float]) -> tuple[int, ...]:
     return tuple(0 if a == b else 1 if a > b else 2 for a, b in pairs)
 
 
+def unit_interval(text: str) -> float:
+    """The place of a text in [0, 1), by a hash: decides about it alone, whatever else there is."""
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") / 2**64
+
+
+_FEEDBACK = TypeAdapter(Feedback)
+
+
 def write_feedback(path: Path, records: Iterable[Feedback]) -> None:
     """Write records as JSON Lines (compressed where ``path`` ends in .gz), replacing ``path`` in one step."""
-    text = "".join(json.dumps(asdict(record), ensure_ascii=False) + "\n" for record in records)
-    scratch = path.with_name(path.name + ".part")
-    scratch.write_bytes(gzip.compress(text.encode(), mtime=0) if path.suffix == ".gz" else text.encode())
-    scratch.replace(path)
+    content = "".join(json.dumps(asdict(record), ensure_ascii=False) + "\n" for record in records).encode()
+    files.write_bytes(path, gzip.compress(content, mtime=0) if path.suffix == ".gz" else content)
 
 
 def read_feedback(path: Path) -> list[Feedback]:
@@ -137,30 +148,9 @@ def read_feedback(path: Path) -> list[Feedback]:
     raw = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
     for number, line in enumerate(raw.decode().split("\n")[:-1], 1):
         try:
-            records.append(feedback_from_dict(json.loads(line)))
-        except (json.JSONDecodeError, KeyError, TypeError) as error:
+            records.append(_FEEDBACK.validate_json(line))
+        except ValidationError as error:
             raise DataError(f"{path}, line {number}: not a feedback record ({error}); make the file again") from error
     if not records:
         raise DataError(f"{path}: holds no feedback; sample more prompts")
     return records
-
-
-def feedback_from_dict(raw: dict) -> Feedback:
-    """The record whose :func:`dataclasses.asdict` is ``raw`` (lists become tuples)."""
-    question = raw["question"]
-    return Feedback(
-        question=Question(
-            id=question["id"],
-            text=question["text"],
-            passages=tuple(Passage(p["title"], tuple(p["sentences"])) for p in question["passages"]),
-            prompt=question["prompt"],
-            references=tuple(question["references"]),
-        ),
-        responses=tuple(raw["responses"]),
-        spans=tuple(Span(**s) for s in raw["spans"]),
-        missing=tuple(Missing(m["kind"], m["passage"], tuple(m["sentences"])) for m in raw["missing"]),
-        corrected=raw["corrected"],
-        preference=tuple(raw["preference"]),
-        clean_spans=None if raw["clean_spans"] is None else tuple(Span(**s) for s in raw["clean_spans"]),
-        clean_scores=None if raw["clean_scores"] is None else tuple(raw["clean_scores"]),
-    )

@@ -12,7 +12,6 @@ import warnings
 from functools import cache, lru_cache
 from typing import Any
 
-from paradox_utils.config import TaskName
 from paradox_utils.data.records import DataError
 
 SPACY_MODEL = "en_core_web_sm"
@@ -21,22 +20,16 @@ MIN_WORDS = 5
 Spans = list[tuple[int, int]]
 
 
-def resolve_splitter(splitter: str, source: str) -> str:
-    """The splitter that ``auto`` stands for: punctuation for Atlas; else spaCy's model where installed, else pysbd."""
+def resolve_splitter(splitter: str) -> str:
+    """The splitter that ``auto`` stands for: spaCy's model where installed, else pysbd."""
     if splitter != "auto":
         return splitter
-    if source == "atlas":
-        return "punctuation"
     installed = all(importlib.util.find_spec(name) is not None for name in ("spacy", SPACY_MODEL))
     return "spacy" if installed else "pysbd"
 
 
-def segment(text: str, task: TaskName, splitter: str) -> Spans:
-    """The segments ``task`` rewards: sub-sentences (relevance), sentences (factuality), or the whole answer (completeness)."""
-    if task == "relevance":
-        return sub_sentences(text, splitter)
-    if task == "factuality":
-        return sentences(text, splitter)
+def whole(text: str, _splitter: str) -> Spans:
+    """The whole of ``text``; nothing where that is blank."""
     return _between(text, [0])
 
 

@@ -11,14 +11,12 @@ import numpy as np
 import seaborn as sns
 from matplotlib.figure import Figure
 
+from paradox_utils.data.tasks import TASKS
+
 WIDTH = 7.5  # inches: the text column of the book
 COLORS = sns.color_palette("colorblind")
-PALETTE = {"relevance": COLORS[0], "factuality": COLORS[1], "completeness": COLORS[2]}
-LM_PERFORMANCE = {  # what it is, by task
-    "relevance": "relevant sub-sentences (share)",
-    "factuality": "factual sentences (share)",
-    "completeness": "completeness (mean score)",
-}
+PALETTE = dict(zip(TASKS, COLORS, strict=False))
+LM_PERFORMANCE = {name: task.performance for name, task in TASKS.items()}
 INK, FAINT = "#222222", "#8a8a8a"
 
 

@@ -105,7 +105,7 @@ def best_of_n(paths: pd.DataFrame, fits: pd.DataFrame) -> Figure:
                 _gained(bottom, means["distance"], means, third)
                 _curve(bottom, float(means["distance"].max()), _of(fits, task, policy, third + 1), third, "best-of-n")
             top.set(ylabel=LM_PERFORMANCE[task])
-            bottom.set(xlabel="√KL of best-of-n", ylabel="reward gained" if task == TASKS[0] else "")
+            bottom.set(xlabel="√KL of best-of-n", ylabel="reward gained" if task == next(iter(TASKS)) else "")
         figure.legend(handles=_thirds_and_rewards(), loc="outside lower center", ncols=3)
     return figure
 

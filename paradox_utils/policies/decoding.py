@@ -45,11 +45,27 @@ def generate(
     if temperature is not None:
         streams = [_stream(seed, question.prompt, k, limit) for question in prompts.questions for k in range(samples)]
         draws = torch.tensor(np.stack(streams), dtype=torch.float32, device=prompts.ids.device)
-    rows = len(prompts.questions) * samples
-    ids = torch.full((rows, limit), tokenizer.pad_token_id, device=prompts.ids.device)
+    ids = torch.full((len(prompts.questions) * samples, limit), tokenizer.pad_token_id, device=prompts.ids.device)
     end = tokenizer.eos_token_id
     with torch.inference_mode():
-        _fill(model, prompts, samples, ids, end, draws, temperature, top_k, lengths)
+        state = _State(model, prompts, samples, limit)
+        rows = torch.arange(len(ids), device=ids.device)  # of the responses still at work
+        for step in range(limit):
+            logits = state.next_logits(ids[rows, :step]).float()
+            if lengths is not None:
+                logits[:, end] = -torch.inf
+                ending = lengths[rows] == step + 1
+                logits[ending] = -torch.inf
+                logits[ending, end] = 0.0
+            ids[rows, step] = logits.argmax(-1) if draws is None else _sample(logits, draws[rows, step], temperature, top_k)
+            live = ~(ids[rows, : step + 1] == end).any(1).view(-1, samples).all(1)  # prompts with a response that goes on
+            if not (count := int(live.sum())):
+                break
+            if count <= 0.75 * len(live):  # dropping costs a copy of the cache
+                chosen = live.nonzero().flatten()
+                kept = (chosen[:, None] * samples + torch.arange(samples, device=ids.device)).flatten()
+                state.keep(chosen, kept)
+                rows = rows[kept]
     ended = (ids == end).cumsum(1)
     mask = ((ended == 0) | ((ended == 1) & (ids == end))).long()
     longest = int(mask.sum(1).max())
@@ -63,40 +79,6 @@ def _stream(seed: int | str, prompt: str, sample: int, limit: int) -> np.ndarray
     """Uniform random numbers in [0, 1) for the tokens of one response."""
     key = hashlib.blake2b(f"{seed}\0{prompt}\0{sample}".encode(), digest_size=16).digest()
     return np.random.Generator(np.random.Philox(key=int.from_bytes(key, "big"))).random(limit, dtype=np.float32)
-
-
-def _fill(
-    model: PreTrainedModel,
-    prompts: Prompts,
-    samples: int,
-    ids: Tensor,
-    end: int,
-    draws: Tensor | None,
-    temperature: float | None,
-    top_k: int,
-    lengths: Tensor | None,
-) -> None:
-    """Write the tokens of every response into ``ids`` [B, limit]. A prompt is dropped once all its responses have ended."""
-    state = _State(model, prompts, samples, ids.shape[1])
-    rows = torch.arange(len(ids), device=ids.device)  # of the responses still at work
-    for step in range(ids.shape[1]):
-        logits = state.next_logits(ids[rows, :step]).float()
-        if lengths is not None:
-            logits[:, end] = -torch.inf
-            ending = lengths[rows] == step + 1
-            logits[ending] = -torch.inf
-            logits[ending, end] = 0.0
-        tokens = logits.argmax(-1) if draws is None else _sample(logits, draws[rows, step], temperature, top_k)
-        ids[rows, step] = tokens
-        live = ~(ids[rows, : step + 1] == end).any(1).view(-1, samples).all(1)
-        count = int(live.sum())
-        if not count:
-            return
-        if count <= 0.75 * len(live):  # dropping costs a copy of the cache
-            chosen = live.nonzero().flatten()
-            kept = (chosen[:, None] * samples + torch.arange(samples, device=ids.device)).flatten()
-            state.keep(chosen, kept)
-            rows = rows[kept]
 
 
 def _sample(logits: Tensor, draw: Tensor, temperature: float, top_k: int) -> Tensor:

@@ -74,13 +74,9 @@ def load_policy(name: str, seed: int = 0) -> tuple[PreTrainedModel, PreTrainedTo
         tokenizer = atlas_policy_tokenizer()
         torch.manual_seed(seed)
         config = T5Config(
-            vocab_size=len(tokenizer),
-            decoder_start_token_id=0,
-            pad_token_id=0,
-            eos_token_id=1,
-            dropout_rate=0.0,
+            vocab_size=len(tokenizer), decoder_start_token_id=0, pad_token_id=0, eos_token_id=1, dropout_rate=0.0,
             **POLICY_PRESETS[name],
-        )
+        )  # fmt: skip
         model = AutoModelForSeq2SeqLM.from_config(config)
     else:
         config = load_pretrained(AutoConfig, name, POLICY_PRESETS)

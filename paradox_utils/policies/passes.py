@@ -13,12 +13,13 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
 
 from paradox_utils.policies.prompts import Prompts, Responses
@@ -36,7 +37,7 @@ def forward(model: PreTrainedModel, responses: Responses) -> tuple[Tensor, Tenso
     def select(before_head: Tensor) -> Tensor:
         return _after(first, before_head, responses)[responses.mask.bool()]
 
-    with folded(model, responses.samples), hooked(model.get_decoder(), keep), reaching_head(model, select):
+    with folded(model, responses.samples), model.get_decoder().register_forward_hook(keep), reaching_head(model, select):
         logits = model(**inputs).logits
     return logits, kept["states"]
 
@@ -115,25 +116,10 @@ def grid(values: Tensor, mask: Tensor) -> Tensor:
 # --- hooks --------------------------------------------------------------------------------------------------------------------
 
 
-@contextmanager
-def hooked(module: nn.Module, hook: Callable) -> Iterator[None]:
-    """A forward hook for the time of a ``with``."""
-    handle = module.register_forward_hook(hook)
-    try:
-        yield
-    finally:
-        handle.remove()
-
-
-@contextmanager
-def reaching_head(model: PreTrainedModel, select: Callable[[Tensor], Tensor]) -> Iterator[None]:
-    """Only what ``select`` makes of the states [B, T, D] reaches the language-model head; what the model does to its logits
-    afterwards (scaling, soft capping) stays its own."""
-    handle = model.get_output_embeddings().register_forward_pre_hook(lambda _module, arguments: (select(arguments[0]),))
-    try:
-        yield
-    finally:
-        handle.remove()
+def reaching_head(model: PreTrainedModel, select: Callable[[Tensor], Tensor]) -> RemovableHandle:
+    """For the time of a ``with``, only what ``select`` makes of the states [B, T, D] reaches the language-model head; what the
+    model does to its logits afterwards (scaling, soft capping) stays its own."""
+    return model.get_output_embeddings().register_forward_pre_hook(lambda _module, arguments: (select(arguments[0]),))
 
 
 _found: WeakKeyDictionary[PreTrainedModel, list[nn.Module]] = WeakKeyDictionary()  # a search costs more than a small pass
@@ -156,7 +142,6 @@ def foldable(model: PreTrainedModel) -> bool:
 def folded(model: PreTrainedModel, samples: int) -> Iterator[None]:
     """Cross-attention in which the K responses of a prompt read its keys and values together: queries [P·K, T, D] become
     [P, K·T, D], so nothing of the prompt is repeated. Nothing happens to models other than the T5 family."""
-    handles = []
 
     def fold(_module: nn.Module, arguments: tuple, named: dict) -> tuple[tuple, dict]:
         (queries,) = arguments
@@ -167,10 +152,8 @@ def folded(model: PreTrainedModel, samples: int) -> Iterator[None]:
         prompts, tokens, width = output[0].shape
         return output[0].reshape(prompts * samples, tokens // samples, width), *output[1:]
 
-    for layer in _cross_attentions(model):
-        handles += [layer.register_forward_pre_hook(fold, with_kwargs=True), layer.register_forward_hook(unfold)]
-    try:
+    with ExitStack() as hooks:
+        for layer in _cross_attentions(model):
+            hooks.enter_context(layer.register_forward_pre_hook(fold, with_kwargs=True))
+            hooks.enter_context(layer.register_forward_hook(unfold))
         yield
-    finally:
-        for handle in handles:
-            handle.remove()

@@ -24,8 +24,6 @@ from paradox_utils.data.records import DataError
 from paradox_utils.policies.models import device_of, load_policy
 from paradox_utils.policies.prompts import CUE
 
-STATE = "checkpoint-"  # what Trainer calls its states
-
 
 class NonFiniteLossError(RuntimeError):
     """Training produced a loss that is not a number."""
@@ -41,21 +39,6 @@ class StopOnNonFinite(TrainerCallback):
                 f"the loss is {broken[0]} at step {state.global_step}: lower learning_rate ({args.learning_rate:g}), "
                 "or check the data"
             )
-
-
-class KeepStates(TrainerCallback):
-    """Marks each state of a training as whole once it is written, and keeps the last two of them."""
-
-    def on_step_end(self, args, state, control, **kwargs):  # noqa: ANN001, ANN003, ANN201, D102
-        if control.should_training_stop:
-            control.should_save = False  # what comes next is the result
-
-    def on_save(self, args, state, control, **kwargs):  # noqa: ANN001, ANN003, ANN201, D102
-        folder = Path(args.output_dir)
-        written = folder / f"{STATE}{state.global_step}"
-        (written / "training_args.bin").unlink(missing_ok=True)  # a pickle that nothing here reads
-        states.complete(written)
-        states.keep_last(folder, prefix=STATE)
 
 
 def training_arguments(folder: Path, steps: int, p: config.Supervised | config.RewardModel, seed: int, **more: object) -> dict:
@@ -82,27 +65,16 @@ def training_arguments(folder: Path, steps: int, p: config.Supervised | config.R
     }
 
 
-def fit(trainer: Trainer, p: config.Supervised | config.RewardModel, folder: Path) -> pd.DataFrame:
+def fit(trainer: Trainer, p: config.Supervised | config.RewardModel) -> pd.DataFrame:
     """Train to the end; returns step and loss.
 
-    Every ``p.resume_every`` steps (at the next report of the loss) the state goes to ``folder/resume``: weights, optimizer,
-    schedule, random numbers and losses so far. Killed at any moment and called again with the same folder, parameters and data,
-    it goes on from the last whole state and ends, on a CPU, with the same bits. Whoever stores the result deletes
-    ``folder/resume`` after it. Nothing is unpickled beyond what ``torch.load(weights_only=True)`` admits: tensors and plain
-    containers.
+    Every ``p.resume_every`` steps (at the next report of the loss) the state goes to the folder ``resume``: weights, optimizer,
+    schedule, random numbers and losses so far. Called again with the same folder, parameters and data, it goes on from there
+    (see :func:`~paradox_utils.states.train`). Whoever stores the result deletes the folder after it.
     """
-    kept, start = folder / "resume", None
-    if p.resume_every:
-        states.claim(kept, identity.made_by(p))
-        start = states.newest(kept, STATE)
     trainer.remove_callback(PrinterCallback)  # a page shows the losses as a figure
-    for callback in (StopOnNonFinite(), KeepStates()):
-        trainer.add_callback(callback)
-    try:
-        trainer.train(resume_from_checkpoint=None if start is None else str(start))
-    except Exception:
-        states.keep_last(kept, prefix=STATE)  # half a state would hold on to the room that a full disk lacks
-        raise
+    trainer.add_callback(StopOnNonFinite())
+    states.train(trainer, identity.made_by(p) if p.resume_every else None)
     rows = [(row["step"], float(row["loss"])) for row in trainer.state.log_history if "loss" in row]
     return pd.DataFrame(rows, columns=["step", "loss"])
 
@@ -157,7 +129,7 @@ def train(p: config.Supervised, folder: Path) -> pd.DataFrame:
             train_dataset=Dataset.from_list(examples).select(order),
             data_collator=DataCollatorForSeq2Seq(tokenizer, model=model if model.config.is_encoder_decoder else None),
         )
-        losses = fit(trainer, p, folder)
+        losses = fit(trainer, p)
     with states.whole_folder(folder / "model") as part:
         model.save_pretrained(part)
         tokenizer.save_pretrained(part)

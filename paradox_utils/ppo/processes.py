@@ -16,6 +16,8 @@ from typing import TypeVar
 
 import psutil
 import torch
+from accelerate import PartialState
+from accelerate.utils import broadcast_object_list, gather_object, reduce
 from torch import Tensor, distributed
 
 Anything = TypeVar("Anything")
@@ -23,12 +25,10 @@ Anything = TypeVar("Anything")
 
 def join(cpu: bool) -> None:
     """Meet the other processes that ``accelerate launch`` started."""
-    from accelerate import PartialState  # a second of imports that a run of one process need not pay
-
     PartialState(cpu=cpu, timeout=timedelta(days=1))  # all wait while process 0 evaluates
 
 
-def end_with(owner: int, every: float = 0.5) -> None:
+def end_with(owner: int) -> None:
     """End this process within moments of the end of the process ``owner``, however that ends.
 
     The launcher gives each process a session of its own, so that nothing else would tell it that the run was killed; and a
@@ -40,7 +40,7 @@ def end_with(owner: int, every: float = 0.5) -> None:
     def watch() -> None:
         with contextlib.suppress(psutil.NoSuchProcess):
             while process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
-                time.sleep(every)
+                time.sleep(0.5)
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
@@ -58,19 +58,13 @@ def rank() -> int:
 
 def total(values: Tensor) -> Tensor:
     """The sum of all elements over all processes, a scalar."""
-    result = values.detach().sum()
-    if count() > 1:
-        distributed.all_reduce(result)
-    return result
+    own = values.detach().sum()
+    return reduce(own, "sum") if count() > 1 else own
 
 
 def gathered(values: Tensor) -> Tensor:
     """The rows of all processes, in the order of their numbers; their counts may differ."""
-    if count() == 1:
-        return values
-    parts: list[Tensor] = [values] * count()
-    distributed.all_gather_object(parts, values.cpu())
-    return torch.cat(parts).to(values.device)
+    return torch.cat(gather_object([values.cpu()])).to(values.device) if count() > 1 else values
 
 
 def sum_gradients(parameters: Iterable[Tensor]) -> None:
@@ -78,8 +72,7 @@ def sum_gradients(parameters: Iterable[Tensor]) -> None:
     if count() == 1:
         return
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-    together = torch.cat([gradient.flatten() for gradient in gradients])
-    distributed.all_reduce(together)
+    together = reduce(torch.cat([gradient.flatten() for gradient in gradients]), "sum")
     for gradient, part in zip(gradients, together.split([g.numel() for g in gradients]), strict=True):
         gradient.copy_(part.view_as(gradient))
 
@@ -88,6 +81,4 @@ def agreed(make: Callable[[], Anything]) -> Anything:
     """What process 0 makes, given to all; the others wait for it."""
     if count() == 1:
         return make()
-    box = [make() if rank() == 0 else None]
-    distributed.broadcast_object_list(box)
-    return box[0]
+    return broadcast_object_list([make() if rank() == 0 else None])[0]

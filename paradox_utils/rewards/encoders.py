@@ -26,31 +26,21 @@ from paradox_utils.data import atlas
 from paradox_utils.data.tasks import LABELS
 from paradox_utils.policies.models import ModelError, fast_tokenizer, load_pretrained
 
-# A RM reads names as two pieces where the policy has one token: alignment across tokenizers is exercised.
+
+def _sizes(width: int) -> dict[str, Any]:
+    depth = {"num_hidden_layers": 2, "num_attention_heads": 4, "max_position_embeddings": 514}
+    return depth | {"hidden_size": width, "intermediate_size": 2 * width}
+
+
 ENCODER_PRESETS: dict[str, tuple[type[PretrainedConfig], dict[str, Any]]] = {
-    "atlas-bert": (BertConfig, {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2}),
-    **{
-        f"atlas-bert-{width}": (BertConfig, {"hidden_size": width, "intermediate_size": 2 * width, "num_hidden_layers": 2})
-        for width in (8, 16, 24, 32, 48)
-    },
-    "atlas-longformer": (
-        LongformerConfig,
-        {
-            "hidden_size": 64,
-            "intermediate_size": 128,
-            "num_hidden_layers": 2,
-            "attention_window": [32, 32],
-            "type_vocab_size": 1,
-        },
-    ),
+    "atlas-bert": (BertConfig, _sizes(64)),
+    **{f"atlas-bert-{width}": (BertConfig, _sizes(width)) for width in (8, 16, 24, 32, 48)},
+    "atlas-longformer": (LongformerConfig, _sizes(64) | {"attention_window": [32, 32], "type_vocab_size": 1}),
 }
 
 
-ENCODER_COMMON = {"num_attention_heads": 4, "max_position_embeddings": 514, "hidden_dropout_prob": 0.0}
-
-
 def atlas_reward_tokenizer() -> PreTrainedTokenizerFast:
-    """WordPiece over the same words, names cut in two syllables."""
+    """WordPiece over the policy's words, but names in two pieces: alignment across tokenizers is exercised."""
     names = sorted({piece for name in atlas.NAMES for piece in (name[:2], f"##{name[2:]}")})
     words = [word for word in atlas.VOCABULARY if word not in atlas.NAMES]
     vocabulary = {token: i for i, token in enumerate(("<pad>", "<s>", "</s>", "<unk>", *words, *names))}
@@ -77,7 +67,7 @@ def load_encoder(name: str, pairwise: bool, seed: int) -> tuple[PreTrainedModel,
         build, sizes = ENCODER_PRESETS[name]
         config = build(
             vocab_size=len(tokenizer), pad_token_id=0, bos_token_id=1, eos_token_id=2, sep_token_id=2,
-            attention_probs_dropout_prob=0.0, **ENCODER_COMMON, **sizes, **classes,
+            hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0, **sizes, **classes,
         )  # fmt: skip
         model = kind.from_config(config)
         _favour_equal_tokens(model)
@@ -110,12 +100,9 @@ def load_reward_model(checkpoint: Path, pairwise: bool) -> tuple[PreTrainedModel
     """A trained reward model; refuses a checkpoint whose labels do not fit the task."""
     config = load_pretrained(AutoConfig, str(checkpoint))
     labels = tuple(config.id2label[i] for i in range(config.num_labels))
-    if pairwise and config.num_labels != 1:
-        raise ModelError(
-            f"{checkpoint}: has the classes {labels}, but completeness needs one score; name a pairwise reward model"
-        )
-    if not pairwise and labels != LABELS:
-        raise ModelError(f"{checkpoint}: its labels are {labels}, but relevance and factuality need {LABELS}; name another")
+    if len(labels) != 1 if pairwise else labels != LABELS:
+        needed = "one score" if pairwise else f"the classes {LABELS}"
+        raise ModelError(f"{checkpoint}: has the classes {labels}, but its task needs {needed}; name another reward model")
     kind = AutoModelForSequenceClassification if pairwise else AutoModelForTokenClassification
     return load_pretrained(kind, str(checkpoint), dtype=torch.float32).eval(), load_pretrained(AutoTokenizer, str(checkpoint))
 

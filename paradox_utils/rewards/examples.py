@@ -15,10 +15,10 @@ import numpy as np
 
 from paradox_utils import config
 from paradox_utils.config import TaskName
-from paradox_utils.data import splitter_of
-from paradox_utils.data.records import Feedback, PairExample, Passage, Question, SegmentExample, Span
-from paradox_utils.data.segments import MIN_WORDS, segment, sub_sentences
-from paradox_utils.data.tasks import ERROR_LABEL, FACTUAL_ERRORS, LABELS, RELEVANCE_ERRORS
+from paradox_utils.data import SOURCES, splitter_of
+from paradox_utils.data.records import DataError, Feedback, PairExample, Passage, Question, SegmentExample, Span, prefer
+from paradox_utils.data.segments import MIN_WORDS, sub_sentences
+from paradox_utils.data.tasks import FACTUAL_ERRORS, GOOD, TASKS, segment
 
 MIN_SIMILARITY = 0.85
 PAIRS = tuple(itertools.combinations(range(4), 2))  # the order of `Feedback.preference`
@@ -26,14 +26,10 @@ PAIRS = tuple(itertools.combinations(range(4), 2))  # the order of `Feedback.pre
 
 def training_examples(p: config.Source, records: list[Feedback], task: TaskName) -> list[SegmentExample] | list[PairExample]:
     """What a reward model of ``task`` learns from (or is measured on)."""
-    if task == "completeness":
-        return pair_examples(records, p.passage_sentences, splitter_of(p))
-    return segment_examples(records, task, splitter_of(p), p.passage_sentences)
-
-
-def reward_context(p: config.Source, question: Question, task: TaskName) -> str:
-    """What a reward model reads before the response."""
-    return context_of(question, task, p.passage_sentences)
+    if TASKS[task].reads_passages and not SOURCES[p.source].passages:
+        raise DataError(f"task = {task!r}: its reward models read passages, and source = {p.source!r} has none; name another")
+    make = pair_examples if TASKS[task].pairwise else segment_examples
+    return make(records, task, splitter_of(p), p.passage_sentences)
 
 
 # --- the reward model's input -------------------------------------------------------------------------------------------------
@@ -41,14 +37,14 @@ def reward_context(p: config.Source, question: Question, task: TaskName) -> str:
 
 @lru_cache(maxsize=16384)
 def context_of(question: Question, task: TaskName, passage_sentences: int = 0) -> str:
-    """The reward model's input up to the response: the question, for factuality and completeness its passages, and ``answer:``.
+    """The reward model's input up to the response: the question, its passages where the task has them read, and ``answer:``.
 
     ``passage_sentences`` > 0 keeps only so many sentences of all passages together: those most similar to the question by the
     cosine of TF-IDF vectors (document frequencies from the question and its sentences), the earlier one on a tie, in their
     original order; a passage left empty goes.
     """
     parts = [f"question: {question.text}"]
-    passages = question.passages if task != "relevance" else ()
+    passages = question.passages if TASKS[task].reads_passages else ()
     if passage_sentences > 0:
         passages = _most_similar(question.text, passages, passage_sentences)
     if passages:
@@ -78,22 +74,22 @@ def _most_similar(question: str, passages: Sequence[Passage], limit: int) -> lis
 
 
 def segment_labels(
-    text: str, spans: Iterable[Span], task: TaskName, splitter: str, min_words: int = MIN_WORDS, exhaustive: bool = False
+    text: str, spans: Iterable[Span], task: TaskName, splitter: str, exhaustive: bool = False
 ) -> list[int | None]:
     """For each segment of ``text``, the index of its label in :data:`LABELS`; None where it is not trained on.
 
-    Irrelevant, redundant and incoherent spans of fewer than ``min_words`` words do not count at all, as in the released code.
-    Relevance: NF-ERR if a longer one overlaps the segment, else O. Factuality: F-ERR if a wrongly grounded or unverifiable span
-    overlaps it; None if only another one does (annotators gave a piece one error and did not look for a second); else O.
-    ``exhaustive``: every error was looked for everywhere, so nothing is left out.
+    The task's error label if a span of its error kinds overlaps the segment, else O. People's irrelevant, redundant and
+    incoherent spans of fewer than 5 words do not count at all, as in the released code; where they gave a piece one error and
+    did not look for a second (factuality), a segment with only other errors is None.
+    ``exhaustive``: every error was looked for everywhere, however short, so nothing is left out.
     """
-    labels: list[int | None] = []
-    spans = [s for s in spans if s.kind in FACTUAL_ERRORS or len(text[s.start : s.end].split()) >= min_words]
+    of, labels = TASKS[task], []
+    if not exhaustive:
+        spans = [s for s in spans if s.kind in FACTUAL_ERRORS or len(text[s.start : s.end].split()) >= MIN_WORDS]
     for start, end in segment(text, task, splitter):
         kinds = {span.kind for span in spans if span.start < end and start < span.end}
-        wrong = bool(kinds & (RELEVANCE_ERRORS if task == "relevance" else FACTUAL_ERRORS))
-        unchecked = task == "factuality" and bool(kinds) and not wrong and not exhaustive
-        labels.append(None if unchecked else LABELS.index(ERROR_LABEL[task] if wrong else "O"))
+        unchecked = of.one_error_each and not exhaustive and kinds and not kinds & of.errors
+        labels.append(None if unchecked else of.bad if kinds & of.errors else GOOD)
     return labels
 
 
@@ -108,7 +104,7 @@ def segment_examples(
             labels, clean = tuple(segment_labels(text, record.spans, task, splitter)), None
         else:  # Atlas: relevance and facts are judged apart, and no error is too short
             both = (record.spans, record.clean_spans)
-            labels, clean = (tuple(segment_labels(text, spans, task, splitter, 0, exhaustive=True)) for spans in both)
+            labels, clean = (tuple(segment_labels(text, spans, task, splitter, exhaustive=True)) for spans in both)
         if any(label is not None for label in (*labels, *(clean or ()))):
             pieces = tuple(text[start:end] for start, end in segment(text, task, splitter))
             examples.append(SegmentExample(context_of(record.question, task, passage_sentences), pieces, labels, clean))
@@ -118,7 +114,7 @@ def segment_examples(
 # --- pairs of responses -------------------------------------------------------------------------------------------------------
 
 
-def pair_examples(records: Iterable[Feedback], passage_sentences: int = 0, splitter: str = "pysbd") -> list[PairExample]:
+def pair_examples(records: Iterable[Feedback], task: TaskName, splitter: str, passage_sentences: int = 0) -> list[PairExample]:
     """Pairs of responses, the more complete one chosen; ties give no pair.
 
     With the oracle's scores (Atlas) the annotators' ``preference`` decides and ``clean`` says whether the oracle agrees;
@@ -126,10 +122,8 @@ def pair_examples(records: Iterable[Feedback], passage_sentences: int = 0, split
     """
     examples = []
     for record in records:
-        context = context_of(record.question, "completeness", passage_sentences)
-        oracle = record.clean_scores
-        scores = completeness_scores(record, splitter) if oracle is None else None
-        preference = record.preference if oracle is not None else _preference(scores or ())
+        context, oracle = context_of(record.question, task, passage_sentences), record.clean_scores
+        preference = prefer(completeness_scores(record, splitter) or ()) if oracle is None else record.preference
         for (first, second), better in zip(PAIRS, preference, strict=False):
             if better == 0:
                 continue
@@ -137,11 +131,6 @@ def pair_examples(records: Iterable[Feedback], passage_sentences: int = 0, split
             clean = None if oracle is None or oracle[chosen] == oracle[rejected] else oracle[chosen] > oracle[rejected]
             examples.append(PairExample(context, record.responses[chosen], record.responses[rejected], clean))
     return examples
-
-
-def _preference(scores: Sequence[float]) -> tuple[int, ...]:
-    """1, 2 or 0 (tie) for each pair of scores, in the order of ``Feedback.preference``."""
-    return tuple(1 if first > second else 2 if first < second else 0 for first, second in itertools.combinations(scores, 2))
 
 
 def completeness_scores(record: Feedback, splitter: str) -> list[float] | None:

@@ -1,17 +1,18 @@
-"""Rewards on segments: who judges them, and on which policy token each reward lands.
+"""Rewards by name: who judges responses, and on which policy token each reward lands.
 
-A judge maps questions, responses and their segments to one value a segment: in [−1, 1] for relevance and factuality (its
-sign is the label), the raw score for completeness (one segment, the whole answer).
+A judge maps questions, responses and their segments to one value a segment: in [−1, 1] (its sign is the label), or the raw
+score of the whole answer for pairwise tasks. A new reward form: its name in ``config.PPO.reward``, its entry in ``REWARDS``.
 """
 
 from __future__ import annotations
 
 import functools
-import hashlib
 import itertools
+import json
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -21,22 +22,20 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 from paradox_utils import config, data
-from paradox_utils.data.oracle import oracle_judge
-from paradox_utils.data.records import DataError, Feedback, Judge, Offsets, Question
-from paradox_utils.data.segments import segment
-from paradox_utils.data.tasks import ERROR_LABEL, LABELS
+from paradox_utils.data.records import DataError, Feedback, Judge, Offsets, Question, unit_interval
+from paradox_utils.data.tasks import GOOD, LABELS, TASKS
+from paradox_utils.files import resolve
 from paradox_utils.policies.prompts import Responses, decode
-from paradox_utils.rewards.examples import reward_context, training_examples
+from paradox_utils.rewards import model
+from paradox_utils.rewards.examples import context_of, training_examples
 from paradox_utils.rewards.measures import ROUNDING, pair_metrics, segment_metrics
-from paradox_utils.rewards.model import NonFiniteScoresError, RewardScorer
 
 RewardFunction = Callable[[Responses], Tensor]
-REWARD_SIZE = {"relevance": 0.3, "factuality": 0.5, "completeness": 0.3}  # Chen et al.'s released configs
 
 
 @dataclass(frozen=True)
 class Centre:
-    """Mean and standard deviation of a completeness judge's scores on training responses."""
+    """What a judge's values are measured by: a pairwise score loses the mean, and all are divided by the deviation."""
 
     mean: float = 0.0
     std: float = 1.0
@@ -45,19 +44,19 @@ class Centre:
 # --- judges -------------------------------------------------------------------------------------------------------------------
 
 
-def model_judge(scorer: RewardScorer, p: config.PPO) -> Judge:
+def model_judge(scorer: model.RewardScorer, p: config.PPO) -> Judge:
     """A reward model: arg-max label as ±1, or P(good) − P(error), over the task's two classes. A segment that the model could
     not read (over its input limit) gets 0."""
+    task = TASKS[p.task]
 
     def judge(questions: Sequence[Question], texts: Sequence[str], offsets: Sequence[Offsets]) -> list[list[float]]:
-        contexts = [reward_context(p, question, p.task) for question in questions]
-        if p.task == "completeness":
+        contexts = [context_of(question, p.task, p.passage_sentences) for question in questions]
+        if task.pairwise:
             return [[score] for score in scorer.scores(contexts, texts).tolist()]
         pieces = [[text[a:b] for a, b in spans] for text, spans in zip(texts, offsets, strict=True)]
-        good, bad = LABELS.index("O"), LABELS.index(ERROR_LABEL[p.task])
         values = []
         for logits in scorer.segment_logits(contexts, pieces):
-            margin = logits[:, good] - logits[:, bad] if len(logits) else logits.flatten()
+            margin = logits[:, GOOD] - logits[:, task.bad] if len(logits) else logits.flatten()
             # P(good) − P(error) of two classes is tanh of half their logit difference
             value = torch.where(margin > 0, 1.0, -1.0) if p.reward_form == "arg-max" else torch.tanh(margin / 2)
             values.append(torch.where(margin.isnan(), 0.0, value).tolist())
@@ -68,17 +67,17 @@ def model_judge(scorer: RewardScorer, p: config.PPO) -> Judge:
 
 def dial_judge(p: config.PPO, noise: float) -> Judge:
     """A judge whose accuracy is set, not learned: exact labels, flipped by a keyed hash with probability 1 − accuracy; for
-    completeness the exact score plus keyed Gaussian noise of standard deviation ``noise``."""
-    exact = oracle_judge(p.task)
+    pairwise tasks the exact score plus keyed Gaussian noise of standard deviation ``noise``."""
+    exact = data.oracle_of(p, p.task)
 
     def uniform(question: Question, text: str) -> float:
         key = f"{p.dial_seed}\0{text}" + (f"\0{question.prompt}" if p.dial_kind == "noise" else "")
-        return (int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8).digest(), "big") + 0.5) / 2**64
+        return unit_interval(key) + 2**-65  # never 0, whose quantile is −∞
 
     def judge(questions: Sequence[Question], texts: Sequence[str], offsets: Sequence[Offsets]) -> list[list[float]]:
         values = []
         for question, text, spans, truth in zip(questions, texts, offsets, exact(questions, texts, offsets), strict=True):
-            if p.task == "completeness":
+            if TASKS[p.task].pairwise:
                 values.append([truth[0] + noise * float(ndtri(uniform(question, text)))])
             else:
                 keep = [uniform(question, text[a:b]) < p.dial_accuracy for a, b in spans]
@@ -104,124 +103,90 @@ def dial_noise(accuracy: float, differences: np.ndarray) -> float:
 
 
 def dial_of(p: config.PPO, feedback: dict[str, list[Feedback]]) -> tuple[Judge, Centre]:
-    """The dial that ``p`` asks for, and how its completeness scores are centred (from training feedback)."""
-    if p.task != "completeness":
-        return dial_judge(p, 0.0), Centre()
-    scores = np.array([record.clean_scores for record in feedback["train"]])
+    """The dial that ``p`` asks for, and how its values are centred (from training feedback). ``scale_matched`` undoes what its
+    errors do to the reward's scale: flips shrink it by 2 accuracy − 1, noise widens it."""
+    if not TASKS[p.task].pairwise:
+        return dial_judge(p, 0.0), Centre(0.0, 2 * p.dial_accuracy - 1 if p.scale_matched else 1.0)
+    scores, exact = np.array([record.clean_scores for record in feedback["train"]]), exact_centre(p.task, feedback)
     upper = np.triu_indices(scores.shape[1], 1)
     noise = dial_noise(p.dial_accuracy, (scores[:, upper[0]] - scores[:, upper[1]]).ravel())
-    spread = float(scores.std()) if p.scale_matched else float(np.hypot(scores.std(), noise))
-    return dial_judge(p, noise), Centre(float(scores.mean()), spread)
-
-
-def control_of(p: config.PPO, feedback: dict[str, list[Feedback]]) -> tuple[RewardFunction, dict]:
-    """A reward that knows nothing of the truth, on the last token, and its metrics: the same for every response, or its number
-    of words, centred and scaled on training responses. A control that neither labels segments nor orders pairs has no metrics.
-    """
-    words = [len(text.split()) for record in feedback["train"] for text in record.responses]
-    centre, size = Centre(float(np.mean(words)), float(np.std(words))), p.reward_size or REWARD_SIZE[p.task]
-    if p.reward == "length" and not centre.std:
-        raise DataError(f"length: every training response has {words[0]} words, so there is no scale; use reward=constant")
-
-    def rewards(responses: Responses) -> Tensor:
-        values = [1.0 if p.reward == "constant" else (len(t.split()) - centre.mean) / centre.std for t in responses.texts]
-        grid = torch.zeros(responses.ids.shape)
-        grid[torch.arange(len(values)), responses.mask.sum(1).cpu() - 1] = size * torch.tensor(values)
-        return grid.to(responses.ids.device)
-
-    def judge(questions: Sequence[Question], texts: Sequence[str], offsets: Sequence[Offsets]) -> list[list[float]]:
-        if p.task == "completeness":
-            return [[1.0 if p.reward == "constant" else float(len(text.split()))] for text in texts]
-        return [[1.0] * len(spans) for spans in offsets]
-
-    labels = p.reward == "constant" or p.task == "completeness"
-    return rewards, measure_judge(judge, p, feedback["heldout"]) if labels else {}
-
-
-def spread_of(judge: Judge, p: config.PPO, records: Sequence[Feedback], most: int = 100) -> float:
-    """Standard deviation of the summed (or mean) segment values of whole responses, over the feedback of some questions."""
-    texts = [text for record in records[:most] for text in record.responses]
-    questions = [record.question for record in records[:most] for _ in record.responses]
-    totals = [
-        sum(v) / (max(1, len(v)) if p.reward_pooling == "mean" else 1) for v in judge(questions, texts, _offsets(texts, p))
-    ]
-    if (spread := float(np.std(totals))) <= ROUNDING * float(np.abs(totals).max()):
-        raise DataError("normalise_reward: the reward model values all responses alike; leave it unset, or name another model")
-    return spread
+    return dial_judge(p, noise), Centre(exact.mean, exact.std if p.scale_matched else float(np.hypot(exact.std, noise)))
 
 
 def exact_centre(task: config.TaskName, feedback: dict[str, list[Feedback]]) -> Centre:
-    """How the oracle's completeness scores are centred."""
-    if task != "completeness":
+    """How the oracle's values are centred."""
+    if not TASKS[task].pairwise:
         return Centre()
     scores = np.array([record.clean_scores for record in feedback["train"]])
     return Centre(float(scores.mean()), float(scores.std()))
 
 
+def spread_of(judge: Judge, p: config.PPO, records: Sequence[Feedback]) -> float:
+    """Standard deviation of the summed (or mean) segment values of whole responses, over the feedback of 100 questions."""
+    texts = [text for record in records[:100] for text in record.responses]
+    questions = [record.question for record in records[:100] for _ in record.responses]
+    values = judge(questions, texts, data.segments_of(p, texts, p.task))
+    totals = [sum(v) / (max(1, len(v)) if p.reward_pooling == "mean" else 1) for v in values]
+    if (spread := float(np.std(totals))) <= ROUNDING * float(np.abs(totals).max()):
+        raise DataError("normalise_reward: the reward model values all responses alike; leave it unset, or name another model")
+    return spread
+
+
 def measure_judge(judge: Judge, p: config.PPO, records: Sequence[Feedback]) -> dict:
     """The metrics a reward model's checkpoint carries, for any judge, on held-out feedback."""
-    if p.task == "completeness":
-        questions = [record.question for record in records]
-        count = len(records[0].responses)
-        scores = [judge(questions, texts := [r.responses[i] for r in records], _offsets(texts, p)) for i in range(count)]
-        margins, clean = [], []
-        for index, record in enumerate(records):
-            pairs = [(i, j) for i in range(count) for j in range(i + 1, count)]
-            for (i, j), choice in zip(pairs, record.preference, strict=True):
-                if choice:
-                    first, second = (i, j) if choice == 1 else (j, i)
-                    margins.append(scores[first][index][0] - scores[second][index][0])
-                    gap = record.clean_scores[first] - record.clean_scores[second]
-                    clean.append(None if gap == 0 else gap > 0)
-        if not margins:
-            raise DataError("completeness: no two held-out responses differ; give more feedback, or of a better policy")
-        return pair_metrics(np.array(margins), clean)
-    # a response without a segment to measure on gives no example
+    # a response without a segment to measure on gives no example, nor do two responses that are equally good
     measured = [(record, example) for record in records for example in training_examples(p, [record], p.task)]
-    examples, texts = [example for _, example in measured], [record.responses[0] for record, _ in measured]
-    values = np.concatenate(judge([record.question for record, _ in measured], texts, _offsets(texts, p)))
-    good, bad = LABELS.index("O"), LABELS.index(ERROR_LABEL[p.task])
-    predicted = np.eye(len(LABELS))[np.where(values > 0, good, bad)]
-    noisy = [label for example in examples for label in example.labels]
-    return segment_metrics(predicted, noisy, [label for example in examples for label in example.clean], bad)
+    questions, examples = [record.question for record, _ in measured], [example for _, example in measured]
+
+    def values(texts: list[str]) -> np.ndarray:
+        return np.concatenate(judge(questions, texts, data.segments_of(p, texts, p.task)))
+
+    task = TASKS[p.task]
+    if task.pairwise:
+        if not examples:
+            raise DataError(f"{p.task}: no two held-out responses differ; give more feedback, or of a better policy")
+        margins = values([e.chosen for e in examples]) - values([e.rejected for e in examples])
+        return pair_metrics(margins, [example.clean for example in examples])
+    labels = np.where(values([record.responses[0] for record, _ in measured]) > 0, GOOD, task.bad)
+    noisy, clean = [label for e in examples for label in e.labels], [label for e in examples for label in e.clean]
+    return segment_metrics(np.eye(len(LABELS))[labels], noisy, clean, task.bad)
 
 
-def _offsets(texts: Sequence[str], p: config.PPO) -> list[Offsets]:
-    return [segment(text, p.task, data.splitter_of(p)) for text in texts]
-
-
-# --- rewards ------------------------------------------------------------------------------------------------------------------
+# --- rewards on tokens --------------------------------------------------------------------------------------------------------
 
 
 def reward_function(tokenizer: PreTrainedTokenizerFast, judge: Judge, centre: Centre, p: config.PPO) -> RewardFunction:
-    """Responses to rewards [B, T]: each segment's reward on its last text token, completeness on the last token.
+    """Responses to rewards [B, T]: each segment's reward on its last text token, a pairwise task's score on the last token.
 
-    All are divided by the deviation of ``centre``. ``reward_pooling = "mean"`` divides by the number of segments; a
-    scale-matched dial divides by 2 accuracy − 1. All rewards are NaN where the judge's scores are not finite: PPO ends at that.
+    All are divided by the deviation of ``centre``. ``reward_pooling = "mean"`` divides by the number of segments. All rewards
+    are NaN where the judge's scores are not finite: PPO ends at that.
     """
-    size = p.reward_size or REWARD_SIZE[p.task]
+    size, pairwise = size_of(p), TASKS[p.task].pairwise
     places_of = functools.lru_cache(maxsize=4096)(functools.partial(last_tokens, tokenizer))  # responses come back
-    shrinkage = 2 * p.dial_accuracy - 1 if p.reward == "dial" and p.scale_matched and p.task != "completeness" else 1.0
 
     def rewards(responses: Responses) -> Tensor:
-        offsets = _offsets(responses.texts, p)
+        offsets = data.segments_of(p, responses.texts, p.task)
         try:
             values = judge(responses.questions, responses.texts, offsets)
-        except NonFiniteScoresError:
+        except model.NonFiniteScoresError:
             return torch.full(responses.ids.shape, torch.nan, device=responses.ids.device)
         grid = torch.zeros(responses.ids.shape)
         for row, (ids, text) in enumerate(zip(responses.tokens(), responses.texts, strict=True)):
-            if p.task == "completeness":
-                raw = values[row][0]
-                grid[row, len(ids) - 1] = size * (raw - centre.mean) / centre.std
+            if pairwise:
+                grid[row, len(ids) - 1] = size * (values[row][0] - centre.mean) / centre.std
                 continue
             places = places_of(tuple(ids), text, tuple(end for _, end in offsets[row]))
             share = len(places) if p.reward_pooling == "mean" else 1
             for place, value in zip(places, values[row], strict=True):
-                grid[row, place] += size * value / (share * shrinkage * centre.std)
+                grid[row, place] += size * value / (share * centre.std)
         return grid.to(responses.ids.device)
 
     return rewards
+
+
+def size_of(p: config.PPO) -> float:
+    """The reward of a good segment, or of a deviation of the score."""
+    return p.reward_size or TASKS[p.task].reward_size
 
 
 def last_tokens(tokenizer: PreTrainedTokenizerFast, ids: Sequence[int], text: str, ends: Sequence[int]) -> list[int]:
@@ -241,3 +206,112 @@ def last_tokens(tokenizer: PreTrainedTokenizerFast, ids: Sequence[int], text: st
     prefixes = decode(tokenizer, [ids[:count] for count in range(1, len(ids) + 1)])
     reached = list(itertools.accumulate(map(reach, prefixes), max))
     return [min(bisect_left(reached, end), len(ids) - 1) for end in ends]
+
+
+# --- rewards by name ----------------------------------------------------------------------------------------------------------
+
+
+class Reward(NamedTuple):
+    """A reward at work: the function, the metrics of who gives it, and a count of its truncated inputs."""
+
+    function: RewardFunction
+    metrics: dict
+    truncated: Callable[[], int] = lambda: 0
+
+
+def _model(p: config.PPO, tokenizer: PreTrainedTokenizerFast, feedback: dict[str, list[Feedback]]) -> Reward:
+    """A trained reward model."""
+    checkpoint, pairwise = resolve(p.reward_model.format(task=p.task)), TASKS[p.task].pairwise
+    scorer = model.load_scorer(checkpoint, p.task, p, p.rm_micro_batch)
+    stored = checkpoint / "metrics.json"
+    metrics = json.loads(stored.read_text()) if stored.is_file() else {}
+    if pairwise and not {"score_mean", "score_std"} <= metrics.keys():
+        raise DataError(
+            f"{stored}: needs score_mean and score_std, mean and deviation of the model's scores on its training responses, "
+            f"to scale a {p.task} reward; write them there"
+        )
+    judge, centre = model_judge(scorer, p), Centre()
+    if pairwise and p.normalise_reward is not False:
+        centre = Centre(metrics["score_mean"], metrics["score_std"])
+    elif p.normalise_reward:
+        centre = Centre(0.0, spread_of(judge, p, feedback["train"]))
+    return Reward(reward_function(tokenizer, judge, centre, p), metrics, lambda: scorer.truncated)
+
+
+def _dial(p: config.PPO, tokenizer: PreTrainedTokenizerFast, feedback: dict[str, list[Feedback]]) -> Reward:
+    """A control whose accuracy is set."""
+    judge, centre = dial_of(p, feedback)
+    return Reward(reward_function(tokenizer, judge, centre, p), measure_judge(judge, p, feedback["heldout"]))
+
+
+def _constant(p: config.PPO, _tokenizer: PreTrainedTokenizerFast, feedback: dict[str, list[Feedback]]) -> Reward:
+    """A control that pays every response the same."""
+    return Reward(_on_last_token(lambda _text: 1.0, p), measure_judge(_judge_of(lambda _text: 1.0, p), p, feedback["heldout"]))
+
+
+def _length(p: config.PPO, _tokenizer: PreTrainedTokenizerFast, feedback: dict[str, list[Feedback]]) -> Reward:
+    """A control that pays words, centred and scaled on training responses. It labels no segments: without pairs, no metrics."""
+    words = [_words(text) for record in feedback["train"] for text in record.responses]
+    mean, deviation = float(np.mean(words)), float(np.std(words))
+    if not deviation:
+        raise DataError(f"length: every training response has {words[0]:g} words, so there is no scale; use reward=constant")
+    metrics = measure_judge(_judge_of(_words, p), p, feedback["heldout"]) if TASKS[p.task].pairwise else {}
+    return Reward(_on_last_token(lambda text: (_words(text) - mean) / deviation, p), metrics)
+
+
+def _words(text: str) -> float:
+    return float(len(text.split()))
+
+
+def _on_last_token(value: Callable[[str], float], p: config.PPO) -> RewardFunction:
+    def rewards(responses: Responses) -> Tensor:
+        grid = torch.zeros(responses.ids.shape)
+        paid = size_of(p) * torch.tensor([value(text) for text in responses.texts])
+        grid[torch.arange(len(paid)), responses.mask.sum(1).cpu() - 1] = paid
+        return grid.to(responses.ids.device)
+
+    return rewards
+
+
+def _judge_of(value: Callable[[str], float], p: config.PPO) -> Judge:
+    def judge(questions: Sequence[Question], texts: Sequence[str], offsets: Sequence[Offsets]) -> list[list[float]]:
+        return [[value(t)] * (1 if TASKS[p.task].pairwise else len(o)) for t, o in zip(texts, offsets, strict=True)]
+
+    return judge
+
+
+@dataclass(frozen=True)
+class Form:
+    """A form of reward. ``blind``: it knows nothing of the truth, so there is nothing in it to agree with."""
+
+    make: Callable[[config.PPO, PreTrainedTokenizerFast, dict[str, list[Feedback]]], Reward]
+    blind: bool = False
+
+
+REWARDS: dict[str, Form] = {
+    "model": Form(_model),
+    "dial": Form(_dial),
+    "constant": Form(_constant, blind=True),
+    "length": Form(_length, blind=True),
+}
+
+
+def reward_of(p: config.PPO, tokenizer: PreTrainedTokenizerFast, feedback: dict[str, list[Feedback]]) -> Reward:
+    """The reward that ``p`` asks for."""
+    return REWARDS[p.reward].make(p, tokenizer, feedback)
+
+
+def true_reward(
+    p: config.PPO, tokenizer: PreTrainedTokenizerFast, feedback: dict[str, list[Feedback]]
+) -> RewardFunction | None:
+    """The oracle's labels put through the reward function that PPO maximises; None without an oracle."""
+    exact = data.oracle_of(p, p.task)
+    return exact and reward_function(tokenizer, exact, exact_centre(p.task, feedback), p)
+
+
+def evaluator_of(p: config.PPO) -> Judge:
+    """Who scores the policy: the oracle, or a reward model by its arg-max labels."""
+    if p.evaluator == "oracle":
+        return data.oracle_of(p, p.task)
+    scorer = model.load_scorer(resolve(p.evaluator), p.task, p, p.rm_micro_batch)
+    return model_judge(scorer, p.model_copy(update={"reward_form": "arg-max"}))

@@ -22,9 +22,9 @@ def segment_metrics(
     from sklearn.metrics import f1_score  # takes most of a second: only where it is used
 
     predicted = np.where(np.isnan(probabilities).any(1), -1, np.nan_to_num(probabilities, nan=-1.0).argmax(1))
-    against_noisy = _known(noisy)
-    measured = against_noisy if clean is None else _known(clean)
-    truth = np.array([label for label in (noisy if clean is None else clean) if label is not None])
+    labels = noisy if clean is None else clean
+    against_noisy, measured = (np.array([label is not None for label in some]) for some in (noisy, labels))
+    truth = np.array([label for label in labels if label is not None])
     guess, certainty = predicted[measured], np.nan_to_num(probabilities[measured].max(1), nan=0.0)
     noisy_right = predicted[against_noisy] == [label for label in noisy if label is not None]
     classes = np.unique(truth)
@@ -38,10 +38,6 @@ def segment_metrics(
         "error_share": float((guess == error).mean()),
         "segments": len(truth),
     }
-
-
-def _known(labels: Sequence[int | None]) -> np.ndarray:
-    return np.array([label is not None for label in labels])
 
 
 def pair_metrics(margins: np.ndarray, clean: Sequence[bool | None]) -> dict[str, float | None]:

@@ -6,6 +6,7 @@ it for a causal backbone, which sees nothing to its right. Pairwise models read 
 
 from __future__ import annotations
 
+import itertools
 import json
 from array import array
 from collections.abc import Sequence
@@ -17,6 +18,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from paradox_utils import config
+from paradox_utils.data.tasks import TASKS
 from paradox_utils.policies.models import device_of
 from paradox_utils.rewards.encoders import is_causal, load_reward_model
 
@@ -58,7 +60,7 @@ class RewardScorer:
 
     def segment_logits(self, contexts: Sequence[str], segments: Sequence[Sequence[str]]) -> list[Tensor]:
         """Logits [segments, 3] in the order of :data:`LABELS` for each text; NaN for a segment that was cut off."""
-        inputs = encode_segments(self.model, self.tokenizer, contexts, segments, self.limit, self._known())
+        inputs = self.encode_segments(contexts, segments)
         rows: list[Tensor] = [torch.empty(0)] * len(inputs)
         for chosen, logits in self._passes(inputs):
             for index, row in zip(chosen, logits, strict=True):
@@ -68,7 +70,7 @@ class RewardScorer:
 
     def scores(self, contexts: Sequence[str], responses: Sequence[str]) -> Tensor:
         """One score a response, [responses]."""
-        inputs = encode_wholes(self.tokenizer, contexts, responses, self.limit, self._known())
+        inputs = self.encode_wholes(contexts, responses)
         scores = torch.empty(len(inputs))
         for chosen, logits in self._passes(inputs):
             scores[chosen] = logits[:, 0]
@@ -81,10 +83,70 @@ class RewardScorer:
         offset = 2 if self.model.config.model_type in {"longformer", "roberta", "mpnet", "xlm-roberta"} else 0
         return min(self.max_length, positions - offset)
 
-    def _known(self) -> dict[str, TokenIds]:
+    def encode_segments(self, contexts: Sequence[str], segments: Sequence[Sequence[str]]) -> list[Input]:
+        """Token-model inputs within the limit. The context is cut first, from its end; then the last segments."""
+        heads, (mark,) = _special(self.tokenizer)
+        before, room = not is_causal(self.model), self.limit - len(heads) - 1
+        flat = iter(self._ids([piece for pieces in segments for piece in pieces]))
+        inputs = []
+        for context, pieces in zip(self._context_ids(contexts), segments, strict=True):
+            body: list[int] = []
+            marks: list[int] = []
+            for piece in itertools.islice(flat, len(pieces)):
+                marks.append(len(body) if before else len(body) + len(piece))
+                body += [mark, *piece] if before else [*piece, mark]
+            kept, cut = [*heads, *context[: max(0, room - len(body))]], body[:room]
+            inputs.append(
+                Input(
+                    ids=[*kept, *cut, mark],
+                    types=[0] * len(kept) + [1] * (len(cut) + 1),
+                    marks=[len(kept) + m if m < len(cut) else -1 for m in marks],
+                    truncated=len(context) + len(body) > room,
+                )
+            )
+        return inputs
+
+    def encode_wholes(self, contexts: Sequence[str], responses: Sequence[str]) -> list[Input]:
+        """Pairwise-model inputs within the limit; the context is cut first, from its end."""
+        heads, ends = _special(self.tokenizer)
+        room, inputs = self.limit - len(heads) - 1, []
+        answers = self._ids([f" {response}" for response in responses])
+        for context, response in zip(self._context_ids(contexts), answers, strict=True):
+            kept, cut = [*heads, *context[: max(0, room - len(response))]], response[:room]
+            types = [0] * len(kept) + [1] * (len(cut) + 1)
+            inputs.append(Input([*kept, *cut, *ends], types, [0], len(context) + len(response) > room))
+        return inputs
+
+    def _ids(self, texts: Sequence[str]) -> list[list[int]]:
+        return self.tokenizer(list(texts), add_special_tokens=False, verbose=False).input_ids if texts else []
+
+    def _context_ids(self, contexts: Sequence[str]) -> list[TokenIds]:
         if len(self.known) > KEPT_CONTEXTS:
             self.known.clear()
-        return self.known
+        new = [context for context in dict.fromkeys(contexts) if context not in self.known]
+        self.known.update((context, array("i", ids)) for context, ids in zip(new, self._ids(new), strict=True))
+        return [self.known[context] for context in contexts]
+
+    def collate(self, rows: Sequence[dict]) -> dict[str, Tensor]:
+        """Rows of :func:`features` to padded tensors [rows, longest], with what this kind of model takes."""
+        longest = max(len(row["ids"]) for row in rows)
+
+        def padded(name: str, filler: int) -> Tensor:
+            return torch.tensor([row[name] + [filler] * (longest - len(row[name])) for row in rows])
+
+        tensors = {"input_ids": padded("ids", self.tokenizer.pad_token_id)}
+        tensors["attention_mask"] = torch.tensor([[1] * len(row["ids"]) + [0] * (longest - len(row["ids"])) for row in rows])
+        if getattr(self.model.config, "type_vocab_size", 0) > 1:
+            tensors["token_type_ids"] = padded("types", 0)
+        if self.model.config.model_type == "longformer":
+            attends = torch.zeros_like(tensors["input_ids"])
+            if self.global_attention:
+                for index, row in enumerate(rows):
+                    attends[index, row["marks"]] = 1
+            tensors["global_attention_mask"] = attends
+        if "labels" in rows[0]:
+            tensors["labels"] = padded("labels", IGNORED)
+        return tensors
 
     @torch.inference_mode()
     def _passes(self, inputs: Sequence[Input]):  # noqa: ANN202 (a generator of index lists and logits)
@@ -94,7 +156,7 @@ class RewardScorer:
         parts = [order[start : start + self.batch] for start in range(0, len(order), self.batch)]
         queued: list[tuple[list[int], Tensor]] = []
         for chosen in parts:
-            tensors = collate([features(inputs[i]) for i in chosen], self.model, self.tokenizer, self.global_attention)
+            tensors = self.collate([features(inputs[i]) for i in chosen])
             queued.append((chosen, self.model(**self._moved(tensors)).logits.float()))
             if len(queued) > 1:  # a GPU works on this pass while the one before is fetched and the next is laid out
                 yield _fetched(*queued.pop(0))
@@ -117,10 +179,9 @@ def _fetched(chosen: list[int], logits: Tensor) -> tuple[list[int], Tensor]:
     return chosen, logits.cpu()
 
 
-def load_scorer(checkpoint: Path, task: str, p: config.Source, batch: int = 64) -> RewardScorer:
+def load_scorer(checkpoint: Path, task: config.TaskName, p: config.Source, batch: int = 64) -> RewardScorer:
     """The reward model of a checkpoint folder, with the input limits it was trained with."""
-    pairwise = task == "completeness"
-    model, tokenizer = load_reward_model(checkpoint, pairwise)
+    model, tokenizer = load_reward_model(checkpoint, TASKS[task].pairwise)
     settings = checkpoint / "settings.json"
     saved = json.loads(settings.read_text()) if settings.is_file() else {}
     return RewardScorer(
@@ -131,85 +192,14 @@ def load_scorer(checkpoint: Path, task: str, p: config.Source, batch: int = 64) 
 # --- inputs -------------------------------------------------------------------------------------------------------------------
 
 
-def encode_segments(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerFast,
-    contexts: Sequence[str],
-    segments: Sequence[Sequence[str]],
-    limit: int,
-    known: dict[str, TokenIds] | None = None,
-) -> list[Input]:
-    """Token-model inputs of at most ``limit`` tokens. The context is cut first, from its end; then the last segments.
-
-    ``known`` (token ids by context) is read, and filled with the new ones, so that a context is tokenised once.
-    """
-    mark = tokenizer.sep_token_id if tokenizer.sep_token_id is not None else tokenizer.eos_token_id
-    before = not is_causal(model)
-    heads, ends = _special(tokenizer)
-    flat = _ids(tokenizer, [piece for pieces in segments for piece in pieces])
-    inputs, position = [], 0
-    for context, pieces in zip(_context_ids(tokenizer, contexts, known), segments, strict=True):
-        body: list[int] = []
-        marks: list[int] = []
-        for piece in flat[position : position + len(pieces)]:
-            marks.append(len(body) if before else len(body) + len(piece))
-            body += [mark, *piece] if before else [*piece, mark]
-        position += len(pieces)
-        room = limit - len(heads) - len(ends) - len(body)
-        kept, body_kept = context[: max(0, room)], body[: limit - len(heads) - len(ends)]
-        start = len(heads) + len(kept)
-        inputs.append(
-            Input(
-                ids=[*heads, *kept, *body_kept, *ends],
-                types=[0] * start + [1] * (len(body_kept) + len(ends)),
-                marks=[start + m if m < len(body_kept) else -1 for m in marks],
-                truncated=len(context) > room,
-            )
-        )
-    return inputs
-
-
-def encode_wholes(
-    tokenizer: PreTrainedTokenizerFast,
-    contexts: Sequence[str],
-    responses: Sequence[str],
-    limit: int,
-    known: dict[str, TokenIds] | None = None,
-) -> list[Input]:
-    """Pairwise-model inputs of at most ``limit`` tokens; the context is cut first, from its end. ``known`` as above."""
-    heads, ends = _special(tokenizer)
-    inputs = []
-    answers = _ids(tokenizer, [f" {response}" for response in responses])
-    for context, response in zip(_context_ids(tokenizer, contexts, known), answers, strict=True):
-        room = limit - len(heads) - len(ends)
-        kept = context[: max(0, room - len(response))]
-        body = response[:room]
-        types = [0] * (len(heads) + len(kept)) + [1] * (len(body) + len(ends))
-        inputs.append(Input([*heads, *kept, *body, *ends], types, [0], len(kept) + len(body) < len(context) + len(response)))
-    return inputs
-
-
-def _ids(tokenizer: PreTrainedTokenizerFast, texts: Sequence[str]) -> list[list[int]]:
-    return tokenizer(list(texts), add_special_tokens=False, verbose=False).input_ids if texts else []
-
-
-def _context_ids(
-    tokenizer: PreTrainedTokenizerFast, contexts: Sequence[str], known: dict[str, TokenIds] | None
-) -> list[TokenIds]:
-    known = {} if known is None else known
-    new = [context for context in dict.fromkeys(contexts) if context not in known]
-    known.update((context, array("i", ids)) for context, ids in zip(new, _ids(tokenizer, new), strict=True))
-    return [known[context] for context in contexts]
-
-
 def _special(tokenizer: PreTrainedTokenizerFast) -> tuple[list[int], list[int]]:
-    head = tokenizer.cls_token_id
+    """What opens and what ends an input; the end is also the mark of a segment."""
     end = tokenizer.sep_token_id if tokenizer.sep_token_id is not None else tokenizer.eos_token_id
-    return ([] if head is None else [head]), [end]
+    return ([] if tokenizer.cls_token_id is None else [tokenizer.cls_token_id]), [end]
 
 
 def features(one: Input, labels: Sequence[int | None] | None = None) -> dict:
-    """What :func:`collate` takes; ``labels`` one a segment, None: not trained on."""
+    """What :meth:`RewardScorer.collate` takes; ``labels`` one a segment, None: not trained on."""
     row = {"ids": one.ids, "types": one.types, "marks": [m for m in one.marks if m >= 0]}
     if labels is not None:
         row["labels"] = [IGNORED] * len(one.ids)
@@ -217,25 +207,3 @@ def features(one: Input, labels: Sequence[int | None] | None = None) -> dict:
             if mark >= 0 and label is not None:
                 row["labels"][mark] = label
     return row
-
-
-def collate(rows: Sequence[dict], model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, global_attention: bool) -> dict:
-    """Rows of :func:`features` to padded tensors [rows, longest], with what this kind of model takes."""
-    longest = max(len(row["ids"]) for row in rows)
-
-    def padded(name: str, filler: int) -> Tensor:
-        return torch.tensor([row[name] + [filler] * (longest - len(row[name])) for row in rows])
-
-    tensors = {"input_ids": padded("ids", tokenizer.pad_token_id)}
-    tensors["attention_mask"] = torch.tensor([[1] * len(row["ids"]) + [0] * (longest - len(row["ids"])) for row in rows])
-    if getattr(model.config, "type_vocab_size", 0) > 1:
-        tensors["token_type_ids"] = padded("types", 0)
-    if model.config.model_type == "longformer":
-        attends = torch.zeros_like(tensors["input_ids"])
-        if global_attention:
-            for index, row in enumerate(rows):
-                attends[index, row["marks"]] = 1
-        tensors["global_attention_mask"] = attends
-    if "labels" in rows[0]:
-        tensors["labels"] = padded("labels", IGNORED)
-    return tensors

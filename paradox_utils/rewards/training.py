@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import random
 import shutil
@@ -21,15 +22,15 @@ from transformers.modeling_outputs import TokenClassifierOutput
 
 from paradox_utils import config, states
 from paradox_utils.data import atlas, oracle
-from paradox_utils.data.records import DataError, Feedback, PairExample, SegmentExample, prefer
-from paradox_utils.data.tasks import ERROR_LABEL, LABELS
+from paradox_utils.data.records import DataError, Feedback, PairExample, SegmentExample
+from paradox_utils.data.tasks import GOOD, TASKS
 from paradox_utils.files import read_json
 from paradox_utils.policies.models import device_of
-from paradox_utils.policies.supervised import STATE, fit, shuffled, training_arguments
+from paradox_utils.policies.supervised import fit, shuffled, training_arguments
 from paradox_utils.rewards.encoders import load_encoder
 from paradox_utils.rewards.examples import training_examples
 from paradox_utils.rewards.measures import pair_metrics, segment_metrics
-from paradox_utils.rewards.model import IGNORED, RewardScorer, collate, encode_segments, encode_wholes, features
+from paradox_utils.rewards.model import IGNORED, RewardScorer, features
 
 
 class Checkpoints(TrainerCallback):
@@ -68,7 +69,7 @@ def train(p: config.RewardModel, feedback: dict[str, list[Feedback]], folder: Pa
     Returns the metrics of each checkpoint (see :mod:`paradox_utils.rewards.measures`), the losses (step, loss), and how many
     training inputs were over the length limit.
     """
-    pairwise = p.task == "completeness"
+    pairwise = TASKS[p.task].pairwise
     records = feedback[p.split][: p.feedback_limit or None]
     rng = random.Random(f"reward model {p.seed}")
     examples = noisy(training_examples(p, records, p.task), p, rng)
@@ -87,8 +88,8 @@ def train(p: config.RewardModel, feedback: dict[str, list[Feedback]], folder: Pa
         return callback.metrics, pd.DataFrame(columns=["step", "loss"]), 0
     early = _corrupted(p, len(records), rng) if p.corruption_steps else []
     rows, truncated = (_pair_rows if pairwise else _token_rows)(scorer, [*early, *examples])
-    if p.task == "factuality":
-        _label_replaced_tokens(rows[: len(early)], tokenizer)
+    if TASKS[p.task].reads_passages and not pairwise:
+        _label_replaced_tokens(rows[: len(early)], tokenizer, TASKS[p.task].bad)
     order = shuffled(len(early), p.corruption_steps * p.batch_size, p.seed)
     order += [len(early) + i for i in shuffled(len(examples), (steps - p.corruption_steps) * p.batch_size, p.seed)]
     micro = p.micro_batch or p.batch_size
@@ -110,17 +111,15 @@ def train(p: config.RewardModel, feedback: dict[str, list[Feedback]], folder: Pa
         trainer = RewardTrainer(args=settings, data_collator=lambda batch: _collate_pairs(batch, scorer), **common)
     else:
         settings = TrainingArguments(**arguments)
-        trainer = Trainer(
-            args=settings, data_collator=lambda batch: _collate(batch, scorer), compute_loss_func=_token_loss, **common
-        )
-    losses = fit(trainer, p, folder)
+        trainer = Trainer(args=settings, data_collator=scorer.collate, compute_loss_func=_token_loss, **common)
+    losses = fit(trainer, p)
     return callback.metrics, losses, truncated
 
 
 def _forget_broken(p: config.RewardModel, folder: Path) -> None:
     """A training whose earlier checkpoints are lost or damaged cannot go on: it starts again."""
-    state = states.newest(folder / "resume", STATE)
-    done = [step for step in p.checkpoint_steps if state and step <= int(state.name.removeprefix(STATE))]
+    state = states.newest(folder / "resume", states.TRAINER)
+    done = [step for step in p.checkpoint_steps if state and step <= int(state.name.removeprefix(states.TRAINER))]
     broken = [step for step in done if not states.is_complete(folder / f"checkpoint-{step}")]
     if broken:
         warnings.warn(f"{folder / f'checkpoint-{broken[0]}'}: is not whole, so the training starts again", stacklevel=2)
@@ -138,13 +137,13 @@ def _token_loss(outputs: TokenClassifierOutput, labels: Tensor, num_items_in_bat
 
 def _token_rows(scorer: RewardScorer, examples: Sequence[SegmentExample]) -> tuple[list[dict], int]:
     contexts, segments = [e.context for e in examples], [e.segments for e in examples]
-    inputs = encode_segments(scorer.model, scorer.tokenizer, contexts, segments, scorer.limit)
+    inputs = scorer.encode_segments(contexts, segments)
     return [features(i, e.labels) for i, e in zip(inputs, examples, strict=True)], sum(i.truncated for i in inputs)
 
 
 def _pair_rows(scorer: RewardScorer, examples: Sequence[PairExample]) -> tuple[list[dict], int]:
     texts = [e.chosen for e in examples] + [e.rejected for e in examples]
-    inputs = encode_wholes(scorer.tokenizer, [e.context for e in examples] * 2, texts, scorer.limit)
+    inputs = scorer.encode_wholes([e.context for e in examples] * 2, texts)
     chosen, rejected = inputs[: len(examples)], inputs[len(examples) :]
     rows = [
         {"chosen_ids": c.ids, "rejected_ids": r.ids, "chosen_types": c.types, "rejected_types": r.types}
@@ -153,26 +152,22 @@ def _pair_rows(scorer: RewardScorer, examples: Sequence[PairExample]) -> tuple[l
     return rows, sum(one.truncated for one in inputs)
 
 
-def _collate(rows: list[dict], scorer: RewardScorer) -> dict:
-    return collate(rows, scorer.model, scorer.tokenizer, scorer.global_attention)
-
-
 def _collate_pairs(rows: list[dict], scorer: RewardScorer) -> dict:
     """The chosen half, then the rejected half: the layout TRL's loss expects."""
     sides = [(row, side) for side in ("chosen", "rejected") for row in rows]
-    return _collate([{"ids": row[f"{s}_ids"], "types": row[f"{s}_types"], "marks": [0]} for row, s in sides], scorer)
+    return scorer.collate([{"ids": row[f"{s}_ids"], "types": row[f"{s}_types"], "marks": [0]} for row, s in sides])
 
 
 def noisy(examples: Sequence, p: config.RewardModel, rng: random.Random) -> list:
     """The examples with labels (or preferences) flipped with probability ``p.label_noise``: the label-noise route."""
     if p.label_noise == 0:
         return list(examples)
-    if p.task == "completeness":
+    task = TASKS[p.task]
+    if task.pairwise:
         return [replace(e, chosen=e.rejected, rejected=e.chosen) if rng.random() < p.label_noise else e for e in examples]
-    good, bad = LABELS.index("O"), LABELS.index(ERROR_LABEL[p.task])
 
     def flip(label: int | None) -> int | None:
-        return label if label is None or rng.random() >= p.label_noise else (good if label == bad else bad)
+        return label if label is None or rng.random() >= p.label_noise else (GOOD if label == task.bad else task.bad)
 
     return [replace(e, labels=tuple(flip(label) for label in e.labels)) for e in examples]
 
@@ -183,21 +178,19 @@ def _corrupted(p: config.RewardModel, count: int, rng: random.Random) -> list:
     records = []
     for question in rng.choices(questions, k=max(count, 1000)):
         responses = tuple(atlas.corrupt(question, rng) for _ in range(4))
-        verdicts = [oracle.judge(question, response) for response in responses]
-        scores = tuple(v.completeness for v in verdicts)
-        records.append(Feedback(question, responses, verdicts[0].spans, (), "", prefer(scores), verdicts[0].spans, scores))
+        records.append(oracle.feedback_on(question, responses, 0.0, random.Random(0)))
     return training_examples(p, records, p.task)
 
 
-def _label_replaced_tokens(rows: list[dict], tokenizer: PreTrainedTokenizerFast) -> None:
+def _label_replaced_tokens(rows: list[dict], tokenizer: PreTrainedTokenizerFast, bad: int) -> None:
     """Replaced-token detection (Clark et al. 2020) on corrupted answers: every value word is labelled too, O where the context
-    holds it, else F-ERR. It teaches a small model to read the passages, as pretraining does for a large one."""
-    values = set(tokenizer.convert_tokens_to_ids([word for words in atlas.VALUES.values() for word in words]))
+    holds it, else ``bad``. It teaches a small model to read the passages, as pretraining does for a large one."""
+    values = set(tokenizer.convert_tokens_to_ids([*itertools.chain(*atlas.VALUES.values())]))
     for row in rows:
         context = {token for token, kind in zip(row["ids"], row["types"], strict=True) if kind == 0}
         for place, (token, kind) in enumerate(zip(row["ids"], row["types"], strict=True)):
             if kind == 1 and token in values:
-                row["labels"][place] = LABELS.index("O" if token in context else "F-ERR")
+                row["labels"][place] = GOOD if token in context else bad
 
 
 # --- measuring ----------------------------------------------------------------------------------------------------------------
@@ -205,12 +198,12 @@ def _label_replaced_tokens(rows: list[dict], tokenizer: PreTrainedTokenizerFast)
 
 def measure(scorer: RewardScorer, p: config.RewardModel, heldout: list, train: list) -> dict:
     """Accuracy and its companions on held-out feedback; for pairwise models also mean and deviation of training scores."""
-    if p.task != "completeness":
+    if not TASKS[p.task].pairwise:
         logits = scorer.segment_logits([e.context for e in heldout], [e.segments for e in heldout])
         probabilities = torch.cat(logits).softmax(-1).numpy()
         noisy_labels = [label for e in heldout for label in e.labels]
         clean = [label for e in heldout for label in e.clean] if heldout[0].clean is not None else None
-        return segment_metrics(probabilities, noisy_labels, clean, LABELS.index(ERROR_LABEL[p.task]))
+        return segment_metrics(probabilities, noisy_labels, clean, TASKS[p.task].bad)
     sample = train[:: max(1, 2 * len(train) // p.centre_sample)]
     texts = [(e.context, text) for e in (*heldout, *sample) for text in (e.chosen, e.rejected)]
     unique = list(dict.fromkeys(texts))  # a response stands in up to three pairs

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from paradox_utils import config, data
 from paradox_utils.data import atlas, oracle
-from paradox_utils.data.records import Feedback, Question, prefer, write_feedback
+from paradox_utils.data.records import Feedback, write_feedback
 from paradox_utils.policies.decoding import generate
 from paradox_utils.policies.models import device_of, load_policy
 from paradox_utils.policies.prompts import encode_prompts
@@ -19,10 +19,10 @@ BATCH = 64  # prompts a generation pass
 
 
 def collect_feedback(p: config.FeedbackParameters, folder: Path) -> dict[str, list[Feedback]]:
-    """Stage ``feedback``: judged responses by use; for Atlas they are sampled and left in ``folder/feedback.jsonl``."""
-    if p.source == "qa-feedback":
-        return data.load_feedback(p, None)
-    write_feedback(folder / "feedback.jsonl", collect(p))
+    """Stage ``feedback``: judged responses by use; where people judged none they are sampled, and left in
+    ``folder/feedback.jsonl``."""
+    if not data.SOURCES[p.source].human:
+        write_feedback(folder / "feedback.jsonl", collect(p))
     return data.load_feedback(p, folder / "feedback.jsonl")
 
 
@@ -35,8 +35,7 @@ def collect(p: config.FeedbackParameters) -> list[Feedback]:
     model.to(device_of(p.device))
     rng = random.Random(f"annotator {p.seed}")
     asked = atlas.load_splits(p)
-    known = {q.prompt for q in (*asked.train, *asked.validation, *asked.test)}
-    questions = _new_questions(p, known)
+    questions = atlas.new_questions(p, "feedback", p.prompts, (*asked.train, *asked.validation, *asked.test))
     records = []
     for start in range(0, len(questions), BATCH):
         prompts = encode_prompts(model, tokenizer, questions[start : start + BATCH], p.prompt_limit)
@@ -44,34 +43,6 @@ def collect(p: config.FeedbackParameters) -> list[Feedback]:
             model, tokenizer, prompts, p.response_limit, p.responses_per_prompt, p.temperature, seed=f"feedback {p.seed}"
         )
         for index, question in enumerate(prompts.questions):
-            first = index * p.responses_per_prompt
-            records.append(annotate(question, tuple(sampled.texts[first : first + p.responses_per_prompt]), p, rng))
+            texts = tuple(sampled.texts[index * p.responses_per_prompt :][: p.responses_per_prompt])
+            records.append(oracle.feedback_on(question, texts, p.annotator_noise, rng))
     return records
-
-
-def annotate(question: Question, responses: tuple[str, ...], p: config.FeedbackParameters, rng: random.Random) -> Feedback:
-    """One record: the annotator's view of the responses, beside the oracle's."""
-    verdicts = [oracle.judge(question, response) for response in responses]
-    scores = tuple(verdict.completeness for verdict in verdicts)
-    preference = tuple(3 - choice if choice and rng.random() < p.annotator_noise else choice for choice in prefer(scores))
-    return Feedback(
-        question=question,
-        responses=responses,
-        spans=oracle.annotate(question, responses[0], p.annotator_noise, rng),
-        missing=verdicts[0].missing,
-        corrected=question.references[0],
-        preference=preference,
-        clean_spans=verdicts[0].spans,
-        clean_scores=scores,
-    )
-
-
-def _new_questions(p: config.FeedbackParameters, known: set[str]) -> list[Question]:
-    rng = random.Random(f"atlas {p.world_seed} feedback")
-    questions: list[Question] = []
-    while len(questions) < p.prompts:
-        question = atlas.to_question(atlas.draw_topic(rng), f"feedback-{len(questions)}")
-        if question.prompt not in known:
-            known.add(question.prompt)
-            questions.append(question)
-    return questions

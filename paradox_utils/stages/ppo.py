@@ -3,56 +3,40 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import functools
-import json
-import math
 import os
 import random
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pandas as pd
-import torch
 from transformers import PreTrainedTokenizerFast
 from transformers.utils import logging as transformers_logging
 
 from paradox_utils import config, data, files, identity, states
-from paradox_utils.data.oracle import oracle_judge
-from paradox_utils.data.records import DataError, Feedback, Judge, Question
+from paradox_utils.data.records import DataError, Question
+from paradox_utils.data.tasks import TASKS
 from paradox_utils.files import resolve
 from paradox_utils.policies.models import ModelError, device_of, load_policy, load_value_model
-from paradox_utils.policies.prompts import Prompts, Responses, choose, encode_prompts
-from paradox_utils.ppo import loop, processes, state
-from paradox_utils.ppo.evaluate import Scores, evaluation
-from paradox_utils.ppo.probe import Rewards, probe
-from paradox_utils.rewards import model
-from paradox_utils.rewards.judges import (
-    Centre,
-    RewardFunction,
-    control_of,
-    dial_of,
-    exact_centre,
-    measure_judge,
-    model_judge,
-    reward_function,
-    spread_of,
-)
-from paradox_utils.rewards.measures import agreement
+from paradox_utils.policies.prompts import Prompts, choose, encode_prompts
+from paradox_utils.ppo import OPTIMISERS, processes, state
+from paradox_utils.ppo.evaluate import Scores, evaluation, named, questions_table, results_of
+from paradox_utils.ppo.loop import Actors, Outcome, Rewards, Setting
+from paradox_utils.ppo.probe import probe
+from paradox_utils.rewards.judges import evaluator_of, reward_of, true_reward
 
 transformers_logging.disable_progress_bar()
 
 
-def run_ppo(p: config.PPO, folder: Path, report: Callable[[dict], None] = lambda row: None) -> tuple[loop.Outcome, dict]:
+def run_ppo(p: config.PPO, folder: Path) -> tuple[Outcome, dict]:
     """Stage ``ppo``: how the run ended, and its results on validation and test questions. Killed and called again with the same
     folder, it goes on from its last state in ``folder/resume`` and ends with the same numbers.
 
-    ``lm_performance_start``, ``_final`` and ``_best`` (the policy that validation chose) are on test questions; a policy whose
-    own numbers broke has no final ones, and its best is what is left in ``folder/model``. ``sampled_*``: the same of responses
-    sampled at the training temperature. ``lm_performance_best_logged`` is the published reading: the maximum over logged
-    validation evaluations. ``folder/questions.csv`` has the scores of each test question, ``folder/best_of_n.csv`` what
-    choosing among the starting policy's responses reaches.
+    Left in ``folder``: ``curve.csv``; ``questions.csv``, the scores of each test question; ``best_of_n.csv``, what choosing
+    among the starting policy's responses reaches, where the reward was probed; and the trained policy, ``model``.
     """
     if p.processes > 1 and processes.count() == 1:
         return _shared(p, folder)
@@ -60,111 +44,69 @@ def run_ppo(p: config.PPO, folder: Path, report: Callable[[dict], None] = lambda
     if len(splits.train) < p.processes:
         raise DataError(f"{len(splits.train)} questions to train on: raise train_questions ({p.train_questions})")
     actors = load_actors(p)
-    judged = data.load_feedback(p, resolve(p.feedback)) if p.source == "atlas" else {}
-    reward, metrics, cut = reward_of(p, actors.tokenizer, judged)
-    truth = true_reward(p, actors.tokenizer, judged)
-    evaluator = evaluator_of(p)
-    score = evaluation(actors.policy, actors.tokenizer, evaluator, truth, p)
-    validation = encode_prompts(actors.policy, actors.tokenizer, splits.validation, p.prompt_limit)
-    test = encode_prompts(actors.policy, actors.tokenizer, splits.test, p.prompt_limit)
-    start = processes.agreed(lambda: [score(test), score(test, sampled=True)])
+    rewards, metrics = _rewards(p, actors.tokenizer)
+    score = evaluation(actors.policy, actors.tokenizer, rewards.evaluator, rewards.true, p)
+    asked = {"validation": encode(p, actors, splits.validation), "test": encode(p, actors, splits.test)}
+    scores = processes.agreed(lambda: {"start": score(asked["test"]), "sampled_start": score(asked["test"], sampled=True)})
     probed, best_of = {}, []
-    if p.probe_prompts and truth is not None:
-        soft = None
-        if p.reward == "model" and p.task != "completeness":
-            soft = reward_of(p.model_copy(update={"reward_form": "probability"}), actors.tokenizer, judged)[0]
-        asked = choose(validation, list(range(min(p.probe_prompts, len(splits.validation)))))
-        rewards = Rewards(reward, soft, truth, evaluator)
-        probed, best_of = processes.agreed(lambda: probe(actors.policy, actors.tokenizer, asked, rewards, p))
+    if p.probe_prompts and rewards.true is not None:
+        some = choose(asked["validation"], list(range(min(p.probe_prompts, len(splits.validation)))))
+        probed, best_of = processes.agreed(lambda: probe(p, actors, some, rewards))
 
     def prompts(update: int) -> Prompts:
         rng = random.Random(f"prompts {p.seed} {update}")  # no state to keep for a run that goes on after it was killed
         chosen: list[Question] = rng.sample(splits.train, min(p.prompts_per_update, len(splits.train)))
-        mine = chosen[processes.rank() :: processes.count()]
-        return encode_prompts(actors.policy, actors.tokenizer, mine, p.prompt_limit)
+        return encode(p, actors, chosen[processes.rank() :: processes.count()])
+
+    def evaluate() -> dict[str, float]:
+        reported, names = score(asked["test"]).measures, ("lm_performance", "true_return")
+        return named(score(asked["validation"])) | {f"test_{name}": reported[name] for name in names}
 
     if processes.rank() == 0:
         states.claim(folder / "resume", identity.made_by(p))
-
-    def evaluate() -> dict[str, float]:
-        reported = score(test).measures
-        return named(score(validation)) | {f"test_{name}": reported[name] for name in ("lm_performance", "true_return")}
-
-    observe = functools.partial(compared, p, truth) if truth is not None else None
-    outcome = loop.train(p, actors, prompts, reward, evaluate, report, folder / "resume", cut, observe)
-    final = processes.agreed(lambda: [score(test), score(test, sampled=True)]) if outcome.finite else [None, None]
-    if not outcome.finite:
-        state.restore(actors.policy, outcome.best)
-    if processes.rank() == 0:
-        actors.policy.save_pretrained(folder / "model")
-        actors.tokenizer.save_pretrained(folder / "model")
-    state.restore(actors.policy, outcome.best)
-    best = processes.agreed(lambda: score(test))
-    logged = outcome.curve["lm_performance"].dropna()
-    known = dict.fromkeys(named(start[0]))  # names of what a broken policy has not
-    results = {
-        f"rm_{name}": metrics.get(name)
-        for name in (*("accuracy", "accuracy_noisy", "balanced_accuracy", "majority", "f1"), "calibration_error")
-    }
-    for when, greedy in (("start", start[0]), ("final", final[0]), ("best", best)):
-        results |= {f"{name}_{when}": value for name, value in (named(greedy) if greedy else known).items()}
-    for when, sampled in (("start", start[1]), ("final", final[1])):
-        results |= {f"sampled_{name}_{when}": sampled.measures[name] if sampled else None for name in SAMPLED}
-    results |= {name: None if math.isnan(value) else value for name, value in probed.items()}
-    results |= {
-        "lm_performance_best_logged": float(logged.max()),
-        "kl_final": float(outcome.curve["kl"].iloc[-1]),
-        "updates": int(outcome.curve["update"].iloc[-1]),
-        "truncated_prompts": int(outcome.curve["truncated_prompts"].sum()),
-        "truncated_evaluation_prompts": validation.truncated + test.truncated,
-        "truncated_rm_inputs": int(outcome.curve["truncated_rm_inputs"].sum()),
-    }
+    setting = Setting(p, actors, rewards, prompts, asked, evaluate, folder / "resume")
+    outcome = OPTIMISERS[p.optimiser](setting)
+    scores |= outcome.scores or _ends(actors, outcome, functools.partial(score, asked["test"]), folder / "model")
+    results = results_of(metrics, scores, probed, outcome.curve)
+    results["truncated_evaluation_prompts"] = sum(part.truncated for part in asked.values())
     if processes.rank() == 0:
         files.write_table(folder / "curve.csv", outcome.curve)
-        files.write_table(folder / "questions.csv", questions_table({"start": start[0], "final": final[0], "best": best}))
+        files.write_table(folder / "questions.csv", questions_table(scores))
         if best_of:
             files.write_table(folder / "best_of_n.csv", pd.DataFrame(best_of))
     return outcome, results
 
 
-SAMPLED = ("lm_performance", "true_return", "length", "segments", "distinct_2", "rouge_l")
+def _rewards(p: config.PPO, tokenizer: PreTrainedTokenizerFast) -> tuple[Rewards, dict]:
+    """Who judges, and the metrics of who gives the reward."""
+    judged = data.load_feedback(p, resolve(p.feedback)) if data.oracle_of(p, p.task) else {}
+    (given, metrics, cut), true, soft = reward_of(p, tokenizer, judged), true_reward(p, tokenizer, judged), None
+    if p.probe_prompts and true is not None and p.reward == "model" and not TASKS[p.task].pairwise:
+        soft = reward_of(p.model_copy(update={"reward_form": "probability"}), tokenizer, judged)[0]
+    return Rewards(given, soft, true, evaluator_of(p), cut), metrics
 
 
-def named(scores: Scores) -> dict[str, float]:
-    """Measures of greedy responses under the names of results and curves, where ``length`` is that of a rollout."""
-    return {f"greedy_{name}" if name in ("length", "segments") else name: value for name, value in scores.measures.items()}
+def _ends(actors: Actors, outcome: Outcome, score: Callable[..., Scores], model: Path) -> dict[str, Scores | None]:
+    """Scores of the policy after its last update, which is left in the folder ``model``, and of the one that validation chose.
+
+    A policy whose own numbers broke has no final ones, and its best is what is left.
+    """
+    final = processes.agreed(lambda: [score(), score(sampled=True)]) if outcome.finite else [None, None]
+    if not outcome.finite:
+        state.restore(actors.policy, outcome.best)
+    if processes.rank() == 0:
+        actors.policy.save_pretrained(model)
+        actors.tokenizer.save_pretrained(model)
+    state.restore(actors.policy, outcome.best)
+    return {"final": final[0], "sampled_final": final[1], "best": processes.agreed(score)}
 
 
-def questions_table(scores: dict[str, Scores | None]) -> pd.DataFrame:
-    """One row an evaluation of the test questions: ``good`` and ``segments`` of each, in order, parted by spaces."""
-    rows = [
-        {"when": when, "good": " ".join(f"{v:g}" for v in s.good), "segments": " ".join(map(str, s.segments))}
-        for when, s in scores.items()
-        if s is not None
-    ]
-    return pd.DataFrame(rows)
+def encode(p: config.PPO, actors: Actors, questions: Sequence[Question]) -> Prompts:
+    """Questions as the policy reads them."""
+    return encode_prompts(actors.policy, actors.tokenizer, questions, p.prompt_limit)
 
 
-def true_reward(p: config.PPO, tokenizer: PreTrainedTokenizerFast, judged: dict[str, list[Feedback]]) -> RewardFunction | None:
-    """The oracle's labels put through the reward function that PPO maximises; None without an oracle."""
-    if p.source != "atlas":
-        return None
-    # what belongs to one reward model only: a scale-matched dial's shrinkage, and its normalisation
-    exact = p.model_copy(update={"reward": "model", "normalise_reward": None})
-    return reward_function(tokenizer, oracle_judge(p.task), exact_centre(p.task, judged), exact)
-
-
-def compared(p: config.PPO, truth: RewardFunction, responses: Responses, rewards: torch.Tensor) -> torch.Tensor:
-    """The truth about rewards [B, T]: the true return of each response, and its agreeing and compared items, [B, 3]."""
-    true = truth(responses)
-    pairwise = p.task == "completeness"
-    agreeing, counted = agreement(rewards.cpu().numpy(), true.cpu().numpy(), p.samples_per_prompt, pairwise)
-    if p.reward in ("constant", "length"):
-        agreeing, counted = agreeing * 0, counted * 0  # nothing in them to agree with: no number, not an infinite one
-    return torch.stack([true.sum(1).double().cpu(), torch.tensor(agreeing).double(), torch.tensor(counted).double()], 1)
-
-
-def _shared(p: config.PPO, folder: Path) -> tuple[loop.Outcome, dict]:
+def _shared(p: config.PPO, folder: Path) -> tuple[Outcome, dict]:
     """The same run by ``p.processes`` processes that ``accelerate launch`` starts."""
     files.write_json(folder / "parameters.json", p.model_dump())
     # --multi_gpu: several processes by torch's launcher, on CPU cores as well (--cpu would want MPI); port 0: any that is free
@@ -182,7 +124,7 @@ def _shared(p: config.PPO, folder: Path) -> tuple[loop.Outcome, dict]:
         raise RuntimeError(f"one of the run's {p.processes} processes ended with an error: {first}")
     ended = files.read_json(folder / "outcome.json")
     curve = pd.read_csv(folder / "curve.csv", float_precision="round_trip")
-    return loop.Outcome(curve, ended["status"], ended["reason"], {}, ended["finite"]), ended["results"]
+    return Outcome(curve, ended["status"], ended["reason"]), ended["results"]
 
 
 def main(folder: Path, owner: int) -> None:
@@ -190,27 +132,21 @@ def main(folder: Path, owner: int) -> None:
     it ended, and the first to fail its reason."""
     processes.end_with(owner)
     try:
-        _take_part(folder)
+        p = config.check(config.PPO, files.read_json(folder / "parameters.json"))
+        processes.join(cpu=device_of(p.device).type == "cpu")
+        if processes.count() != p.processes:
+            raise RuntimeError(f"{processes.count()} processes met where processes = {p.processes}: use accelerate launch")
+        outcome, results = run_ppo(p, folder)
+        if processes.rank() == 0:
+            ended = {"status": outcome.status, "reason": outcome.reason, "results": results}
+            files.write_json(folder / "outcome.json", ended)
     except Exception as error:
         with contextlib.suppress(OSError), (folder / "error.txt").open("x", encoding="utf-8") as sink:
             sink.write(f"{type(error).__name__}: {error}")
         raise
 
 
-def _take_part(folder: Path) -> None:
-    p = config.check(config.PPO, files.read_json(folder / "parameters.json"))
-    processes.join(cpu=device_of(p.device).type == "cpu")
-    if processes.count() != p.processes:
-        raise RuntimeError(
-            f"{processes.count()} processes met where processes = {p.processes}; start them with accelerate launch"
-        )
-    outcome, results = run_ppo(p, folder)
-    if processes.rank() == 0:
-        ended = {"status": outcome.status, "reason": outcome.reason, "finite": outcome.finite, "results": results}
-        files.write_json(folder / "outcome.json", ended)
-
-
-def load_actors(p: config.PPO) -> loop.Actors:
+def load_actors(p: config.PPO) -> Actors:
     """Policy, reference and value model on their device."""
     device = device_of(p.device)
     policy, tokenizer = load_policy(p.policy)
@@ -222,39 +158,8 @@ def load_actors(p: config.PPO) -> loop.Actors:
             f"value_weights = {p.value_weights!r}: a model of another kind or vocabulary than the policy {p.policy!r}, whose "
             "tokens it would read; name one of the same family"
         )
-    return loop.Actors(policy.to(device), loop.frozen_copy(policy).to(device), value.to(device), tokenizer)
-
-
-def reward_of(p: config.PPO, tokenizer: PreTrainedTokenizerFast, judged: dict[str, list[Feedback]]):  # noqa: ANN201
-    """The reward function that ``p`` asks for, the metrics of who gives it, and a count of its truncated inputs."""
-    if p.reward in ("constant", "length"):
-        return *control_of(p, judged), lambda: 0
-    if p.reward == "dial":
-        judge, centre = dial_of(p, judged)
-        return reward_function(tokenizer, judge, centre, p), measure_judge(judge, p, judged["heldout"]), lambda: 0
-    checkpoint = resolve(p.reward_model.format(task=p.task))
-    scorer = model.load_scorer(checkpoint, p.task, p, p.rm_micro_batch)
-    stored = checkpoint / "metrics.json"
-    metrics = json.loads(stored.read_text()) if stored.is_file() else {}
-    if p.task == "completeness" and not {"score_mean", "score_std"} <= metrics.keys():
-        raise DataError(
-            f"{stored}: needs score_mean and score_std, mean and deviation of the model's scores on its training responses, "
-            "to scale a completeness reward; write them there"
-        )
-    judge, centre = model_judge(scorer, p), Centre()
-    if p.task == "completeness" and p.normalise_reward is not False:
-        centre = Centre(metrics["score_mean"], metrics["score_std"])
-    elif p.normalise_reward:
-        centre = Centre(0.0, spread_of(judge, p, judged["train"]))
-    return reward_function(tokenizer, judge, centre, p), metrics, lambda: scorer.truncated
-
-
-def evaluator_of(p: config.PPO) -> Judge:
-    """Who scores the policy: the oracle, or a reward model by its arg-max labels."""
-    if p.evaluator == "oracle":
-        return oracle_judge(p.task)
-    scorer = model.load_scorer(resolve(p.evaluator), p.task, p, p.rm_micro_batch)
-    return model_judge(scorer, p.model_copy(update={"reward_form": "arg-max"}))
+    reference = copy.deepcopy(policy).requires_grad_(False)
+    return Actors(policy.to(device), reference.to(device), value.to(device), tokenizer)
 
 
 if __name__ == "__main__":

@@ -8,8 +8,6 @@ import pandas as pd
 from transformers.utils import logging as transformers_logging
 
 from paradox_utils import config, data
-from paradox_utils.data.oracle import oracle_judge
-from paradox_utils.data.segments import segment
 from paradox_utils.data.tasks import TASKS, lm_performance
 from paradox_utils.policies import supervised
 from paradox_utils.policies.decoding import generate
@@ -27,12 +25,8 @@ def supervised_policy(p: config.Supervised, folder: Path) -> tuple[pd.DataFrame,
     prompts = encode_prompts(model, tokenizer, data.load_splits(p).validation, p.prompt_limit)
     responses = generate(model, tokenizer, prompts, p.response_limit)
     results = {"final_loss": None if losses.empty else float(losses["loss"].iloc[-1]), "truncated_prompts": prompts.truncated}
-    if p.source == "atlas":
-        results |= {f"lm_performance_{task}": exact_performance(responses, task, p) for task in TASKS}
+    for task in TASKS:
+        if (exact := data.oracle_of(p, task)) is not None:
+            values = exact(responses.questions, responses.texts, data.segments_of(p, responses.texts, task))
+            results[f"lm_performance_{task}"] = lm_performance(values, task)
     return losses, results, responses
-
-
-def exact_performance(responses: Responses, task: config.TaskName, p: config.Source) -> float:
-    """LM performance by the oracle."""
-    offsets = [segment(text, task, data.splitter_of(p)) for text in responses.texts]
-    return lm_performance(oracle_judge(task)(responses.questions, responses.texts, offsets), task)

@@ -5,8 +5,8 @@ import pandas as pd
 import pytest
 
 from paradox_utils.analysis import power, statistics, tables
-from paradox_utils.data.tasks import TASKS
 from tests.worlds import (
+    TASKS,
     curves_of,
     lost,
     nested,

@@ -4,9 +4,9 @@ import pytest
 
 from paradox_utils import config
 from paradox_utils.analysis import tables, verdict
-from paradox_utils.data.tasks import TASKS
 from tests.worlds import (
     ACCURACIES,
+    TASKS,
     curves_of,
     flat,
     inverted_u,

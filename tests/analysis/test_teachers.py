@@ -8,10 +8,9 @@ import pytest
 
 from paradox_utils import files
 from paradox_utils.analysis import overoptimisation, statistics, teachers
-from paradox_utils.data.tasks import TASKS
 from paradox_utils.figures import teachers as draw
 from tests.analysis.test_paths import chosen_of, fitted_world, walked
-from tests.worlds import flat, lost, nested, offsets, probed, rising, run_page, study, world
+from tests.worlds import TASKS, flat, lost, nested, offsets, probed, rising, run_page, study, world
 
 # --- measures ---
 

@@ -5,8 +5,7 @@ import pandas as pd
 import pytest
 
 from paradox_utils.analysis import comparison, statistics, tables, verdict
-from paradox_utils.data.tasks import TASKS
-from tests.worlds import ACCURACIES, decide, flat, inverted_u, named, nested, rising, world
+from tests.worlds import ACCURACIES, TASKS, decide, flat, inverted_u, named, nested, rising, world
 
 # --- the rule ---
 

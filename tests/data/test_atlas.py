@@ -10,11 +10,9 @@ from hypothesis import given
 from paradox_utils import config
 from paradox_utils.data import atlas, oracle
 from paradox_utils.data.records import Span, read_feedback, write_feedback
-from paradox_utils.data.segments import segment
-from paradox_utils.data.tasks import FACTUAL_ERRORS, RELEVANCE_ERRORS
+from paradox_utils.data.tasks import FACTUAL_ERRORS, RELEVANCE_ERRORS, segment
 from paradox_utils.policies.models import atlas_policy_tokenizer, load_policy
 from paradox_utils.stages import feedback
-from paradox_utils.stages.feedback import annotate
 from tests.data.test_oracle import ISLE, NOT_PARSABLE, TOPICS, in_order
 
 
@@ -333,10 +331,10 @@ def test_collected_feedback_is_judged_stored_and_split(tmp_path):
 
 @pytest.mark.parametrize("noise", [0.0, 0.25, 1.0])
 def test_preferences_follow_the_scores_with_the_stated_noise(judged, noise):
-    p, rng = config.FeedbackParameters(annotator_noise=noise), random.Random(5)
+    rng = random.Random(5)
     wrong = decided = 0
     for record in judged["train"]:
-        again = annotate(record.question, record.responses, p, rng)
+        again = oracle.feedback_on(record.question, record.responses, noise, rng)
         scores = iter([(a, b) for i, a in enumerate(again.clean_scores) for b in again.clean_scores[i + 1 :]])
         for choice, (first, second) in zip(again.preference, scores, strict=True):
             assert (choice == 0) == (first == second)

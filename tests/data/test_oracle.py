@@ -9,8 +9,7 @@ from hypothesis import strategies as st
 from paradox_utils.data import atlas, oracle
 from paradox_utils.data.oracle import oracle_judge
 from paradox_utils.data.records import Missing, Span
-from paradox_utils.data.segments import segment
-from paradox_utils.data.tasks import FACTUAL_ERRORS, RELEVANCE_ERRORS, TASKS, lm_performance
+from paradox_utils.data.tasks import FACTUAL_ERRORS, RELEVANCE_ERRORS, TASKS, lm_performance, segment
 
 TOPICS = st.integers(0, 2**32).map(lambda seed: atlas.draw_topic(random.Random(seed)))
 NOT_PARSABLE = ("Incoherent", "Unverifiable")

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from paradox_utils.data import segments
+from paradox_utils.data import segments, tasks
 from paradox_utils.data.records import DataError
 
 
@@ -68,10 +68,10 @@ def test_sub_sentences_follow_the_rule(text, expected):
 
 def test_segment_by_task():
     text = " a b c d e, f g h i j k. Second one. "
-    assert pieces(text, cut=lambda t, s: segments.segment(t, "relevance", s)) == ["a b c d e,", "f g h i j k.", "Second one."]
-    assert pieces(text, cut=lambda t, s: segments.segment(t, "factuality", s)) == ["a b c d e, f g h i j k.", "Second one."]
-    assert segments.segment(text, "completeness", "punctuation") == [(1, len(text) - 1)]
-    assert segments.segment(" \n", "completeness", "punctuation") == []
+    assert pieces(text, cut=lambda t, s: tasks.segment(t, "relevance", s)) == ["a b c d e,", "f g h i j k.", "Second one."]
+    assert pieces(text, cut=lambda t, s: tasks.segment(t, "factuality", s)) == ["a b c d e, f g h i j k.", "Second one."]
+    assert tasks.segment(text, "completeness", "punctuation") == [(1, len(text) - 1)]
+    assert tasks.segment(" \n", "completeness", "punctuation") == []
 
 
 def test_pysbd_knows_abbreviations_and_repeated_sentences():
@@ -113,7 +113,7 @@ TEXTS = st.one_of(
 @settings(max_examples=300, deadline=None)
 @given(TEXTS, st.sampled_from(["punctuation", "pysbd"]), st.sampled_from(["relevance", "factuality", "completeness"]))
 def test_segments_cover_in_order_without_overlap_or_margin(text, splitter, task):
-    spans = segments.segment(text, task, splitter)
+    spans = tasks.segment(text, task, splitter)
     covered = [place for start, end in spans for place in range(start, end)]
     assert covered == sorted(set(covered))  # in order, disjoint
     assert {i for i, character in enumerate(text) if not character.isspace()} <= set(covered)
@@ -146,9 +146,8 @@ def test_the_caller_may_change_what_it_gets():
 )
 def test_auto_splitter(monkeypatch, installed, splitter):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: object() if name in installed else None)
-    assert segments.resolve_splitter("auto", "qa-feedback") == splitter
-    assert segments.resolve_splitter("auto", "atlas") == "punctuation"
-    assert segments.resolve_splitter("pysbd", "atlas") == "pysbd"
+    assert segments.resolve_splitter("auto") == splitter
+    assert segments.resolve_splitter("punctuation") == "punctuation"
 
 
 def test_unknown_or_unresolved_splitter_is_refused():

@@ -18,7 +18,7 @@ from transformers import (
     UMT5ForConditionalGeneration,
 )
 
-from paradox_utils.policies.passes import foldable, folded, forward, grid, hooked, last_states, reaching_head
+from paradox_utils.policies.passes import foldable, folded, forward, grid, last_states, reaching_head
 from paradox_utils.policies.prompts import Prompts, Responses, passes, rows_of, take
 from paradox_utils.ppo import objective
 from tests.policies.test_prompts import EOS, PAD, TEXTS, ask, tiny_model, tiny_tokenizer, unpadded
@@ -277,6 +277,6 @@ def test_nothing_is_left_on_a_model_after_a_pass_even_one_that_failed(model):
         forward(model, responses)
     handle.remove()
     assert hooks() == before
-    with folded(model, 3), hooked(model, fail), reaching_head(model, fail):
+    with folded(model, 3), model.register_forward_hook(fail), reaching_head(model, fail):
         assert hooks() >= before + 2
     assert hooks() == before

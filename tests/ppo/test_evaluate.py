@@ -12,7 +12,8 @@ from paradox_utils.policies.models import load_policy
 from paradox_utils.policies.prompts import Responses, encode_prompts
 from paradox_utils.ppo import evaluate
 from paradox_utils.ppo.evaluate import evaluation
-from paradox_utils.rewards.judges import Centre, reward_function
+from paradox_utils.rewards.judges import Centre, reward_function, true_reward
+from tests.stages.test_ppo import FALSE, TRUE, answers
 
 ISLE = atlas.Reading("isle", {"color": "kane", "founder": "bane", "stone": "mane"})
 FORT = atlas.Reading("fort", {"founder": "melo", "trade": "dusk", "color": "selo"})
@@ -113,3 +114,46 @@ def test_an_evaluation_does_not_depend_on_its_batches_and_judges_greedy_answers(
     assert [question for chunk, _ in asked[1:5] for question in chunk] == questions
     greedy = generate(model, tokenizer, prompts, p.response_limit).texts
     assert [text for _, texts in asked[1:5] for text in texts] == greedy
+
+
+# --- results --------------------------------------------------------------------------------------------------------------
+
+
+def test_rewards_are_compared_with_the_truth_response_by_response(question, judged):
+    p = config.PPO()
+    tokenizer, responses = answers(question, TRUE, f"{TRUE} {FALSE}")
+    exact = true_reward(p, tokenizer, judged)(responses)
+    returns = [pytest.approx(0.6), pytest.approx(0.3)]
+    assert evaluate.compared(p, exact, exact, 2).T.tolist() == [returns, [2, 3], [2, 3]]
+    assert evaluate.compared(p, exact.abs(), exact, 2).T.tolist() == [returns, [2, 2], [2, 3]]
+    assert evaluate.compared(p, -exact, exact, 2).T.tolist() == [returns, [0, 0], [2, 3]]
+    for reward in ("constant", "length"):  # says nothing of segments, so that nothing is compared
+        control = p.model_copy(update={"reward": reward})
+        found = evaluate.compared(control, exact, exact, 2)
+        assert found.T.tolist() == [returns, [0, 0], [0, 0]]
+
+
+def test_completeness_is_compared_by_pairs(question, judged):
+    p = config.PPO(task="completeness")
+    tokenizer, responses = answers(question, TRUE, "", FALSE)  # half of what is asked, nothing, nothing
+    exact = true_reward(p, tokenizer, judged)(responses)
+    for values, agreeing in (([2, 1, 1], 2), ([1, 1, 0], 1.5), ([0, 5, 5], 0)):
+        found = evaluate.compared(p, torch.tensor(values)[:, None].float(), exact, 3)
+        assert found[:, 0].tolist() == pytest.approx(exact.sum(1).tolist())
+        assert found[:, 1:].sum(0).tolist() == [agreeing, 2]
+
+
+def test_greedy_shapes_are_named_apart_from_those_of_rollouts():
+    scores = evaluate.Scores({"lm_performance": 0.5, "length": 9.0, "segments": 2.0, "rouge_l": 0.1}, [1.0], [2])
+    named = {"lm_performance": 0.5, "greedy_length": 9.0, "greedy_segments": 2.0, "rouge_l": 0.1}
+    assert evaluate.named(scores) == named
+
+
+def test_a_row_has_the_scores_of_every_question_and_a_broken_policy_has_none():
+    half = evaluate.Scores({}, [1.0, 0.0, 0.25], [2, 1, 1])
+    table = evaluate.questions_table({"start": half, "final": None, "best": evaluate.Scores({}, [2.0, 1.0, 1.0], [2, 1, 1])})
+    rows = [
+        {"when": "start", "good": "1 0 0.25", "segments": "2 1 1"},
+        {"when": "best", "good": "2 1 1", "segments": "2 1 1"},
+    ]
+    assert table.to_dict("records") == rows

@@ -10,12 +10,12 @@ import torch
 
 from paradox_utils import config, files
 from paradox_utils.policies.passes import forward, grid
-from paradox_utils.ppo import loop, objective
+from paradox_utils.ppo import loop, objective, ppo
 from paradox_utils.rewards.judges import Centre, model_judge, reward_function
 from paradox_utils.rewards.model import load_scorer
-from paradox_utils.stages import ppo
+from paradox_utils.stages.ppo import load_actors
 from tests.policies.test_prompts import KINDS
-from tests.ppo.test_updates import (  # noqa: F401 (folders and settings are fixtures)
+from tests.ppo.test_ppo import (  # noqa: F401 (folders and settings are fixtures)
     LLAMA,
     NEVER,
     T5,
@@ -61,7 +61,7 @@ def test_how_often_the_run_is_evaluated_changes_nothing_else(settings):
 )
 def test_it_learns_what_is_rewarded(settings, kind, changes):
     p = settings(kind, updates=8, evaluate_every=NEVER, learning_rate=2e-2, decay=False, samples_per_prompt=8, **changes)
-    actors = ppo.load_actors(p)
+    actors = load_actors(p)
     outcome = run(p, actors)
     earned = outcome.curve["reward_mean"]
     assert outcome.status == "ok"
@@ -74,7 +74,7 @@ def test_it_learns_what_is_rewarded(settings, kind, changes):
 
 def test_without_a_reward_the_penalty_leads_a_strayed_policy_back(settings):
     p = settings(updates=10, samples_per_prompt=8, evaluate_every=NEVER, kl_coefficient=1.0)
-    actors = ppo.load_actors(p)
+    actors = load_actors(p)
     flatten(actors.policy)
     kl = run(p, actors, reward=lambda responses: torch.zeros(responses.ids.shape)).curve["kl"]
     assert kl.iloc[-3:].mean() < 0.5 * kl.iloc[0]
@@ -82,7 +82,7 @@ def test_without_a_reward_the_penalty_leads_a_strayed_policy_back(settings):
 
 def test_no_updates_report_the_start(settings):
     p = settings(updates=0)
-    actors = ppo.load_actors(p)
+    actors = load_actors(p)
     before = weights(actors.policy)
     outcome = run(p, actors, evaluate=lambda: {"lm_performance": 0.25})
     assert (outcome.status, outcome.reason, outcome.finite) == ("ok", "", True)
@@ -95,19 +95,19 @@ def test_no_updates_report_the_start(settings):
 
 def test_the_best_weights_are_those_of_the_best_evaluation(settings):
     p = settings(updates=5, evaluate_every=2)
-    actors = ppo.load_actors(p)
-    scores, stages, reported = iter([0.1, 0.9, 0.9, 0.4]), [], []
+    actors = load_actors(p)
+    scores, stages = iter([0.1, 0.9, 0.9, 0.4]), []
 
     def evaluate():
         stages.append(weights(actors.policy))
         return {"lm_performance": next(scores)}
 
-    outcome = run(p, actors, evaluate=evaluate, report=reported.append)
+    outcome = run(p, actors, evaluate=evaluate)
     assert outcome.curve.dropna(subset=["lm_performance"])["update"].tolist() == [0, 2, 4, 5]  # every second, and the last
     assert all(torch.equal(weight, stages[1][name]) for name, weight in outcome.best.items())  # of equals the earlier
     assert not unchanged(actors.policy, outcome.best)
-    assert [row["update"] for row in reported] == outcome.curve["update"].tolist() == list(range(6))
-    assert list(outcome.curve)[: len(loop.CURVE)] == list(loop.CURVE)
+    assert outcome.curve["update"].tolist() == list(range(6))
+    assert list(outcome.curve) == [*loop.BEFORE, *ppo.COLUMNS, *loop.AFTER]
 
 
 # --- divergence ---------------------------------------------------------------------------------------------------------------
@@ -133,7 +133,7 @@ def test_the_kl_rule_needs_its_count(settings, count, status):
 @pytest.mark.parametrize("broken", [math.nan, math.inf])
 def test_a_reward_that_is_not_finite_ends_the_run_and_spares_the_weights(settings, broken):
     p = settings(updates=4)
-    actors = ppo.load_actors(p)
+    actors = load_actors(p)
     calls = []
 
     def reward(responses):
@@ -152,7 +152,7 @@ def test_a_reward_that_is_not_finite_ends_the_run_and_spares_the_weights(setting
 
 def test_a_reward_model_whose_scores_are_not_finite_ends_the_run(settings):
     p = settings(updates=4)
-    actors = ppo.load_actors(p)
+    actors = load_actors(p)
     scorer = load_scorer(files.resolve(config.FIXTURE_REWARD_MODEL.format(task=p.task)), p.task, p)
     with torch.no_grad():
         scorer.model.classifier.bias[0] = math.nan
@@ -164,7 +164,7 @@ def test_a_reward_model_whose_scores_are_not_finite_ends_the_run(settings):
 
 def test_a_policy_that_is_broken_from_the_start_ends_the_run(settings):
     p = settings(updates=4)
-    actors = ppo.load_actors(p)
+    actors = load_actors(p)
     with torch.no_grad():
         next(actors.policy.parameters()).fill_(math.nan)
     outcome = run(p, actors, count)
@@ -177,7 +177,7 @@ def test_a_policy_that_is_broken_from_the_start_ends_the_run(settings):
 @pytest.mark.parametrize("network", ["policy", "value"])
 def test_a_gradient_that_is_not_finite_under_a_finite_loss_spares_the_weights(settings, network):
     p = settings(learning_rate=1e-3)
-    actors = ppo.load_actors(p)
+    actors = load_actors(p)
     before = weights(actors.policy), weights(actors.value)
     next(getattr(actors, network).parameters()).register_hook(lambda gradient: gradient * math.nan)
     outcome = run(p, actors)
@@ -191,7 +191,7 @@ def test_a_gradient_that_is_not_finite_under_a_finite_loss_spares_the_weights(se
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_absurd_learning_rate_ends_the_run_with_a_reason(settings, kind, epochs):
     p = settings(kind, learning_rate=1e30, epochs=epochs)
-    actors = ppo.load_actors(p)
+    actors = load_actors(p)
     before = weights(actors.policy)
     outcome = run(p, actors)
     assert outcome.status == "diverged"
@@ -207,8 +207,8 @@ def test_the_published_settings_are_those_of_the_released_code(settings):
     assert loop.temperature_of(settings()) == 0.7
     assert (p.top_k, p.whiten_rewards, p.whiten_padding, p.value_clip, p.max_gradient_norm) == (20, True, True, 0.2, None)
     assert settings(preset="as-published", top_k=5).top_k == 5  # what is said outright counts
-    rollout = rolled_out(p, ppo.load_actors(p))
-    logits = forward(ppo.load_actors(p).policy, rollout.responses)[0]
+    rollout = rolled_out(p, load_actors(p))
+    logits = forward(load_actors(p).policy, rollout.responses)[0]
     real = rollout.mask.bool()
     log_p = objective.log_probabilities(logits, rollout.responses.ids[real], 1.0)
     torch.testing.assert_close(rollout.log_p, grid(log_p, rollout.mask))

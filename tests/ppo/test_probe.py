@@ -14,8 +14,8 @@ from paradox_utils.files import resolve
 from paradox_utils.policies.decoding import generate
 from paradox_utils.policies.models import load_policy
 from paradox_utils.policies.prompts import encode_prompts, take
-from paradox_utils.ppo import probe
-from paradox_utils.stages import ppo
+from paradox_utils.ppo import loop, probe
+from paradox_utils.rewards import judges
 
 PROMPTS, SAMPLES = 6, 8
 
@@ -35,16 +35,16 @@ def start():
 
 def rewards_of(p):
     _, tokenizer, _, judged = start()
-    given = ppo.reward_of(p, tokenizer, judged)[0]
+    given = judges.reward_of(p, tokenizer, judged)[0]
     soft = None
     if p.reward == "model" and p.task != "completeness":
-        soft = ppo.reward_of(p.model_copy(update={"reward_form": "probability"}), tokenizer, judged)[0]
-    return probe.Rewards(given, soft, ppo.true_reward(p, tokenizer, judged), oracle_judge(p.task))
+        soft = judges.reward_of(p.model_copy(update={"reward_form": "probability"}), tokenizer, judged)[0]
+    return loop.Rewards(given, soft, judges.true_reward(p, tokenizer, judged), oracle_judge(p.task))
 
 
 def probed(p, rewards=None):
     model, tokenizer, prompts, _ = start()
-    return probe.probe(model, tokenizer, prompts, rewards or rewards_of(p), p)
+    return probe.probe(p, loop.Actors(model, None, None, tokenizer), prompts, rewards or rewards_of(p))
 
 
 @functools.cache
@@ -70,7 +70,7 @@ def test_the_exact_reward_is_always_right(task):
 def test_the_opposite_reward_is_always_wrong(task):
     p = parameters(task, "dial")
     exact = rewards_of(p)
-    right, wrong = probed(p, exact), probed(p, probe.Rewards(lambda r: -exact.true(r), None, exact.true, exact.evaluator))
+    right, wrong = probed(p, exact), probed(p, loop.Rewards(lambda r: -exact.true(r), None, exact.true, exact.evaluator))
     assert wrong[0]["probe_accuracy"] == 0.0
     assert wrong[0]["probe_variance"] == pytest.approx(right[0]["probe_variance"])
     assert wrong[1][-1]["true_return"] < right[1][0]["true_return"] < right[1][-1]["true_return"]
@@ -90,7 +90,7 @@ def test_variance_margin_and_correlation_by_hand():
         return grid
 
     exact = rewards_of(p)
-    measures, chosen = probed(p, probe.Rewards(given, None, exact.true, exact.evaluator))
+    measures, chosen = probed(p, loop.Rewards(given, None, exact.true, exact.evaluator))
     assert measures["probe_variance_raw"] == pytest.approx(5.25)
     overall = 5.25 + 100 * 35 / 12  # 0 … 7, and ten times 0 … 5
     assert measures["probe_variance"] == pytest.approx(5.25 / overall)
@@ -121,7 +121,7 @@ def test_the_length_reward_follows_length_and_no_truth():
     assert measures["probe_length_correlation"] == pytest.approx(1.0, abs=0.02)  # words against tokens
     p = parameters("relevance", "dial")
     exact = rewards_of(p)
-    shorter = probe.Rewards(lambda r: -r.mask.double(), None, exact.true, exact.evaluator)
+    shorter = loop.Rewards(lambda r: -r.mask.double(), None, exact.true, exact.evaluator)
     assert probed(p, shorter)[0]["probe_length_correlation"] == pytest.approx(-1.0)
 
 
@@ -175,6 +175,6 @@ def test_a_models_rewards_do_not_depend_on_padding_and_one_that_does_is_found(ta
     def leaky(some):
         return rewards.given(some) + 0.01 * (some.mask == 0)
 
-    leak = probed(p, probe.Rewards(leaky, rewards.soft, rewards.true, rewards.evaluator))[0]["probe_padding"]
+    leak = probed(p, loop.Rewards(leaky, rewards.soft, rewards.true, rewards.evaluator))[0]["probe_padding"]
     pads = (responses().mask[::SAMPLES] == 0).sum(1)  # of the first response to each prompt
     assert leak == pytest.approx(0.01 * int(pads.max()), abs=1e-4)

@@ -17,10 +17,10 @@ from safetensors.torch import load_file
 
 from paradox_utils import config, files, states
 from paradox_utils.ppo import loop, processes, state
+from paradox_utils.ppo import ppo as updates
 from paradox_utils.stages import ppo
 from tests.study.test_run import wait_for
 
-PACKAGE = Path(ppo.__file__).parent
 SMALL = {
     "updates": 8,
     "prompts_per_update": 4,
@@ -34,7 +34,7 @@ SMALL = {
 
 
 def run(folder, kill=None, during_save=0, at=None, **changes):
-    """Run in a child that shares our imports; it kills itself after row ``kill``, before its ``during_save``-th file, or at a
+    """Run in a child that shares our imports; it kills itself at update ``kill``, before its ``during_save``-th file, or at a
     moment: ``at`` = (owner, name, count), a call of a function."""
     folder.mkdir(exist_ok=True)
     child = os.fork()
@@ -45,12 +45,9 @@ def run(folder, kill=None, during_save=0, at=None, **changes):
                 kill_in_a_save(during_save)
             if at:
                 kill_at(*at)
-
-            def report(row):
-                if row["update"] == kill:
-                    os.kill(os.getpid(), signal.SIGKILL)
-
-            _, results = ppo.run_ppo(config.PPO(**SMALL | changes), folder, report)
+            if kill is not None:
+                kill_at_update(kill)
+            _, results = ppo.run_ppo(config.PPO(**SMALL | changes), folder)
             (folder / "results.json").write_text(json.dumps(results))
         finally:
             os._exit(0)
@@ -66,6 +63,17 @@ def kill_at(owner, name, count):
         return real(*args, **kwargs)
 
     setattr(owner, name, act)
+
+
+def kill_at_update(number):
+    real = loop.sample
+
+    def sample(p, actors, prompts, update):
+        if update == number:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return real(p, actors, prompts, update)
+
+    loop.sample = sample
 
 
 def kill_in_a_save(count):
@@ -106,7 +114,7 @@ def test_a_run_killed_at_random_points_ends_as_one_that_was_not(whole, tmp_path)
 
 
 MOMENTS = {
-    "in the middle of an epoch": (loop, "_losses", 23),
+    "in the middle of an epoch": (updates, "_losses", 23),
     "between a state and its successor's clearing": (states, "keep_last", 2),
     "before the curve is written": (files, "write_table", 1),
 }
@@ -170,7 +178,7 @@ def test_a_state_is_safetensors_and_json_alone(tmp_path):
 
 
 def test_nothing_is_unpickled_and_no_remote_code_runs():
-    source = "\n".join(path.read_text() for path in PACKAGE.rglob("*.py"))
+    source = "\n".join(path.read_text() for path in files.PACKAGE.rglob("*.py"))
     unsafe = r"import (pickle|joblib|dill|cloudpickle)|pickle\.load|torch\.load\((?!weights_only=True)|trust_remote_code"
     assert not re.search(unsafe, source)
     assert source.count('"use_safetensors"') == 1  # in the one function that loads weights

@@ -12,14 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from paradox_utils import config, data
+from paradox_utils.data import oracle
 from paradox_utils.data.records import DataError
-from paradox_utils.data.segments import segment
-from paradox_utils.data.tasks import TASKS
+from paradox_utils.data.tasks import TASKS, segment
 from paradox_utils.files import resolve
 from paradox_utils.rewards import examples, judges, model
-from paradox_utils.rewards.judges import REWARD_SIZE
-from paradox_utils.stages.feedback import annotate
-from paradox_utils.stages.ppo import reward_of
+from paradox_utils.rewards.judges import reward_of, size_of
 from tests.conftest import answered
 from tests.rewards.test_judges import StubScorer
 from tests.rewards.test_placement import ORACLE, RIGHT, atlas_tokenizer, placed, ppo, respond, tokens
@@ -36,7 +34,7 @@ def responses_to(records):
 
 
 def record_of(question, *texts):
-    return annotate(question, texts, config.FeedbackParameters(annotator_noise=0.0), random.Random(0))
+    return oracle.feedback_on(question, texts, 0.0, random.Random(0))
 
 
 # --- a constant, and length ---------------------------------------------------------------------------------------------------
@@ -49,15 +47,15 @@ def test_a_constant_reward_pays_every_response_alike_on_its_last_token(question,
     responses = respond(atlas_tokenizer(), question, [ids, ids[:9], [atlas_tokenizer().eos_token_id]])  # whole, cut, empty
     grid = reward(responses)
     assert grid.shape == responses.ids.shape
-    assert [placed(row) for row in grid] == [{place: REWARD_SIZE[task]} for place in (15, 8, 0)]
+    assert [placed(row) for row in grid] == [{place: size_of(ppo(task))} for place in (15, 8, 0)]
     assert cut() == 0
-    larger, _ = judges.control_of(ppo(task, reward="constant", reward_size=2.0), judged)
+    larger, _, _ = reward_of(ppo(task, reward="constant", reward_size=2.0), atlas_tokenizer(), judged)
     assert [placed(row) for row in larger(responses)] == [{place: 2.0} for place in (15, 8, 0)]
 
 
 def test_the_length_reward_is_standardised_by_training_responses(question, judged):
     train = [record_of(question, "a b c d", "a b c d", "a b c d e f g h", "b c d e f g h i")]  # words: mean 6, deviation 2
-    reward, _ = judges.control_of(ppo("factuality", reward="length"), judged | {"train": train})
+    reward, _, _ = reward_of(ppo("factuality", reward="length"), atlas_tokenizer(), judged | {"train": train})
     nine = " ".join(RIGHT.split()[:9])
     assert len(RIGHT.split()) == 13
     rows = [tokens(atlas_tokenizer(), RIGHT), tokens(atlas_tokenizer(), nine, end=False), [atlas_tokenizer().eos_token_id]]
@@ -69,13 +67,13 @@ def test_the_length_reward_is_standardised_by_training_responses(question, judge
 def test_lengths_that_are_all_the_same_have_no_scale(question, judged):
     train = [record_of(question, "a b", "c d", "e f", "g h")]
     with pytest.raises(DataError, match="every training response has 2 words, so there is no scale; use reward=constant"):
-        judges.control_of(ppo("factuality", reward="length"), judged | {"train": train})
-    judges.control_of(ppo("factuality", reward="constant"), judged | {"train": train})
+        reward_of(ppo("factuality", reward="length"), atlas_tokenizer(), judged | {"train": train})
+    reward_of(ppo("factuality", reward="constant"), atlas_tokenizer(), judged | {"train": train})
 
 
 @pytest.mark.parametrize("task", TASKS)
 def test_length_rewards_of_the_training_responses_have_mean_0_and_the_size_as_deviation(judged, task):
-    reward, _ = judges.control_of(ppo(task, reward="length", reward_size=0.7), judged)
+    reward, _, _ = reward_of(ppo(task, reward="length", reward_size=0.7), atlas_tokenizer(), judged)
     totals = reward(responses_to(judged["train"])).sum(1)
     assert float(totals.mean()) == pytest.approx(0.0, abs=1e-5)
     assert float(totals.std(unbiased=False)) == pytest.approx(0.7, rel=1e-5)
@@ -83,18 +81,18 @@ def test_length_rewards_of_the_training_responses_have_mean_0_and_the_size_as_de
 
 @pytest.mark.parametrize("task", SEGMENTED)
 def test_a_constant_is_as_accurate_as_the_majority_class_if_that_is_good(judged, task):
-    _, metrics = judges.control_of(ppo(task, reward="constant"), judged)
+    _, metrics, _ = reward_of(ppo(task, reward="constant"), atlas_tokenizer(), judged)
     truth = judges.measure_judge(ORACLE[task], ppo(task), judged["heldout"])
     assert metrics["accuracy"] == metrics["majority"] == pytest.approx(1 - truth["error_share"])
     assert metrics["balanced_accuracy"] == 0.5
     assert metrics["error_share"] == metrics["f1"] == 0.0
     bad = record_of(judged["heldout"][0].question, *["the founder of zodor fort is pelo."] * 4)
-    _, metrics = judges.control_of(ppo(task, reward="constant"), judged | {"heldout": [bad] * 3})
+    _, metrics, _ = reward_of(ppo(task, reward="constant"), atlas_tokenizer(), judged | {"heldout": [bad] * 3})
     assert (metrics["accuracy"], metrics["majority"]) == (0.0, 1.0)  # where every segment is an error it is always wrong
 
 
 def test_a_constant_orders_half_of_the_pairs(judged):
-    _, metrics = judges.control_of(ppo("completeness", reward="constant"), judged)
+    _, metrics, _ = reward_of(ppo("completeness", reward="constant"), atlas_tokenizer(), judged)
     assert metrics["accuracy"] == metrics["accuracy_noisy"] == metrics["majority"] == 0.5
     assert metrics["segments"] > 50
 
@@ -106,7 +104,7 @@ def test_length_labels_no_segments_and_so_has_no_metrics(judged, task):
 
 
 def test_length_orders_pairs_by_words(judged):
-    _, metrics = judges.control_of(ppo("completeness", reward="length"), judged)
+    _, metrics, _ = reward_of(ppo("completeness", reward="length"), atlas_tokenizer(), judged)
     right = []
     for record in judged["heldout"]:
         scored = [(score, len(text.split())) for score, text in zip(record.clean_scores, record.responses, strict=True)]
@@ -142,16 +140,16 @@ def test_rounding_is_no_spread(question):
 
 
 def test_the_spread_is_measured_on_the_first_questions_of_the_feedback():
-    records, asked = answered(5, seed=6), []
+    records, asked = answered(101, seed=6), []
 
     def judge(questions, texts, offsets):
         asked.append((list(questions), list(texts), list(offsets)))
         return [[float(index)] for index in range(len(texts))]
 
-    assert judges.spread_of(judge, ppo("factuality"), records, most=2) == pytest.approx(np.std(range(8)))
+    assert judges.spread_of(judge, ppo("factuality"), records) == pytest.approx(np.std(range(400)))
     questions, texts, offsets = asked[0]
-    assert texts == [text for record in records[:2] for text in record.responses]
-    assert questions == [records[0].question] * 4 + [records[1].question] * 4
+    assert texts == [text for record in records[:100] for text in record.responses]
+    assert questions == [record.question for record in records[:100] for _ in range(4)]
     assert offsets == [segment(text, "factuality", "punctuation") for text in texts]
 
 
@@ -186,7 +184,7 @@ def test_normalised_rewards_spread_by_their_size_over_responses(task, changes):
         reward_of(p.model_copy(update={"normalise_reward": choice}), atlas_tokenizer(), fixture_feedback())[0]
         for choice in (None, False, True)
     )
-    size = p.reward_size or REWARD_SIZE[task]
+    size = size_of(p)
     assert float(on(responses_to(records)).sum(1).std(unbiased=False)) == pytest.approx(size, rel=1e-4)
     few = responses_to(records[:10])
     raw, scaled = unset(few), on(few)
@@ -215,7 +213,7 @@ def test_completeness_is_standardised_unless_told_to_pay_raw_scores():
     responses, p = responses_to(some), ppo("completeness")
     checkpoint = resolve(p.reward_model.format(task="completeness"))
     scorer = model.load_scorer(checkpoint, "completeness", p, p.rm_micro_batch)
-    contexts = [examples.reward_context(p, question, "completeness") for question in responses.questions]
+    contexts = [examples.context_of(question, "completeness") for question in responses.questions]
     scores = torch.as_tensor(scorer.scores(contexts, responses.texts)).float()
     stored = json.loads((checkpoint / "metrics.json").read_text())
     standard = 0.3 * (scores - stored["score_mean"]) / stored["score_std"]

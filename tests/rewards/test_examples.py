@@ -7,7 +7,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from paradox_utils.data.records import Feedback, Missing, Passage, Question, Span
-from paradox_utils.data.tasks import LABELS
 from paradox_utils.rewards import examples
 
 F_ERR, NF_ERR, OK = range(3)
@@ -30,10 +29,6 @@ def feedback(responses=("a b c d e.",), spans=(), **more):
 
 def span(text, part, kind):
     return Span(kind, text.index(part), text.index(part) + len(part))
-
-
-def test_labels_are_in_the_order_of_the_paper():
-    assert LABELS == ("F-ERR", "NF-ERR", "O")
 
 
 def test_contexts_by_task():
@@ -113,10 +108,10 @@ def test_examples_without_a_label_are_left_out():
 
 def test_pairs_of_the_annotators_beside_the_oracle():
     record = feedback("ABCD", preference=(1, 2, 0, 2, 1, 1), clean_scores=(0.5, 0.5, 1.0, 0.25))
-    pairs = [(p.chosen, p.rejected, p.clean) for p in examples.pair_examples([record])]
+    pairs = [(p.chosen, p.rejected, p.clean) for p in examples.pair_examples([record], "completeness", "punctuation")]
     assert pairs == [("A", "B", None), ("C", "A", True), ("C", "B", True), ("B", "D", True), ("C", "D", True)]
     wrong = feedback("ABCD", preference=(0, 1, 0, 0, 0, 0), clean_scores=(0.5, 0.5, 1.0, 0.25))
-    (pair,) = examples.pair_examples([wrong])
+    (pair,) = examples.pair_examples([wrong], "completeness", "punctuation")
     assert (pair.chosen, pair.rejected, pair.clean) == ("A", "C", False)
 
 
@@ -147,7 +142,7 @@ def test_completeness_scores(missing, scores):
 def test_pairs_follow_completeness_and_ties_are_none():
     record = feedback(RESPONSES, corrected="Noss is an island.", preference=(2, 2, 2, 2, 2, 2))
     assert examples.completeness_scores(record, "punctuation") == [1.0, 1.0, 1.0, 0.0]
-    pairs = examples.pair_examples([record], splitter="punctuation")
+    pairs = examples.pair_examples([record], "completeness", "punctuation")
     assert [(p.chosen, p.rejected, p.clean) for p in pairs] == [(r, "", None) for r in RESPONSES[:3]]
 
 
@@ -155,7 +150,7 @@ def test_pairs_follow_completeness_and_ties_are_none():
 def test_nothing_needed_gives_no_pairs(corrected):
     record = feedback(RESPONSES, corrected=corrected)
     assert examples.completeness_scores(record, "punctuation") is None
-    assert examples.pair_examples([record], splitter="punctuation") == []
+    assert examples.pair_examples([record], "completeness", "punctuation") == []
 
 
 def by_difflib(piece: str, sentence: str) -> float:

@@ -3,6 +3,7 @@
 import itertools
 import math
 import random
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -11,14 +12,16 @@ import torch
 from paradox_utils import config
 from paradox_utils.data import oracle
 from paradox_utils.data.records import DataError
-from paradox_utils.data.segments import segment
-from paradox_utils.data.tasks import TASKS
+from paradox_utils.data.tasks import TASKS, segment
 from paradox_utils.rewards import judges
-from paradox_utils.rewards.judges import Centre
-from paradox_utils.stages.feedback import annotate
-from paradox_utils.stages.ppo import reward_of
+from paradox_utils.rewards.judges import Centre, reward_of
 from tests.conftest import answered
 from tests.rewards.test_placement import ORACLE, RIGHT, atlas_tokenizer, ppo, respond, tokens
+
+
+def test_config_and_the_registry_name_the_same_rewards():
+    assert tuple(judges.REWARDS) == get_args(config.PPO.model_fields["reward"].annotation)
+
 
 # --- judges -------------------------------------------------------------------------------------------------------------------
 
@@ -238,10 +241,9 @@ def test_the_opposite_judge_is_wrong_about_everything(many, task):
 
 @pytest.mark.parametrize(("task", "segments"), [("relevance", 7), ("factuality", 3)])
 def test_the_measured_segments_are_those_of_each_response(question, task, segments):
-    p = config.FeedbackParameters(annotator_noise=0.0)
     redundant = f"{RIGHT[:-1]}, and its founder is surely bane."  # three clauses of one sentence
     texts = (redundant, "the founder of zodor fort is pelo.", "", f"{RIGHT[:-1]}, and nothing else is known of it", " ")
-    records = [annotate(question, (text,) * 4, p, random.Random(0)) for text in texts]
+    records = [oracle.feedback_on(question, (text,) * 4, 0.0, random.Random(0)) for text in texts]
     metrics = judges.measure_judge(ORACLE[task], ppo(task), records)
     assert (metrics["segments"], metrics["accuracy"]) == (segments, 1.0)
 
@@ -269,7 +271,6 @@ def test_the_stage_measures_a_dial_and_rewards_with_it(many):
 
 
 def test_feedback_without_a_difference_cannot_measure_completeness(question):
-    p = config.FeedbackParameters(annotator_noise=0.0)
-    records = [annotate(question, (RIGHT,) * 4, p, random.Random(0))]
+    records = [oracle.feedback_on(question, (RIGHT,) * 4, 0.0, random.Random(0))]
     with pytest.raises(DataError, match="no two held-out responses differ"):
         judges.measure_judge(ORACLE["completeness"], ppo("completeness"), records)

@@ -3,6 +3,7 @@
 import random
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from paradox_utils import config
 from paradox_utils.rewards import examples, judges, model
 from paradox_utils.rewards.encoders import atlas_reward_tokenizer, load_encoder
-from paradox_utils.rewards.model import IGNORED, NonFiniteScoresError, RewardScorer, encode_segments, encode_wholes
+from paradox_utils.rewards.model import IGNORED, NonFiniteScoresError, RewardScorer
 from tests.conftest import answered
 
 F_ERR, NF_ERR, OK = range(3)
@@ -69,7 +70,7 @@ def ids(text):
 def test_marks_stand_before_the_segments_of_an_encoder():
     scorer = scorer_of("atlas-bert-32")
     context, first, second = ids(CONTEXT), *map(ids, CLAUSES)
-    one, empty = encode_segments(scorer.model, scorer.tokenizer, [CONTEXT, CONTEXT], [CLAUSES, ()], 512)
+    one, empty = scorer.encode_segments([CONTEXT, CONTEXT], [CLAUSES, ()])
     assert one.ids == [HEAD, *context, MARK, *first, MARK, *second, MARK]
     assert one.marks == [1 + len(context), 2 + len(context) + len(first)]
     assert one.types == [0] * (1 + len(context)) + [1] * (len(first) + len(second) + 3)
@@ -80,7 +81,7 @@ def test_marks_stand_before_the_segments_of_an_encoder():
 def test_marks_stand_after_the_segments_of_a_causal_backbone(llama):
     scorer = scorer_of(llama)
     context, first, second = ids(CONTEXT), *map(ids, CLAUSES)
-    (one,) = encode_segments(scorer.model, scorer.tokenizer, [CONTEXT], [CLAUSES], 512)
+    (one,) = scorer.encode_segments([CONTEXT], [CLAUSES])
     assert one.ids == [HEAD, *context, *first, MARK, *second, MARK, MARK]
     assert one.marks == [1 + len(context) + len(first), 2 + len(context) + len(first) + len(second)]
     assert [one.ids[mark] for mark in one.marks] == [MARK, MARK]
@@ -92,7 +93,7 @@ def test_over_long_inputs_lose_the_end_of_the_context_first():
     whole = 2 + len(context) + 2 + len(first) + len(second)
 
     def encoded(limit):
-        (one,) = encode_segments(scorer.model, scorer.tokenizer, [CONTEXT], [CLAUSES], limit)
+        (one,) = replace(scorer, max_length=limit).encode_segments([CONTEXT], [CLAUSES])
         assert len(one.ids) == len(one.types) == min(limit, whole)
         assert (one.ids[0], one.ids[-1]) == (HEAD, MARK)
         assert one.truncated == (limit < whole)
@@ -114,35 +115,35 @@ def test_a_causal_mark_is_lost_with_the_end_of_its_segment(llama):
     scorer = scorer_of(llama)
     first, second = map(ids, CLAUSES)
     limit = 2 + len(first) + 1 + len(second)  # one token short of the second mark
-    (one,) = encode_segments(scorer.model, scorer.tokenizer, [CONTEXT], [CLAUSES], limit)
+    (one,) = replace(scorer, max_length=limit).encode_segments([CONTEXT], [CLAUSES])
     assert one.marks == [1 + len(first), -1]
     assert one.truncated
 
 
 def test_pairs_read_context_and_response():
-    tokenizer = atlas_reward_tokenizer()
+    scorer = scorer_of("atlas-bert-32", pairwise=True)
     context, response = ids(CONTEXT), ids(CLAUSES[0])
-    one, empty = encode_wholes(tokenizer, [CONTEXT, CONTEXT], [CLAUSES[0], ""], 512)
+    one, empty = scorer.encode_wholes([CONTEXT, CONTEXT], [CLAUSES[0], ""])
     assert one.ids == [HEAD, *context, *response, MARK]
     assert one.types == [0] * (1 + len(context)) + [1] * (len(response) + 1)
     assert (one.truncated, empty.truncated) == (False, False)
     assert empty.ids == [HEAD, *context, MARK]
     whole = len(context) + len(response) + 2
     for limit, kept in ((whole, len(context)), (whole - 1, len(context) - 1), (len(response) + 2, 0)):
-        (one,) = encode_wholes(tokenizer, [CONTEXT], [CLAUSES[0]], limit)
+        (one,) = replace(scorer, max_length=limit).encode_wholes([CONTEXT], [CLAUSES[0]])
         assert one.ids == [HEAD, *context[:kept], *response, MARK]
         assert one.truncated == (limit < whole)
-    (one,) = encode_wholes(tokenizer, [CONTEXT], [CLAUSES[0]], 5)
+    (one,) = replace(scorer, max_length=5).encode_wholes([CONTEXT], [CLAUSES[0]])
     assert one.ids == [HEAD, *response[:3], MARK]
 
 
 def test_labels_sit_on_the_marks_and_padding_is_ignored():
-    scorer = scorer_of("atlas-longformer")
-    inputs = encode_segments(scorer.model, scorer.tokenizer, [CONTEXT, "a"], [CLAUSES, (*CLAUSES, CLAUSES[0])], 20)
+    scorer = scorer_of("atlas-longformer", max_length=20)
+    inputs = scorer.encode_segments([CONTEXT, "a"], [CLAUSES, (*CLAUSES, CLAUSES[0])])
     assert inputs[1].marks[2] == -1  # cut off: no label to learn
     labels = [(NF_ERR, None), (OK, F_ERR, NF_ERR)]
     rows = [model.features(one, row) for one, row in zip(inputs, labels, strict=True)]
-    tensors = model.collate(rows, scorer.model, scorer.tokenizer, True)
+    tensors = scorer.collate(rows)
     longest = max(len(one.ids) for one in inputs)
     assert tensors["labels"].shape == tensors["input_ids"].shape == (2, longest)
     for index, (one, row) in enumerate(zip(inputs, labels, strict=True)):
@@ -152,10 +153,9 @@ def test_labels_sit_on_the_marks_and_padding_is_ignored():
         assert tensors["attention_mask"][index].tolist() == [1] * len(one.ids) + [0] * (longest - len(one.ids))
         globally = tensors["global_attention_mask"][index].nonzero().flatten().tolist()
         assert globally == [mark for mark in one.marks if mark >= 0]
-    assert not model.collate(rows, scorer.model, scorer.tokenizer, False)["global_attention_mask"].any()
+    assert not replace(scorer, global_attention=False).collate(rows)["global_attention_mask"].any()
     assert "token_type_ids" not in tensors  # this Longformer has one type
-    bert = scorer_of("atlas-bert-32")
-    tensors = model.collate(rows, bert.model, bert.tokenizer, True)
+    tensors = scorer_of("atlas-bert-32").collate(rows)
     assert tensors["token_type_ids"][0].tolist() == inputs[0].types + [0] * (longest - len(inputs[0].ids))
     assert "global_attention_mask" not in tensors
 
@@ -325,6 +325,6 @@ def test_a_context_is_tokenised_once(pairwise, batch, monkeypatch):
 
 def test_scoring_loads_nothing_that_only_training_needs():
     heavy = {"transformers.trainer", "datasets", "sklearn", "trl.trainer.reward_trainer"}
-    code = f"import sys; from paradox_utils import experiment; print({heavy} & sys.modules.keys())"
+    code = f"import sys; from paradox_utils.stages import ppo; print({heavy} & sys.modules.keys())"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "set()"

@@ -15,8 +15,7 @@ from transformers import PreTrainedTokenizerFast
 
 from paradox_utils import config
 from paradox_utils.data import oracle
-from paradox_utils.data.segments import segment
-from paradox_utils.data.tasks import TASKS
+from paradox_utils.data.tasks import TASKS, segment
 from paradox_utils.policies.models import atlas_policy_tokenizer
 from paradox_utils.policies.prompts import Prompts, Responses, decode
 from paradox_utils.rewards import judges
@@ -255,13 +254,10 @@ def test_mean_pooling_divides_by_the_number_of_segments(question):
 def test_a_scale_matched_dial_is_divided_by_its_shrinkage(question):
     tokenizer = atlas_tokenizer()
     responses = respond(tokenizer, question, [tokens(tokenizer, RIGHT)])
-    dial = {"reward": "dial", "dial_accuracy": 0.75}
-    for p, size in (
-        (ppo("relevance", scale_matched=True, **dial), 0.6),
-        (ppo("relevance", **dial), 0.3),
-        (ppo("relevance", scale_matched=True, dial_accuracy=0.75), 0.3),  # not a dial
-    ):
-        grid = reward_function(tokenizer, constant([1, -1]), Centre(), p)(responses)
+    for matched, size in ((True, 0.6), (False, 0.3)):
+        p = ppo("relevance", reward="dial", dial_accuracy=0.75, scale_matched=matched)
+        _, centre = judges.dial_of(p, {})
+        grid = reward_function(tokenizer, constant([1, -1]), centre, p)(responses)
         assert placed(grid[0]) == {7: size, 14: -size}
 
 
@@ -269,13 +265,12 @@ def test_completeness_is_standardised_on_the_last_token(question):
     tokenizer = atlas_tokenizer()
     rows = [tokens(tokenizer, RIGHT), tokens(tokenizer, RIGHT, end=False)[:9], [tokenizer.eos_token_id]]
     responses = respond(tokenizer, question, rows)
-    p = ppo("completeness", reward="dial", dial_accuracy=0.75, scale_matched=True)  # shrinkage is no business of scores
 
     def judge(questions, texts, offsets):
         assert texts == [RIGHT, "the founder of zodor isle is bane, and", ""]
         return [[4.0], [1.0], [0.0]]
 
-    grid = reward_function(tokenizer, judge, Centre(mean=2.0, std=4.0), p)(responses)
+    grid = reward_function(tokenizer, judge, Centre(mean=2.0, std=4.0), ppo("completeness"))(responses)
     assert placed(grid[0]) == {15: 0.15}  # the end of sequence: 0.3 (4 − 2) / 4
     assert placed(grid[1]) == {8: -0.075}  # truncated: the last token
     assert placed(grid[2]) == {0: -0.15}
@@ -336,7 +331,7 @@ def test_every_segment_is_paid_once_whatever_the_tokenizer(question, task, name)
         assert responses.texts == [text]
         spans = segment(text, task, "punctuation")
         truth = ORACLE[task]([record.question], [text], [spans])[0]
-        size, share = judges.REWARD_SIZE[task], Centre(0.25, 0.5) if task == "completeness" else Centre()
+        size, share = judges.size_of(ppo(task)), Centre(0.25, 0.5) if task == "completeness" else Centre()
         grid = reward_function(tokenizer, ORACLE[task], share, ppo(task))(responses)[0]
         if task == "completeness":
             assert placed(grid) in ({len(grid) - 1: size * (truth[0] - 0.25) / 0.5}, {})

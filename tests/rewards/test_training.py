@@ -18,9 +18,8 @@ from paradox_utils.policies.models import ModelError, atlas_policy_tokenizer
 from paradox_utils.policies.supervised import NonFiniteLossError, shuffled
 from paradox_utils.rewards import judges, training
 from paradox_utils.rewards.encoders import atlas_reward_tokenizer, load_encoder, load_reward_model
-from paradox_utils.rewards.examples import reward_context, training_examples
-from paradox_utils.rewards.model import IGNORED, NonFiniteScoresError, RewardScorer, encode_segments, features, load_scorer
-from paradox_utils.stages import ppo
+from paradox_utils.rewards.examples import context_of, training_examples
+from paradox_utils.rewards.model import IGNORED, NonFiniteScoresError, RewardScorer, features, load_scorer
 from tests.rewards.test_model import CLAUSES, CONTEXT, F_ERR, NF_ERR, OK, ids, llama, scorer_of  # noqa: F401 (llama is a fixture)
 
 # --- training -----------------------------------------------------------------------------------------------------------------
@@ -285,7 +284,7 @@ def test_label_noise_leaves_the_measurement_alone(few, tmp_path):
 def test_corrupted_answers_are_labelled_by_the_oracle(task):
     p = parameters(task, corruption_steps=1, train_questions=50, validation_questions=5, test_questions=5)
     examples = training._corrupted(p, 10, random.Random(0))
-    asked = {reward_context(p, q, task): q for q in atlas.load_splits(p).train}
+    asked = {context_of(q, task): q for q in atlas.load_splits(p).train}
     assert len(examples) >= 1000  # too few would be learnt by heart
     assert {example.context for example in examples} <= asked.keys()
     tally = []
@@ -308,12 +307,12 @@ def test_corrupted_answers_are_labelled_by_the_oracle(task):
 
 
 def test_replaced_words_are_labelled_where_the_passages_lack_them(question):
-    context = reward_context(config.Source(), question, "factuality")
+    context = context_of(question, "factuality")
     clauses = ("the founder of zodor isle is dane,", "and its color is surely kane.")  # wrong, right
     scorer = scorer_of("atlas-bert-32")
-    (one,) = encode_segments(scorer.model, scorer.tokenizer, [context], [clauses], 512)
+    (one,) = scorer.encode_segments([context], [clauses])
     row = features(one, (F_ERR, OK))
-    training._label_replaced_tokens([row], scorer.tokenizer)
+    training._label_replaced_tokens([row], scorer.tokenizer, F_ERR)
     words = scorer.tokenizer.convert_ids_to_tokens(row["ids"])
     labelled = [(word, label) for word, label in zip(words, row["labels"], strict=True) if label != IGNORED]
     assert labelled == [("</s>", F_ERR), ("dane", F_ERR), ("</s>", OK), ("kane", OK)]
@@ -355,19 +354,19 @@ def test_a_loss_that_is_not_finite_ends_the_training(few, tmp_path):
 def test_a_checkpoint_whose_labels_do_not_fit_is_refused(relevance, completeness, tmp_path):
     tokens, pairwise = relevance[0] / "checkpoint-40", completeness[0] / "checkpoint-30"
     with pytest.raises(
-        ModelError, match=r"has the classes \('F-ERR', 'NF-ERR', 'O'\), but completeness needs one score; "
+        ModelError, match=r"has the classes \('F-ERR', 'NF-ERR', 'O'\), but its task needs one score; "
     ) as error:
         load_reward_model(tokens, pairwise=True)
     assert str(tokens) in str(error.value)
     assert "\n" not in str(error.value)
-    with pytest.raises(ModelError, match="but relevance and factuality need") as error:
+    with pytest.raises(ModelError, match="but its task needs the classes") as error:
         load_scorer(pairwise, "factuality", parameters())
     assert "\n" not in str(error.value)
     other, tokenizer = load_encoder("atlas-bert-32", False, 0)
     other.config.id2label = dict(enumerate(reversed(LABELS)))  # the same classes in another order mean other things
     other.save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
-    with pytest.raises(ModelError, match=r"its labels are \('O', 'NF-ERR', 'F-ERR'\)"):
+    with pytest.raises(ModelError, match=r"has the classes \('O', 'NF-ERR', 'F-ERR'\)"):
         load_reward_model(tmp_path, pairwise=False)
 
 
@@ -380,13 +379,13 @@ def test_ppo_takes_a_checkpoint_with_its_metrics_and_its_scale(completeness, pai
     folder, metrics, *_ = completeness
     p = config.PPO(task="completeness", reward_model=str(folder / "checkpoint-30"), device="cpu")
     policy = atlas_policy_tokenizer()
-    reward, stored, cut = ppo.reward_of(p, policy, {})
+    reward, stored, cut = judges.reward_of(p, policy, {})
     assert stored["accuracy"] == metrics[-1]["accuracy"]
     record = pairs["heldout"][0]
     responses = respond(policy, record.question, [tokens(policy, text) for text in record.responses[:2]])
     grid = reward(responses)
     scorer = load_scorer(folder / "checkpoint-30", "completeness", p)
-    context = reward_context(p, record.question, "completeness")
+    context = context_of(record.question, "completeness")
     scores = scorer.scores([context] * 2, record.responses[:2])
     for row, length, score in zip(grid, responses.mask.sum(1), scores, strict=True):
         expected = 0.3 * (score.item() - metrics[-1]["score_mean"]) / metrics[-1]["score_std"]
@@ -403,7 +402,7 @@ def test_ppo_rewards_segments_by_a_checkpoint_named_by_task(relevance, judged, t
     (tmp_path / "rm-relevance").symlink_to(folder / "checkpoint-40")
     p = config.PPO(task="relevance", reward_model=str(tmp_path / "rm-{task}"), device="cpu")
     policy = atlas_policy_tokenizer()
-    reward, stored, _ = ppo.reward_of(p, policy, {})
+    reward, stored, _ = judges.reward_of(p, policy, {})
     assert stored["balanced_accuracy"] == metrics[-1]["balanced_accuracy"]
     scorer = load_scorer(folder / "checkpoint-40", "relevance", p)
     assert judges.measure_judge(judges.model_judge(scorer, p), p, judged["heldout"])["accuracy"] == pytest.approx(

@@ -13,8 +13,8 @@ from paradox_utils.data.records import DataError
 from paradox_utils.data.tasks import TASKS
 from paradox_utils.files import resolve
 from paradox_utils.policies.models import ModelError, atlas_policy_tokenizer, load_policy
-from paradox_utils.ppo import loop
-from paradox_utils.ppo.evaluate import Scores
+from paradox_utils.ppo import OPTIMISERS
+from paradox_utils.rewards import judges
 from paradox_utils.stages import ppo, supervised
 from tests.policies.test_prompts import tiny_model
 from tests.rewards.test_placement import respond, tokens
@@ -43,8 +43,7 @@ def parameters(**changes):
 @pytest.mark.parametrize("task", TASKS)
 def test_a_run_leaves_its_results_and_its_curve(task, reward, tmp_path):
     p = parameters(task=task, reward=reward, dial_accuracy=0.8)
-    reported = []
-    outcome, results = ppo.run_ppo(p, tmp_path, reported.append)
+    outcome, results = ppo.run_ppo(p, tmp_path)
     assert (outcome.status, outcome.reason) == ("ok", "")
     assert set(results) >= RESULTS
     no_meaning = {"rm_f1"} if task == "completeness" else set()
@@ -66,7 +65,7 @@ def test_a_run_leaves_its_results_and_its_curve(task, reward, tmp_path):
     before, _ = load_policy(p.policy)
     assert any(not torch.equal(a, b) for a, b in zip(trained.parameters(), before.parameters(), strict=True))
     assert set(curve) >= CURVE
-    assert curve["update"].tolist() == [0, 1, 2] == [row["update"] for row in reported]
+    assert curve["update"].tolist() == [0, 1, 2]
     assert curve["lm_performance"].notna().tolist() == [True, False, True]
     for name in ("lm_performance", "true_return"):  # the curve has the test questions too
         assert curve[f"test_{name}"].isna().tolist() == [False, True, False]
@@ -124,6 +123,31 @@ def test_probes_are_kept_and_change_nothing_else(tmp_path):
     assert not (tmp_path / "plain/best_of_n.csv").exists()
 
 
+def test_best_of_n_runs_the_whole_stage_and_trains_nothing(tmp_path):
+    p = parameters(optimiser="best-of-n", probe_samples=4, evaluation_batch=9)  # two questions a pass
+    outcome, results = ppo.run_ppo(p, tmp_path)
+    curve = pd.read_csv(tmp_path / "curve.csv")
+    assert (outcome.status, curve["n"].tolist()) == ("ok", [1, 2, 4])
+    assert {path.name for path in tmp_path.iterdir()} == {"curve.csv", "questions.csv", "resume"}  # no model
+    trained = ppo.run_ppo(parameters(updates=0), tmp_path / "trained")[1]
+    assert set(results) == set(trained)
+    assert {name: results[name] for name in results if name.endswith("_start")} == {
+        name: trained[name] for name in trained if name.endswith("_start")
+    }
+    last = curve.iloc[-1]
+    assert results["lm_performance_final"] == pytest.approx(last["test_lm_performance"])
+    assert results["true_return_final"] == pytest.approx(last["test_true_return"])
+    best = curve.loc[curve["lm_performance"].idxmax()]
+    assert results["lm_performance_best"] == pytest.approx(best["test_lm_performance"])
+    assert results["lm_performance_best_logged"] == pytest.approx(best["lm_performance"])
+    assert (results["kl_final"], results["updates"]) == (pytest.approx(math.log(4) - 3 / 4), 0)
+    assert curve["reward_mean"].is_monotonic_increasing
+    asked = pd.read_csv(tmp_path / "questions.csv").set_index("when")
+    good, segments = (np.array(asked.loc["final", name].split(), dtype=float) for name in ("good", "segments"))
+    assert good.sum() / segments.sum() == pytest.approx(results["lm_performance_final"], abs=1e-4)
+    assert json.loads(json.dumps(results, allow_nan=False)) == results
+
+
 # --- the truth beside a reward ------------------------------------------------------------------------------------------------
 
 TRUE = "the founder of zodor isle is bane, and its color is surely kane."
@@ -141,7 +165,7 @@ def test_the_true_reward_is_the_same_whoever_rewards(question, judged, task):
 
     def paid(**changes):
         p = config.check(config.PPO, {"task": task, "device": "cpu"} | changes)
-        return ppo.true_reward(p, tokenizer, judged)(responses)
+        return judges.true_reward(p, tokenizer, judged)(responses)
 
     grid = paid()
     assert grid.any()
@@ -166,56 +190,15 @@ def test_the_true_return_by_hand(question, judged):
         "factuality": [0.5, 0.0, 0],
     }
     for task, expected in totals.items():
-        truth = ppo.true_reward(config.PPO(task=task), tokenizer, judged)
+        truth = judges.true_reward(config.PPO(task=task), tokenizer, judged)
         assert truth(responses).sum(1).tolist() == pytest.approx(expected)
-    pooled = ppo.true_reward(config.PPO(reward_pooling="mean"), tokenizer, judged)
+    pooled = judges.true_reward(config.PPO(reward_pooling="mean"), tokenizer, judged)
     assert pooled(responses).sum(1).tolist() == pytest.approx([0.3, 0.1, 0])
 
 
 def test_people_have_no_true_reward():
     p = config.PPO(source="qa-feedback", evaluator="some/model")
-    assert ppo.true_reward(p, atlas_policy_tokenizer(), {}) is None
-
-
-def test_rewards_are_compared_with_the_truth_response_by_response(question, judged):
-    p = config.PPO(samples_per_prompt=2)
-    tokenizer, responses = answers(question, TRUE, f"{TRUE} {FALSE}")
-    truth = ppo.true_reward(p, tokenizer, judged)
-    exact = truth(responses)
-    returns = [pytest.approx(0.6), pytest.approx(0.3)]
-    assert ppo.compared(p, truth, responses, exact).T.tolist() == [returns, [2, 3], [2, 3]]
-    assert ppo.compared(p, truth, responses, exact.abs()).T.tolist() == [returns, [2, 2], [2, 3]]
-    assert ppo.compared(p, truth, responses, -exact).T.tolist() == [returns, [0, 0], [2, 3]]
-    for reward in ("constant", "length"):  # says nothing of segments, so that nothing is compared
-        control = p.model_copy(update={"reward": reward})
-        found = ppo.compared(control, truth, responses, exact)
-        assert found.T.tolist() == [returns, [0, 0], [0, 0]]
-
-
-def test_completeness_is_compared_by_pairs(question, judged):
-    p = config.PPO(task="completeness", samples_per_prompt=3)
-    tokenizer, responses = answers(question, TRUE, "", FALSE)  # half of what is asked, nothing, nothing
-    truth = ppo.true_reward(p, tokenizer, judged)
-    for values, agreeing in (([2, 1, 1], 2), ([1, 1, 0], 1.5), ([0, 5, 5], 0)):
-        found = ppo.compared(p, truth, responses, torch.tensor(values)[:, None].float())
-        assert found[:, 0].tolist() == pytest.approx(truth(responses).sum(1).tolist())
-        assert found[:, 1:].sum(0).tolist() == [agreeing, 2]
-
-
-def test_greedy_shapes_are_named_apart_from_those_of_rollouts():
-    scores = Scores({"lm_performance": 0.5, "length": 9.0, "segments": 2.0, "rouge_l": 0.1}, [1.0], [2])
-    named = {"lm_performance": 0.5, "greedy_length": 9.0, "greedy_segments": 2.0, "rouge_l": 0.1}
-    assert ppo.named(scores) == named
-
-
-def test_a_row_has_the_scores_of_every_question_and_a_broken_policy_has_none():
-    half = Scores({}, [1.0, 0.0, 0.25], [2, 1, 1])
-    table = ppo.questions_table({"start": half, "final": None, "best": Scores({}, [2.0, 1.0, 1.0], [2, 1, 1])})
-    rows = [
-        {"when": "start", "good": "1 0 0.25", "segments": "2 1 1"},
-        {"when": "best", "good": "2 1 1", "segments": "2 1 1"},
-    ]
-    assert table.to_dict("records") == rows
+    assert judges.true_reward(p, atlas_policy_tokenizer(), {}) is None
 
 
 def test_the_start_does_not_depend_on_the_seed_and_the_rest_does(tmp_path):
@@ -255,15 +238,15 @@ def test_a_reward_model_may_be_the_evaluator(tmp_path):
 
 def test_the_final_policy_is_reported_beside_the_one_validation_chose(tmp_path, monkeypatch):
     """The best on validation is put back before it is measured on test questions."""
-    real = loop.train
+    real = OPTIMISERS["ppo"]
 
-    def train(p, actors, *more):
-        chosen = {name: weight.detach().clone() for name, weight in actors.policy.named_parameters()}
-        outcome = real(p, actors, *more)
+    def run(setting):
+        chosen = {name: weight.detach().clone() for name, weight in setting.actors.policy.named_parameters()}
+        outcome = real(setting)
         outcome.best = chosen  # as if nothing had beaten the start
         return outcome
 
-    monkeypatch.setattr(loop, "train", train)
+    monkeypatch.setitem(OPTIMISERS, "ppo", run)
     _, results = ppo.run_ppo(parameters(learning_rate=1e-2), tmp_path)
     assert results["true_return_best"] == results["true_return_start"] != results["true_return_final"]
 

@@ -1,6 +1,7 @@
-"""The PPO loop on policies of a few thousand weights: the estimates of a rollout, and the steps taken from it."""
+"""PPO on policies of a few thousand weights: the estimates of a rollout, and the steps taken from it."""
 
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -8,8 +9,8 @@ import torch
 from paradox_utils import config
 from paradox_utils.policies.passes import forward
 from paradox_utils.policies.prompts import Responses
-from paradox_utils.ppo import loop, objective
-from paradox_utils.stages import ppo
+from paradox_utils.ppo import loop, objective, ppo
+from paradox_utils.stages.ppo import load_actors
 from tests.policies.test_prompts import KINDS, TEXTS, A, ask, plain_logits, tiny_model, tiny_tokenizer, unpadded
 
 T5, LLAMA = KINDS
@@ -50,9 +51,9 @@ def rolled_out(p, actors, reward=count, texts=TEXTS, seed=0):
     return loop.score(p, actors, loop.sample(p, actors, prompts_of(actors, texts), seed), reward)
 
 
-def run(p, actors=None, reward=count, evaluate=lambda: {"lm_performance": 0.0}, **more):
-    actors = actors or ppo.load_actors(p)
-    return loop.train(p, actors, lambda update: prompts_of(actors), reward, evaluate, **more)
+def run(p, actors=None, reward=count, evaluate=lambda: {"lm_performance": 0.0}):
+    actors, rewards = actors or load_actors(p), loop.Rewards(reward, None, None, None)
+    return ppo.run(loop.Setting(p, actors, rewards, lambda update: prompts_of(actors), {}, evaluate, Path("nowhere")))
 
 
 def weights(model):
@@ -77,7 +78,7 @@ def flatten(policy):
 @pytest.mark.parametrize("kind", KINDS)
 def test_kl_is_zero_before_the_first_update_and_only_then(settings, kind, precision):
     p = settings(kind, precision=precision)
-    actors = ppo.load_actors(p)
+    actors = load_actors(p)
     assert rolled_out(p, actors).kl.abs().max() < 1e-6
     flatten(actors.policy)
     assert rolled_out(p, actors).kl.abs().max() > 0.1
@@ -94,7 +95,7 @@ def one_token_kl(p, actors):
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_default_kl_estimate_is_unbiased(settings, kind):
     p = settings(kind, response_limit=1, samples_per_prompt=4000)
-    actors = ppo.load_actors(p)
+    actors = load_actors(p)
     flatten(actors.policy)
     kl, exact = one_token_kl(p, actors)
     log_p, log_ref = exact(0.7)
@@ -107,7 +108,7 @@ def test_the_default_kl_estimate_is_unbiased(settings, kind):
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_published_kl_estimate_is_that_of_other_distributions_and_goes_negative(settings, kind):
     p = settings(kind, preset="as-published", top_k=3, response_limit=1, samples_per_prompt=4000)
-    actors = ppo.load_actors(p)
+    actors = load_actors(p)
     flatten(actors.policy)
     kl, exact = one_token_kl(p, actors)
     (log_p, log_ref), (sampling, _) = exact(1.0), exact(0.7)
@@ -122,41 +123,42 @@ def test_the_published_kl_estimate_is_that_of_other_distributions_and_goes_negat
 def test_returns_are_the_rewards_less_the_penalty(settings):
     """At λ = γ = 1 the return of the first token is the whole reward − β · KL of the response."""
     p = settings(gae_lambda=1.0, kl_coefficient=0.3)
-    actors = ppo.load_actors(p)
+    actors = load_actors(p)
     flatten(actors.policy)
     rollout = rolled_out(p, actors)
     assert rollout.kl.abs().max() > 0.1
-    torch.testing.assert_close(rollout.returns[:, 0], rollout.rewards.sum(1) - 0.3 * rollout.kl)
+    torch.testing.assert_close(ppo.estimates(p, rollout)[1][:, 0], rollout.rewards.sum(1) - 0.3 * rollout.kl)
     torch.testing.assert_close(rollout.rewards, count(rollout.responses))
 
 
 def test_advantages_are_whitened_over_tokens_and_zero_on_padding(settings):
-    rollout = rolled_out(p := settings(), ppo.load_actors(p))
+    rollout = rolled_out(p := settings(), load_actors(p))
     padding = rollout.mask == 0
     assert padding.any()
-    for whole in (rollout.advantages, rollout.values, rollout.rewards, rollout.entropy, rollout.returns):
+    advantages, returns = ppo.estimates(p, rollout)
+    for whole in (advantages, rollout.values, rollout.rewards, rollout.entropy, returns):
         assert (whole[padding] == 0).all()
-    tokens = rollout.advantages[~padding]
+    tokens = advantages[~padding]
     assert abs(float(tokens.mean())) < 1e-5
     assert abs(float(tokens.std(unbiased=False)) - 1) < 1e-5
 
 
 def test_as_published_padding_reaches_the_returns_of_short_responses(settings):
     p = settings(preset="as-published", gae_lambda=1.0, kl_coefficient=0.0)
-    rollout = rolled_out(p, ppo.load_actors(p))
+    rollout = rolled_out(p, load_actors(p))
     tokens = rollout.rewards[rollout.mask.bool()]
     mean, scale = tokens.mean(), tokens.std(unbiased=False).sqrt()
     whitened = (rollout.rewards - mean) / scale + mean  # on padding too
-    torch.testing.assert_close(rollout.returns[:, 0], whitened.sum(1), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(ppo.estimates(p, rollout)[1][:, 0], whitened.sum(1), atol=1e-4, rtol=1e-4)
     leak = (whitened * (1 - rollout.mask)).sum(1)
     assert leak[rollout.mask.sum(1) < 6].abs().min() > 0.05
 
 
 def test_a_rollout_does_not_depend_on_micro_batches(settings):
     whole, parts = settings(), settings(pass_tokens=60)
-    one, other = (rolled_out(p, ppo.load_actors(p)) for p in (whole, parts))
+    one, other = (rolled_out(p, load_actors(p)) for p in (whole, parts))
     assert torch.equal(one.responses.ids, other.responses.ids)
-    for field in ("log_p", "values", "advantages", "returns"):
+    for field in ("log_p", "log_ref", "values", "entropy"):
         torch.testing.assert_close(getattr(one, field), getattr(other, field), atol=1e-5, rtol=1e-5)
 
 
@@ -164,12 +166,11 @@ def test_measures_of_a_rollout_by_hand():
     mask = torch.tensor([[1.0, 1], [1, 0], [1, 1], [1, 1]])
     rewards = torch.tensor([[1.0, 2], [5, 0], [0, 0], [0, 2]])  # responses earn 3, 5 (one prompt) and 0, 2 (another)
     responses = Responses(None, mask.long(), mask.long(), [""] * 4, samples=2)
-    kl, entropy = torch.tensor([1.0, 2, 3, 6]), mask * 0.5
-    measured = loop.measure(loop.Rollout(responses, mask, mask, mask, rewards, kl, entropy, mask, mask))
+    log_p, entropy = torch.tensor([[0.5, 0.5], [2, 9], [0, 3], [4, 2]]), mask * 0.5  # what stands on padding counts for nothing
+    measured = loop.measure(loop.Rollout(responses, mask, log_p, 0 * mask, mask, rewards, entropy))
     assert measured == {"reward_mean": 2.5, "reward_variance": 2.0, "kl": 3.0, "entropy": 0.5, "length": 7 / 4}
-    alone = loop.measure(
-        loop.Rollout(Responses(None, mask, mask, [""] * 4, 1), mask, mask, mask, rewards, kl, entropy, mask, mask)
-    )
+    responses = Responses(None, mask, mask, [""] * 4, 1)
+    alone = loop.measure(loop.Rollout(responses, mask, log_p, 0 * mask, mask, rewards, entropy))
     assert math.isnan(alone["reward_variance"])  # one response a prompt has no spread
 
 
@@ -179,20 +180,20 @@ def test_measures_of_a_rollout_by_hand():
 def test_losses_of_the_first_step_by_hand(settings):
     """Before any step the ratio is 1: the policy loss is minus the mean advantage (0), nothing clips, and V is the old V."""
     p = settings(epochs=1)
-    actors = ppo.load_actors(p)
+    actors = load_actors(p)
     rollout = rolled_out(p, actors)
-    losses = loop.optimise(p, actors, loop.optimizer_of(p, actors), rollout)
+    losses = ppo.optimise(p, actors, ppo.optimizer_of(p, actors), rollout, 1)
     assert abs(losses["policy_loss"]) < 1e-5
     assert losses["clip_share"] == 0
-    errors = (rollout.values - rollout.returns)[rollout.mask.bool()]
+    errors = (rollout.values - ppo.estimates(p, rollout)[1])[rollout.mask.bool()]
     assert losses["value_loss"] == pytest.approx(0.5 * float((errors**2).mean()), rel=1e-4)
 
 
 def test_each_epoch_is_one_step_with_gradients_clipped_by_network(settings):
     p = settings(epochs=3, max_gradient_norm=1e-3)
-    actors = ppo.load_actors(p)
-    optimizer = loop.optimizer_of(p, actors)
-    losses = loop.optimise(p, actors, optimizer, rolled_out(p, actors))
+    actors = load_actors(p)
+    optimizer = ppo.optimizer_of(p, actors)
+    losses = ppo.optimise(p, actors, optimizer, rolled_out(p, actors), 1)
     assert losses["gradient_norm"] > 1e-2  # as it was before clipping
     for group in optimizer.param_groups:
         gradients = [weight.grad for weight in group["params"] if weight.grad is not None]
@@ -205,10 +206,10 @@ def test_micro_batches_make_the_same_update_as_the_whole_rollout(settings, kind)
     after = []
     for micro_batch in (0, 1, 60):
         p = settings(kind, pass_tokens=micro_batch, epochs=1, learning_rate=1e-3)
-        actors = ppo.load_actors(p)
+        actors = load_actors(p)
         rollout = rolled_out(settings(kind), actors)
         before = weights(actors.policy)
-        loop.optimise(p, actors, loop.optimizer_of(p, actors), rollout)
+        ppo.optimise(p, actors, ppo.optimizer_of(p, actors), rollout, 1)
         assert not unchanged(actors.policy, before)
         after.append(weights(actors.policy) | {f"value {k}": v for k, v in weights(actors.value).items()})
     for other in after[1:]:
@@ -217,13 +218,14 @@ def test_micro_batches_make_the_same_update_as_the_whole_rollout(settings, kind)
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("value_model", ["separate", "shared"])
-def test_the_value_loss_reaches_the_value_model_and_the_policy_only_where_they_share(settings, value_model, kind):
+def test_the_value_loss_reaches_the_value_model_and_the_policy_only_where_they_share(settings, value_model, kind, monkeypatch):
     p = settings(kind, value_model=value_model, epochs=1)
-    actors = ppo.load_actors(p)
+    actors = load_actors(p)
     rollout = rolled_out(p, actors)
-    rollout.advantages.zero_()  # leaves the value loss alone
+    returns = ppo.estimates(p, rollout)[1]
+    monkeypatch.setattr(ppo, "estimates", lambda *_: (torch.zeros_like(returns), returns))  # leaves the value loss alone
     policy, value = weights(actors.policy), weights(actors.value)
-    loop.optimise(p, actors, loop.optimizer_of(p, actors), rollout)
+    ppo.optimise(p, actors, ppo.optimizer_of(p, actors), rollout, 1)
     assert unchanged(actors.policy, policy) == (value_model == "separate")
     moved = {name.split(".")[0] for name, weight in actors.value.named_parameters() if not torch.equal(weight, value[name])}
     assert moved == ({"head", "body"} if value_model == "separate" else {"head"})
@@ -233,23 +235,24 @@ def test_the_value_loss_reaches_the_value_model_and_the_policy_only_where_they_s
 @pytest.mark.parametrize("value_clip", [None, 1e-4])
 def test_values_follow_the_returns_unless_the_clip_holds_them(settings, value_clip):
     p = settings(epochs=30, learning_rate=5e-3, value_clip=value_clip)
-    actors = ppo.load_actors(p)
+    actors = load_actors(p)
     rollout = rolled_out(p, actors)
-    optimizer = loop.optimizer_of(p, actors)
-    first = loop.optimise(p.model_copy(update={"epochs": 1}), actors, optimizer, rollout)["value_loss"]
-    last = loop.optimise(p, actors, optimizer, rollout)["value_loss"]
+    optimizer = ppo.optimizer_of(p, actors)
+    first = ppo.optimise(p.model_copy(update={"epochs": 1}), actors, optimizer, rollout, 1)["value_loss"]
+    last = ppo.optimise(p, actors, optimizer, rollout, 1)["value_loss"]
     assert last < 0.5 * first if value_clip is None else last > 0.9 * first
 
 
 def test_the_weight_of_the_value_loss_by_hand(settings):
     p = settings(epochs=1, value_weight=3.0, max_gradient_norm=None)
-    actors = ppo.load_actors(p)
+    actors = load_actors(p)
     rollout = rolled_out(p, actors)
     head = actors.value.head[0].weight
     values = loop.value_of(actors.value, rollout.responses, None)
-    loss = 3.0 * 0.5 * (((values - rollout.returns) ** 2) * rollout.mask).sum() / rollout.mask.sum()
+    returns = ppo.estimates(p, rollout)[1]
+    loss = 3.0 * 0.5 * (((values - returns) ** 2) * rollout.mask).sum() / rollout.mask.sum()
     (expected,) = torch.autograd.grad(loss, head)
-    loop.optimise(p, actors, loop.optimizer_of(p, actors), rollout)
+    ppo.optimise(p, actors, ppo.optimizer_of(p, actors), rollout, 1)
     assert expected.abs().max() > 1e-4
     torch.testing.assert_close(head.grad, expected)
 
@@ -260,13 +263,13 @@ def test_the_clip_share_is_that_of_the_clips_asked_for(settings, monkeypatch):
     monkeypatch.setattr(objective, "policy_loss", lambda *given: seen.append(given[-1]) or policy_loss(*given))
     monkeypatch.setattr(objective, "value_loss", lambda *given: seen.append(given[-1]) or value_loss(*given))
     p = settings(clip=1e-3, value_clip=0.35, epochs=2)
-    actors = ppo.load_actors(p)
-    assert loop.optimise(p, actors, loop.optimizer_of(p, actors), rolled_out(p, actors))["clip_share"] > 0.2
+    actors = load_actors(p)
+    assert ppo.optimise(p, actors, ppo.optimizer_of(p, actors), rolled_out(p, actors), 1)["clip_share"] > 0.2
     assert seen == [1e-3, 0.35] * 2
 
 
 def test_bfloat16_is_used_where_it_is_asked_for(settings):
-    full, half = (rolled_out(p, ppo.load_actors(p)) for p in (settings(), settings(precision="bfloat16")))
+    full, half = (rolled_out(p, load_actors(p)) for p in (settings(), settings(precision="bfloat16")))
     assert torch.equal(full.responses.ids, half.responses.ids)
     difference = ((full.log_p - half.log_p) * full.mask).abs().max()
     assert 1e-4 < difference < 0.2
@@ -275,8 +278,8 @@ def test_bfloat16_is_used_where_it_is_asked_for(settings):
 
 def test_dropout_is_on_in_the_updates_and_nowhere_else(settings):
     p = settings(dropout_in_updates=0.5, evaluate_every=1)
-    without = rolled_out(settings(), ppo.load_actors(p))
-    actors = ppo.load_actors(p)
+    without = rolled_out(settings(), load_actors(p))
+    actors = load_actors(p)
     loop.set_dropout(actors.policy, 0.5)
     actors.policy.train()
     assert torch.equal(rolled_out(p, actors).log_p, without.log_p)  # old log-probabilities know no dropout
@@ -300,7 +303,7 @@ def test_dropout_is_on_in_the_updates_and_nowhere_else(settings):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_dropout_reaches_every_layer_and_attention_too(settings, kind):
-    actors = ppo.load_actors(settings(kind))
+    actors = load_actors(settings(kind))
     rollout = rolled_out(settings(kind), actors)
     loop.set_dropout(actors.policy, 0.3)
     for layer in actors.policy.modules():
@@ -317,7 +320,7 @@ def test_dropout_reaches_every_layer_and_attention_too(settings, kind):
 def test_learning_rate_by_hand(settings):
     def rates(**changes):
         p = settings(learning_rate=1.0, **changes)
-        return [loop.learning_rate(p, update) for update in range(1, p.updates + 1)]
+        return [ppo.learning_rate(p, update) for update in range(1, p.updates + 1)]
 
     assert rates(updates=4) == [1.0, 0.75, 0.5, 0.25]
     assert rates(updates=4, decay=False) == [1.0] * 4
@@ -328,7 +331,7 @@ def test_learning_rate_by_hand(settings):
 
 def test_the_schedule_is_what_the_optimizer_steps_by(settings):
     p = settings(updates=1, warmup_updates=10**6, learning_rate=1e-2)
-    actors = ppo.load_actors(p)
+    actors = load_actors(p)
     before = weights(actors.policy)
     outcome = run(p, actors)
     assert outcome.curve["learning_rate"].iloc[0] == pytest.approx(1e-8)

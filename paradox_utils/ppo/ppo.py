@@ -1,0 +1,106 @@
+"""PPO itself: advantages, the clipped losses, and the optimizer's steps. The optimiser ``ppo``, and a pattern for others."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from paradox_utils import config
+from paradox_utils.policies.passes import forward
+from paradox_utils.policies.prompts import Responses, passes, rows_of, take
+from paradox_utils.ppo import loop, objective, processes
+from paradox_utils.ppo.loop import Actors, Rollout
+
+COLUMNS = ("policy_loss", "value_loss", "clip_share", "gradient_norm", "steps", "learning_rate")
+
+
+def run(s: loop.Setting) -> loop.Outcome:
+    """Train the policy, and a value model beside it, by PPO."""
+    networks = {"policy": s.actors.policy, "value": s.actors.value}
+    for network in networks.values():
+        loop.set_dropout(network, s.p.dropout_in_updates)
+    optimizer = optimizer_of(s.p, s.actors)
+
+    def update(rollout: Rollout, number: int) -> dict[str, float]:
+        return optimise(s.p, s.actors, optimizer, rollout, number)
+
+    return loop.train(s, loop.Learner(networks, optimizer, update, COLUMNS))
+
+
+def estimates(p: config.PPO, rollout: Rollout) -> tuple[Tensor, Tensor]:
+    """Advantages, whitened, and returns of a rollout's penalised rewards, [B, T] each."""
+    mask, how = rollout.mask, {"how": p.whitening, "padding": p.whiten_padding, "total": processes.total}
+    penalised = objective.penalised_rewards(rollout.rewards, rollout.log_p, rollout.log_ref, mask, p.kl_coefficient)
+    if p.whiten_rewards:
+        penalised = objective.whiten(penalised, mask, shift_mean=False, **how)
+    advantages, returns = objective.advantages(penalised, rollout.values, p.discount, p.gae_lambda)
+    return objective.whiten(advantages, mask, **how), returns
+
+
+def optimizer_of(p: config.PPO, actors: Actors) -> torch.optim.Adam:
+    """Adam over the policy and the value model, one group each."""
+    groups = [{"params": list(network.parameters())} for network in (actors.policy, actors.value)]
+    return torch.optim.Adam(groups, lr=p.learning_rate, eps=p.adam_epsilon, fused=True)
+
+
+def optimise(
+    p: config.PPO, actors: Actors, optimizer: torch.optim.Optimizer, rollout: Rollout, number: int
+) -> dict[str, float]:
+    """Update ``number`` (1-based): ``epochs`` optimizer steps on the whole rollout, each token weighing the same. Returns the
+    losses of the last epoch, the steps taken, and their learning rate.
+
+    It stops before a step along a non-finite loss or gradient: the weights stay as they were.
+    """
+    actors.policy.train(p.dropout_in_updates > 0), actors.value.train(p.dropout_in_updates > 0)
+    rate = learning_rate(p, number)
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+    tokens, targets = processes.total(rollout.mask), estimates(p, rollout)
+    parts = [(take(rollout.responses, chosen), rows_of(chosen, rollout.responses.samples))
+             for chosen in passes(rollout.responses, p.pass_tokens)]  # fmt: skip
+    steps = 0
+    for _ in range(p.epochs):
+        optimizer.zero_grad(set_to_none=True)
+        sums = torch.zeros(3, device=tokens.device)
+        for part, rows in parts:
+            terms = _losses(p, actors, rollout, targets, part, rows) / tokens
+            (terms[0] + p.value_weight * terms[1]).backward()
+            sums += terms.detach()
+        sums = torch.stack([processes.total(term) for term in sums])
+        for group in optimizer.param_groups:
+            processes.sum_gradients(group["params"])
+        norms = [nn.utils.clip_grad_norm_(group["params"], p.max_gradient_norm or math.inf) for group in optimizer.param_groups]
+        finite = bool(torch.isfinite(torch.stack([*sums, *norms])).all())
+        if not finite:
+            break
+        optimizer.step()
+        steps += 1
+    actors.policy.eval(), actors.value.eval()  # an evaluation may follow
+    norm = float(norms[0]) if finite else math.nan  # of the policy, before clipping
+    return dict(zip(COLUMNS, [*sums.tolist(), norm, steps, rate], strict=True))
+
+
+def _losses(
+    p: config.PPO, actors: Actors, rollout: Rollout, targets: tuple[Tensor, Tensor], part: Responses, rows: list[int]
+) -> Tensor:
+    """Policy loss, value loss and clipped tokens of one pass, each summed over its tokens, [3]."""
+    real = part.mask.bool()
+    old_log_p, old_values, advantages, returns = (
+        whole[rows, : real.shape[1]][real] for whole in (rollout.log_p, rollout.values, *targets)
+    )
+    with loop.precision(p, part.ids.device):
+        logits, seen = forward(actors.policy, part)
+        values = loop.value_of(actors.value, part, seen).float()[real]
+    log_p = objective.log_probabilities(logits, part.ids[real], loop.temperature_of(p))
+    policy, clipped = objective.policy_loss(log_p, old_log_p, advantages, p.clip)
+    value = objective.value_loss(values, old_values, returns, p.value_clip)
+    return torch.stack([policy.sum(), value.sum(), clipped.sum()])
+
+
+def learning_rate(p: config.PPO, update: int) -> float:
+    """Linear warm-up over ``warmup_updates``, then linear decay to 0 after the last of ``updates`` (1-based)."""
+    warm = min(1.0, update / p.warmup_updates) if p.warmup_updates else 1.0
+    left = (p.updates - update + 1) / max(1, p.updates - p.warmup_updates) if p.decay else 1.0
+    return p.learning_rate * warm * min(1.0, left)
