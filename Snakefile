@@ -6,11 +6,11 @@
 import sys
 from pathlib import Path
 
-from paradox_utils import config as schema
+from paradox_utils.config.study import load_study
 from paradox_utils.study import machine, plan
 
 CONFIG = config["study"]
-STUDY = schema.load_study(Path(CONFIG))
+STUDY = load_study(Path(CONFIG))
 RUNS = {run.id: run for run in plan.plan(STUDY, CONFIG)}
 MEMORY = machine.memory(STUDY.study, list(RUNS.values()))
 THREADS, GPUS, RUNS_PER_GPU = int(config.get("threads", 1)), int(config.get("gpus", 0)), config.get("runs_per_gpu")

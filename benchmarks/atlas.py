@@ -20,6 +20,7 @@ from benchmarks.t5 import operator_rows
 from benchmarks.table import Row
 from benchmarks.worker import Side
 from paradox_utils import config, data, files, results
+from paradox_utils.config.study import load_study
 from paradox_utils.policies.prompts import encode_prompts
 from paradox_utils.ppo import loop, ppo
 from paradox_utils.rewards.judges import reward_of
@@ -61,7 +62,7 @@ def run(options: Options) -> list[Row]:
 
 def parameters_of(task: str) -> dict:
     """Parameters of the first run of ``task`` against a reward model, as the study plans it, on the committed models."""
-    plan = studies.plan(config.load_study(CONFIG), str(CONFIG))
+    plan = studies.plan(load_study(CONFIG), str(CONFIG))
     first = next(r for r in plan if r.stage == "ppo" and r.labels["task"] == task and r.parameters["reward"] == "model")
     return first.parameters | FIXTURES | {"device": "cpu"}
 

@@ -13,7 +13,8 @@ from pathlib import Path
 from benchmarks import table
 from benchmarks.options import Options
 from benchmarks.table import Row
-from paradox_utils import config, files
+from paradox_utils import files
+from paradox_utils.config.study import load_study
 from paradox_utils.study import plan as studies
 
 CONFIG = Path(__file__).with_name("twelve.yaml")
@@ -25,7 +26,7 @@ def run(options: Options) -> list[Row]:
     """Whole seconds of a study's PPO runs, with its summary and without an analysis page; what they start from is there."""
     with tempfile.TemporaryDirectory(prefix="benchmark-") as folder:
         root = project(Path(folder), options.quick)
-        plan = studies.plan(config.load_study(root / CONFIG.name), CONFIG.name)
+        plan = studies.plan(load_study(root / CONFIG.name), CONFIG.name)
         count = sum(one.stage == "ppo" for one in plan)
         for one in plan:
             if one.stage != "ppo":

@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from paradox_utils import config
 from paradox_utils.config import PPO, ParameterError, RewardModel
+from paradox_utils.config.study import load_study
 
 
 @pytest.mark.parametrize("schema", config.STAGES.values())
@@ -123,13 +124,13 @@ def write(tmp_path, text):
 
 @pytest.mark.parametrize(("text", "value"), [("1e-4", 1e-4), ("2.5e-3", 2.5e-3), ("3E5", 3e5), ("-1e-2", -1e-2), ("5", 5)])
 def test_scientific_notation_in_a_config_file_is_a_number(tmp_path, text, value):
-    study = config.load_study(write(tmp_path, f"study: a\nppo: {{learning_rate: {text}}}\narms: [{{route: steps}}]"))
+    study = load_study(write(tmp_path, f"study: a\nppo: {{learning_rate: {text}}}\narms: [{{route: steps}}]"))
     assert study.ppo["learning_rate"] == value
     assert not isinstance(study.ppo["learning_rate"], str)
 
 
 def test_a_word_that_looks_like_a_number_stays_a_word(tmp_path):
-    study = config.load_study(write(tmp_path, "study: a\nabout: e5\narms: [{route: steps}]"))
+    study = load_study(write(tmp_path, "study: a\nabout: e5\narms: [{route: steps}]"))
     assert study.about == "e5"
 
 
@@ -151,14 +152,14 @@ def test_a_word_that_looks_like_a_number_stays_a_word(tmp_path):
 )
 def test_an_impossible_study_file_is_refused_in_words_that_name_it(tmp_path, text, message):
     with pytest.raises(ParameterError, match=message) as caught:
-        config.load_study(write(tmp_path, text))
+        load_study(write(tmp_path, text))
     assert str(tmp_path / "a.yaml") in str(caught.value)
 
 
 def test_a_missing_study_file_lists_its_neighbours(tmp_path):
     write(tmp_path, "")
     with pytest.raises(ParameterError, match=r"b\.yaml: cannot be read .*configs in that folder: .*a\.yaml"):
-        config.load_study(tmp_path / "b.yaml")
+        load_study(tmp_path / "b.yaml")
 
 
 def test_reward_model_refuses_what_cannot_be():
@@ -173,6 +174,6 @@ def test_a_config_that_extends_another_states_only_what_differs(tmp_path):
         "study: a\nppo: {updates: 5, kl_coefficient: 0.3}\npolicies: {x: {}}\narms: [{route: steps}]"
     )
     (tmp_path / "more.yaml").write_text("extends: base.yaml\nstudy: b\nppo: {updates: 7}\npolicies: {y: {}}")
-    study = config.load_study(tmp_path / "more.yaml")
+    study = load_study(tmp_path / "more.yaml")
     assert (study.study, study.ppo, list(study.policies)) == ("b", {"updates": 7, "kl_coefficient": 0.3}, ["y"])
     assert [arm.route for arm in study.arms] == ["steps"]

@@ -7,7 +7,7 @@ from paradox_utils import config, files, identity
 
 MODULES = {
     "__init__": "",
-    "config": "",
+    "config/__init__": "",
     "states": "keep = 2",
     "data/__init__": "from paradox_utils.data import records",
     "data/records": "deep = 1",
@@ -71,7 +71,7 @@ RENAMES = {
     "stages/ppo": {"ppo"},
     "figures/run": set(),
     "study/__init__": set(),
-    "config": set(),
+    "config/__init__": set(),
 }
 
 
@@ -139,7 +139,15 @@ def test_a_page_is_made_by_all_that_its_cells_import_and_by_its_cells(package, t
 
 
 # What holds no number of a stage: parameters are in a run's id as they are resolved, and these write results down or show them.
-BESIDE = {"__init__.py", "config.py", "files.py", "results.py", "identity.py", "stages/__init__.py", "rewards/__init__.py"}
+BESIDE = {
+    "__init__.py",
+    "config/__init__.py",
+    "files.py",
+    "results.py",
+    "identity.py",
+    "stages/__init__.py",
+    "rewards/__init__.py",
+}
 
 
 @pytest.mark.parametrize("stage", identity.MAKERS)

@@ -11,6 +11,7 @@ import pandas as pd
 from paradox_utils.analysis import statistics
 from paradox_utils.analysis.statistics import Array, pearson
 from paradox_utils.analysis.tables import usable
+from paradox_utils.config.study import TRAINED
 from paradox_utils.data.tasks import TASKS
 
 # What is known of a reward model before any PPO, and in words.
@@ -44,7 +45,6 @@ RAZIN = {
 }
 # Ours alone: held-out feedback is off-policy only for a policy that did not write its responses.
 OWN = "accuracy held-out, of the feedback's policy"
-TRAINED = ("steps", "label-noise", "data-size", "model-size")
 COLLINEAR = 0.8  # of a predictor's variance: where those before it explain more (a variance inflation above 5), it stays out
 KNOWN = 0.9  # of the pairs: a predictor that fewer have stays out of the regression, as the pairs without it would fall out
 

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from paradox_utils import config
+from paradox_utils.config.study import Arm, Study
 
 
 def parameter_page() -> str:
@@ -33,7 +34,7 @@ def parameter_page() -> str:
     lines += ["| parameter | default | as published |", "|---|---|---|"]
     defaults = config.PPO().model_dump()
     lines += [f"| `{k}` | {_code_span(defaults[k])} | {_code_span(v)} |" for k, v in config.AS_PUBLISHED.items()]
-    for title, schema in {"## A config file": config.Study, "### One of its `arms`": config.Arm}.items():
+    for title, schema in {"## A config file": Study, "### One of its `arms`": Arm}.items():
         lines += ["", title, "", _first_sentence(schema), "", *_table(schema, schema.model_fields)]
     return "\n".join(lines) + "\n"
 

@@ -18,15 +18,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from paradox_utils import config, files, identity, notebooks, results
+from paradox_utils import files, identity, notebooks, results
+from paradox_utils.config.study import Study, load_study
 from paradox_utils.study import machine, plan, tables
 from paradox_utils.study.plan import Run, describe
 from paradox_utils.study.tables import folders
 
 
-def load(path: str) -> tuple[config.Study, list[Run]]:
+def load(path: str) -> tuple[Study, list[Run]]:
     """A config file's study and its runs; raises :class:`ParameterError` or :class:`StoreError`."""
-    settings = config.load_study(Path(path))
+    settings = load_study(Path(path))
     return settings, plan.plan(settings, path)
 
 

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from paradox_utils import config, identity
-from paradox_utils.config import Arm, ParameterError, Study
+from paradox_utils.config import ParameterError
+from paradox_utils.config.study import CONTROLS, Arm, Study
 from paradox_utils.identity import NOTEBOOKS
 
 # Parameters that the plan fills in, and what to write instead.
@@ -37,7 +38,6 @@ FILLED: dict[str, dict[str, str]] = {
         "dial_seed": "list it in the arm's `rm_seeds`",
     },
 }
-CONTROLS = ("dial", "constant", "length")  # routes that train no reward model
 EVERYWHERE = {"out": "the plan fills it in", "source": "one study has one source: set it in `source`"}
 
 

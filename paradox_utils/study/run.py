@@ -19,7 +19,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING
 
-from paradox_utils import config, files, identity, notebooks
+from paradox_utils import files, identity, notebooks
+from paradox_utils.config.study import Study
 from paradox_utils.results import STATUSES
 from paradox_utils.study import job, machine, plan, tables
 from paradox_utils.study.job import load, say
@@ -180,7 +181,7 @@ def remake_lost_models(name: str, runs: list[Run]) -> None:
             wanted |= set(run.needs)
 
 
-def summarise(settings: config.Study, runs: list[Run], analyse: bool = True) -> int:
+def summarise(settings: Study, runs: list[Run], analyse: bool = True) -> int:
     """Write the tables, print them and every failure, execute the analysis notebook; 1 if anything is missing, else 0."""
     rows, problems = tables.write(settings.study, runs)
     shown = ["task", "route", "setting", "rm_step", "rm_accuracy", "lm_performance_start", "lm_performance_final", "status"]

@@ -6,9 +6,10 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from paradox_utils import config, files
+from paradox_utils import files
 from paradox_utils.analysis import tables, verdict
 from paradox_utils.analysis.tables import load_parameters
+from paradox_utils.config import study
 from paradox_utils.study import plan
 from paradox_utils.study import tables as study_tables
 
@@ -37,7 +38,7 @@ CONTRACT = [
 
 @pytest.mark.parametrize("name", ["quick", "atlas-headroom", "atlas-pilot", "atlas-learning-rate", "atlas", "qa-feedback-dev"])
 def test_a_recorded_study_has_a_row_for_every_planned_run(name):
-    settings = config.load_study(files.resolve(f"configs/{name}.yaml"))
+    settings = study.load_study(files.resolve(f"configs/{name}.yaml"))
     rows = pd.read_csv(RECORDED / name / "summary.csv")
     assert set(CONTRACT) <= set(rows.columns)
     asked = [labels for run in runs_of(settings, name) if run.stage == "ppo" for labels in run.all_labels]
@@ -58,7 +59,7 @@ def test_every_recorded_run_names_the_commit_that_made_it(path):
     assert all(re.fullmatch(r"[0-9a-f]{40}\+?", run["commit"]) for run in runs)
 
 
-def runs_of(settings: config.Study, name: str) -> list[plan.Run]:
+def runs_of(settings: study.Study, name: str) -> list[plan.Run]:
     return plan.plan(settings, f"configs/{name}.yaml")
 
 
@@ -88,7 +89,7 @@ def test_the_second_policy_has_the_learning_rate_that_the_exact_reward_chose():
     tried = tables.load_summary(RECORDED / "atlas-learning-rate")
     tried["rate"] = tried["id"].map(load_parameters(RECORDED / "atlas-learning-rate")["learning_rate"])
     rates = tried.groupby(["rate", "task"])[tables.VALIDATION].mean().groupby("rate").mean()
-    used = config.load_study(files.resolve("configs/atlas.yaml")).policies["atlas-t5-large"]["ppo"]["learning_rate"]
+    used = study.load_study(files.resolve("configs/atlas.yaml")).policies["atlas-t5-large"]["ppo"]["learning_rate"]
     assert rates.idxmax() == used
     assert rates.index.min() < used < rates.index.max()  # a better one beyond the ends is unlikely
 

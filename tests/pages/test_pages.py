@@ -12,6 +12,7 @@ import yaml
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
 from paradox_utils import config, files
+from paradox_utils.config import study
 from paradox_utils.pages import __main__, freshness, parameters, staging
 from paradox_utils.study import plan
 
@@ -255,7 +256,7 @@ def test_the_parameter_page_lists_every_parameter():
         common = [f for f in schema.model_fields if f in config.Source.model_fields and f not in rows]
         assert sorted([*rows, *common]) == sorted(schema.model_fields)
         assert set(common) <= set(known)
-    for schema in (config.Study, config.Arm):
+    for schema in (study.Study, study.Arm):
         assert all(f"| `{field}` |" in sections[-1] for field in schema.model_fields)
 
 
@@ -284,7 +285,7 @@ def test_commands_in_the_prose_name_existing_parameters_targets_and_files():
 def test_the_example_study_can_be_planned(tmp_path):
     example = re.search(r"```yaml\n(.*?)```", documents()["rerun.md"], flags=re.DOTALL).group(1)
     (tmp_path / "mine.yaml").write_text(example)
-    runs = plan.plan(config.load_study(tmp_path / "mine.yaml"))
+    runs = plan.plan(study.load_study(tmp_path / "mine.yaml"))
     assert sum(run.stage == "ppo" for run in runs) == 2 * 4 * 2 + 2  # seeds × checkpoints × seeds, and two noise levels
 
 

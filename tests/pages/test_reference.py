@@ -13,6 +13,7 @@ import yaml
 from paradox_utils import config, files
 from paradox_utils.analysis import teachers
 from paradox_utils.analysis.tables import load_summary
+from paradox_utils.config import study
 from paradox_utils.data.tasks import TASKS
 from paradox_utils.results import begin, environment
 from paradox_utils.stages import reward_model, supervised
@@ -43,7 +44,7 @@ def documented(label):
 @pytest.fixture(scope="module")
 def tables(tmp_path_factory):
     """The tables of a study with the smallest real runs: PPO of one task, and reward models of two kinds."""
-    folder, runs = tmp_path_factory.mktemp("study"), plan.plan(config.load_study(files.resolve("configs/quick.yaml")))
+    folder, runs = tmp_path_factory.mktemp("study"), plan.plan(study.load_study(files.resolve("configs/quick.yaml")))
     ppo = next(run for run in runs if run.stage == "ppo")
     models = {run.parameters["task"]: run for run in runs if run.stage == "reward_model"}
     finished = {}
@@ -193,7 +194,7 @@ def test_defaults_and_presets_are_those_of_the_schema():
 
 
 def test_values_of_the_t5_config_are_those_of_its_plan():
-    runs = plan.plan(config.load_study(files.resolve(T5)))
+    runs = plan.plan(study.load_study(files.resolve(T5)))
     first = {(run.stage, run.parameters["task"]): run.parameters for run in reversed(runs) if run.labels["route"] == "steps"}
     for stage, name, default, preset, written in settings():
         if name in ("evaluator", "seed"):  # the plan fills them in
@@ -203,7 +204,7 @@ def test_values_of_the_t5_config_are_those_of_its_plan():
 
 
 def test_every_name_in_code_style_exists():
-    schemas = [*config.STAGES.values(), config.Arm, config.Study]
+    schemas = [*config.STAGES.values(), study.Arm, study.Study]
     known = {field for schema in schemas for field in schema.model_fields} | set(config.STAGES)
     known |= {name for label in (*SECTIONS.values(), "derived", "records") for name in documented(label)}
     properties = json.dumps([schema.model_json_schema() for schema in schemas])

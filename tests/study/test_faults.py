@@ -9,8 +9,9 @@ import pandas as pd
 import psutil
 import pytest
 
-from paradox_utils import config, files
+from paradox_utils import files
 from paradox_utils.analysis.tables import load_summary, run_counts
+from paradox_utils.config import study
 from paradox_utils.study import plan, tables
 from tests.study.test_run import project, run_study, start_study, wait_for, write_notebook  # noqa: F401 (project is a fixture)
 
@@ -55,7 +56,7 @@ def faulty(project, faults):  # noqa: F811
 
 
 def runs_of(project):  # noqa: F811
-    return plan.plan(config.load_study(project / "configs/tiny.yaml"), "configs/tiny.yaml")
+    return plan.plan(study.load_study(project / "configs/tiny.yaml"), "configs/tiny.yaml")
 
 
 def rows(project):  # noqa: F811

@@ -15,6 +15,7 @@ import psutil
 import pytest
 
 from paradox_utils import config, files
+from paradox_utils.config import study
 from paradox_utils.study import plan
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -97,7 +98,7 @@ def project(tmp_path, monkeypatch):
 
 def planned(project, text=CONFIG):
     (project / "configs/tiny.yaml").write_text(text)
-    return plan.plan(config.load_study(project / "configs/tiny.yaml"), "configs/tiny.yaml")
+    return plan.plan(study.load_study(project / "configs/tiny.yaml"), "configs/tiny.yaml")
 
 
 def trained(runs):
@@ -154,7 +155,7 @@ def test_every_config_is_planned_below():
 
 def test_the_atlas_study_has_six_accuracies_and_a_ppo_seed_of_its_own_in_every_trajectory(project):
     families = {}
-    for run in trained(plan.plan(config.load_study(REPOSITORY / "configs/atlas.yaml"))):
+    for run in trained(plan.plan(study.load_study(REPOSITORY / "configs/atlas.yaml"))):
         for x in run.all_labels:
             if x["rm_seed"] is not None:
                 assert x["ppo_seed"] == x["rm_seed"]
@@ -173,7 +174,7 @@ def test_the_atlas_study_has_six_accuracies_and_a_ppo_seed_of_its_own_in_every_t
 
 def test_the_pilot_shares_no_seed_with_the_study_it_plans(project):
     pilot, whole = (
-        trained(plan.plan(config.load_study(REPOSITORY / "configs" / f"{name}.yaml"))) for name in ("atlas-pilot", "atlas")
+        trained(plan.plan(study.load_study(REPOSITORY / "configs" / f"{name}.yaml"))) for name in ("atlas-pilot", "atlas")
     )
     assert not {run.id for run in pilot} & {run.id for run in whole}
     for name in ("rm_seed", "ppo_seed"):
@@ -183,7 +184,7 @@ def test_the_pilot_shares_no_seed_with_the_study_it_plans(project):
 
 @pytest.mark.parametrize("size", ["small", "base", "large"])
 def test_the_papers_configs_hold_the_papers_settings(project, size):
-    runs = plan.plan(config.load_study(REPOSITORY / "configs" / f"qa-feedback-t5-{size}.yaml"))
+    runs = plan.plan(study.load_study(REPOSITORY / "configs" / f"qa-feedback-t5-{size}.yaml"))
     models = {r.labels["task"]: r.parameters for r in runs if r.stage == "reward_model" and r.labels["setting"] != "evaluator"}
     steps = {task: p["checkpoint_steps"] for task, p in models.items()}
     assert steps["relevance"] == sorted({2 + 150 * k for k in range(20)} | {52, 76, 80, 102})
@@ -206,7 +207,7 @@ def test_the_papers_configs_hold_the_papers_settings(project, size):
 @pytest.mark.parametrize(("name", "ppo"), PLANNED.items())
 def test_the_projects_configs_are_valid(project, name, ppo):
     path = REPOSITORY / "configs" / f"{name}.yaml"
-    runs = plan.plan(config.load_study(path))
+    runs = plan.plan(study.load_study(path))
     rows = [run for run in runs if run.stage == "ppo"]
     assert {run.labels["task"] for run in runs if run.stage == "reward_model"} | {run.labels["task"] for run in rows} == {
         "relevance",
