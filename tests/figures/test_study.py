@@ -7,9 +7,8 @@ import pandas as pd
 import pytest
 
 from paradox_utils.analysis import comparison, power, statistics, tables, verdict
-from paradox_utils.data.tasks import TASKS
 from paradox_utils.figures import study as draw
-from tests.worlds import decide, flat, inverted_u, named, nested, offsets, questions_of, rising, world
+from tests.worlds import TASKS, decide, flat, inverted_u, named, nested, offsets, questions_of, rising, world
 
 
 def test_main_figure_shows_every_checkpoint_and_the_most_accurate():
