@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import importlib
+import importlib.util
 import os
 import sys
 from collections.abc import Sequence
@@ -53,16 +53,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.command == "job":
             gpus = None if options.gpus is None else machine.visible_gpus()[: options.gpus]
             return job.run_one(options.config, options.id, gpus, options.runs_per_gpu)
-        settings, runs = load(options.config)
+        name, runs = load(options.config)
         if options.command == "summary":
-            return summarise(settings, runs)
+            return summarise(name, runs)
         if options.command == "record":
-            tables.write(settings.study, runs)
-            say(f"recorded: {tables.record(settings.study, runs).relative_to(files.ROOT)}")
+            tables.write(name, runs)
+            say(f"recorded: {tables.record(name, runs).relative_to(files.ROOT)}")
             return 0
-        why = stale.reasons(settings.study, runs) if options.why else {}
+        why = stale.reasons(name, runs) if options.why else {}
         for run in runs:
-            say(f"{run.id:<24} {'finished' if finished(settings.study, run) else 'to do':<8}  {describe(run)}")
+            say(f"{run.id:<24} {'finished' if finished(name, run) else 'to do':<8}  {describe(run)}")
             for reason in why.get(run.id, []):
                 say(f"    {reason}")
         return 0
