@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from paradox_utils import config
-from paradox_utils.files import read_json, resolve, write_json
+from paradox_utils.files import resolve, write_json
 
 PACKAGES = ("torch", "transformers", "trl", "numpy")
 STATUSES = ("ok", "diverged")
@@ -104,8 +104,3 @@ def _version(name: str) -> str | None:
         return importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
         return None  # the reader's environment has no torch
-
-
-def read_result(folder: Path) -> dict[str, Any]:
-    """What :meth:`StageRun.finish` wrote; raises :class:`files.FileError` where the stage has not finished."""
-    return read_json(folder / "result.json")

@@ -189,9 +189,7 @@ def _check_vary(arm: Arm, where: str) -> None:
         for value in values:
             _check_layer(stage, {name: value}, where)
         if stage == "reward_model" and "reward_model" in arm.vary:
-            raise ParameterError(
-                f"{where}: {name!r} has no effect beside reward_model, which is not trained here; leave it out"
-            )
+            raise ParameterError(f"{where}: {name!r} has no effect, as the reward_model beside it is not trained; leave it out")
 
 
 def _varied_stage(arm: Arm, name: str) -> str:
@@ -231,18 +229,17 @@ class _Planner:
             labels = _labels(task=task, policy=policy, route=arm.route, arm=arm.name or arm.route, setting=setting)
             fixed = self.layers("ppo", task) | self.study.policies[policy].get("ppo", {}) | arm.ppo
             fixed |= {name: value for name, value in varied.items() if _varied_stage(arm, name) == "ppo"}
-            fixed |= {"task": task}
             if _trains_reward_model(self.study, arm, task):
                 rewards = self.trained_rewards(arm, where, labels, varied)
             else:
                 rewards = self.fixed_reward(arm, policy)
-            fixed["policy"] = Link(self.supervised(policy), "model")
-            if self.study.evaluator is not None:
-                fixed["evaluator"] = self.evaluator(task)
+            supervised = self.supervised(policy)
             for reward, marks in rewards:
-                values = fixed | reward
+                values = fixed | reward | {"task": task, "policy": Link(supervised, "model")}
                 if values["reward"] == "dial" and values.get("dial_accuracy", 1.0) == 1.0:
                     values |= EXACT
+                if self.study.evaluator is not None:
+                    values["evaluator"] = self.evaluator(task)
                 for seed in _ppo_seeds(arm, marks):
                     self.add("ppo", values | {"seed": seed}, labels | marks | {"ppo_seed": seed}, f"{where}, ppo")
 
@@ -280,7 +277,7 @@ class _Planner:
     def exact_feedback(self, policy: str | None = None) -> dict[str, Any]:
         """Where there is an oracle: the feedback on a policy's responses, which trains, measures dials and centres scores.
 
-        ``policy``: None: the one whose responses train reward models, the first unless ``feedback: {policy: NAME}`` says another.
+        ``policy``: None: the one that ``feedback: {policy: NAME}`` names, else the first, whose responses train reward models.
         """
         if self.study.source.get("source", "atlas") != "atlas":
             return {}
