@@ -2,7 +2,6 @@
 
 A stored output says nothing about the code that made it, so a page carries a stamp: hashes of its code (the package modules it
 imports included), of its parameters, and of the data it reads. A page whose stamp no longer fits is stale, and a test fails.
-Nothing here changes a tracked file, except ``execute``, which rewrites notebooks.
 """
 
 from __future__ import annotations
