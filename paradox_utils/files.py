@@ -7,7 +7,6 @@ import fcntl
 import json
 import math
 import os
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -76,17 +75,8 @@ def write_text(path: Path, text: str) -> None:
     with part.open("w", encoding="utf-8") as sink:
         sink.write(text)
         sink.flush()
-        os.fsync(sink.fileno())
+        os.fsync(sink.fileno())  # what is written after it must not reach the disk before it
     part.replace(path)
-
-
-def copy(source: Path, target: Path) -> None:
-    """Copy a file, replacing ``target`` in one step."""
-    part = target.with_name(f"{target.name}.part")
-    shutil.copyfile(source, part)
-    with part.open("rb") as written:
-        os.fsync(written.fileno())  # the record that follows must not reach the disk before it
-    part.replace(target)
 
 
 def _plain(value: Any) -> Any:

@@ -13,7 +13,7 @@ import io
 import json
 import subprocess
 import tokenize
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -47,7 +47,7 @@ def code_of(stage: str) -> dict[str, str]:
     Raises :class:`FileError` for a notebook that is missing or not Python.
     """
     notebook = NOTEBOOKS[stage]
-    files = [file for part in MAKERS[stage] for file in _python(PACKAGE / part)]
+    files = [file for part in MAKERS[stage] for file in sorted((PACKAGE / part).rglob("*.py")) or [PACKAGE / part]]
     made = {file.relative_to(PACKAGE).as_posix(): _digest(_stripped(file.read_text(encoding="utf-8"))) for file in files}
     return made | {notebook: _digest(_stripped("\n".join(cells(resolve(notebook), SHOWS)), notebook))}
 
@@ -151,10 +151,6 @@ def _stripped(source: str, where: str = "") -> str:
             row, column = token.start
             lines[row - 1] = lines[row - 1][:column]
     return "\n".join(line.rstrip() for line in lines if line.strip())
-
-
-def _python(path: Path) -> Iterable[Path]:
-    return sorted(path.rglob("*.py")) if path.is_dir() else [path]
 
 
 def _digest(text: str) -> str:

@@ -119,12 +119,3 @@ def test_a_lock_is_held_until_its_holder_closes_it(tmp_path):
         assert files.acquire(lock)
         assert files.held(path)
     assert not files.held(path)
-
-
-def test_a_copy_is_whole_or_absent(tmp_path):
-    (tmp_path / "a").write_text("content")
-    files.copy(tmp_path / "a", tmp_path / "b")
-    assert (tmp_path / "b").read_text() == "content"
-    with pytest.raises(FileNotFoundError):
-        files.copy(tmp_path / "none", tmp_path / "b")
-    assert (tmp_path / "b").read_text() == "content"

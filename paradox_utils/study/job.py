@@ -136,7 +136,7 @@ def publish(work: Path, result: Path, record: dict[str, Any]) -> None:
     """Put the executed notebook, the tables and, last, ``run.json`` where readers look."""
     result.mkdir(parents=True, exist_ok=True)
     for file in [work / "notebook.ipynb", *sorted(work.glob("*.csv"))]:
-        files.copy(file, result / file.name)
+        files.write_text(result / file.name, file.read_text(encoding="utf-8"))
     files.write_json(result / "run.json", record)
 
 
