@@ -27,9 +27,6 @@ def resolve(path: str | Path) -> Path:
     return ROOT / path
 
 
-# --- locks --------------------------------------------------------------------------------------------------------------------
-
-
 def acquire(lock: IO[str]) -> bool:
     """Take the lock on an open file if nobody holds it; the kernel drops it when its last holder dies, however it dies."""
     try:
@@ -44,9 +41,6 @@ def held(path: Path) -> bool:
     with contextlib.suppress(FileNotFoundError), path.open("r+", encoding="utf-8") as lock:
         return not acquire(lock)
     return False
-
-
-# --- files in one step --------------------------------------------------------------------------------------------------------
 
 
 def read_json(path: Path) -> dict[str, Any]:

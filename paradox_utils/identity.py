@@ -38,9 +38,6 @@ MAKERS: dict[str, tuple[str, ...]] = {
 SHOWS = frozenset({"parameters", "injected-parameters", "figure", "finding"})  # tags of cells that change no stored number
 
 
-# --- code ---------------------------------------------------------------------------------------------------------------------
-
-
 def code_of(stage: str) -> dict[str, str]:
     """The digest (hex) of each file that the stage declares, and of the cells of its notebook that make numbers.
 
@@ -155,9 +152,6 @@ def _stripped(source: str, where: str = "") -> str:
 
 def _digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-# --- data ---------------------------------------------------------------------------------------------------------------------
 
 
 def data_hash(parameters: config.Stage, known: dict[Path, bytes] | None = None) -> str:

@@ -1,10 +1,4 @@
-"""The book's pages from the command line.
-
-python -m paradox_utils.pages execute [NAME …]     run the named notebooks, or the stale ones, in place
-python -m paradox_utils.pages check                name the stale pages; exit 1 if there are any
-python -m paradox_utils.pages stage [--study DIR]  write _build/source; with --study, with that study's analysis page
-python -m paradox_utils.pages verdict [--study DIR]  print the verdict of the analysis page
-"""
+"""The command line of the book's pages: ``python -m paradox_utils.pages check``; ``-h`` lists the commands."""
 
 from __future__ import annotations
 
@@ -19,12 +13,12 @@ from paradox_utils.pages.staging import stage, verdict
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line; see the module's text."""
+    """The command line; every expected problem is one clear line and exit code 1, as are stale pages for ``check``."""
     parser = argparse.ArgumentParser(prog="python -m paradox_utils.pages", description="The book's pages.")
     commands = parser.add_subparsers(dest="command", required=True)
-    commands.add_parser("execute", help="run the named notebooks, or the stale ones").add_argument("names", nargs="*")
+    commands.add_parser("execute", help="run the named notebooks, or the stale ones, in place").add_argument("names", nargs="*")
     commands.add_parser("check", help="name the stale pages")
-    for name, text in (("stage", "write the sources of a build to _build/source"), ("verdict", "print the computed verdict")):
+    for name, text in (("stage", "write a build's sources to _build/source"), ("verdict", "print the analysis page's verdict")):
         commands.add_parser(name, help=text).add_argument("--study", type=Path, help="a results folder: results/NAME")
     given = parser.parse_args(arguments)
     try:

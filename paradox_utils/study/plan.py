@@ -21,9 +21,6 @@ from paradox_utils.identity import NOTEBOOKS
 # Parameters that no layer of a stage may set, and what to write instead.
 FILLED_IN = "the plan fills it in"
 FILLED: dict[str, dict[str, str]] = {
-    "source": {},
-    "supervised": {},
-    "feedback": {},
     "reward_model": {
         "task": "list it in the arm's `tasks`",
         "feedback": FILLED_IN,
@@ -137,7 +134,7 @@ def _supervised_layer(policy: Mapping[str, Any]) -> dict[str, Any]:
 
 def _check_layer(stage: str, values: Mapping[str, Any], where: str) -> None:
     """One parameter at a time, as the others may stand in another layer; :meth:`_Planner.add` checks them together."""
-    filled = {"out": FILLED_IN} | FILLED[stage]
+    filled = {"out": FILLED_IN} | FILLED.get(stage, {})
     if stage != "source":
         filled["source"] = "one study has one source: set it in `source`"
     for name, value in values.items():
@@ -211,6 +208,9 @@ def _check_policy(study: Study, name: str, where: str) -> None:
 # --- the runs -------------------------------------------------------------------------------------------------------
 
 
+Rewards = list[tuple[dict[str, Any], dict[str, Any]]]  # the PPO parameters and the labels of each
+
+
 @dataclass
 class _Planner:
     """The runs planned so far, by id; the same parameters asked for twice are one run with both labels."""
@@ -243,17 +243,15 @@ class _Planner:
                 for seed in _ppo_seeds(arm, marks):
                     self.add("ppo", values | {"seed": seed}, labels | marks | {"ppo_seed": seed}, f"{where}, ppo")
 
-    def fixed_reward(self, arm: Arm, policy: str) -> list[tuple[dict[str, Any], dict[str, Any]]]:
-        """PPO parameters and labels of controls (a dial for each key), or of the user's own reward model."""
+    def fixed_reward(self, arm: Arm, policy: str) -> Rewards:
+        """Those of controls (a dial for each key), or of the user's own reward model."""
         values = {"reward": arm.route if arm.route in CONTROLS else "model"} | self.exact_feedback(policy)
         if arm.route != "dial":
             return [(values, {})]
         return [(values | {"dial_seed": seed}, {"rm_seed": seed}) for seed in arm.rm_seeds]
 
-    def trained_rewards(
-        self, arm: Arm, where: str, labels: dict[str, Any], varied: dict[str, Any]
-    ) -> list[tuple[dict[str, Any], dict[str, Any]]]:
-        """PPO parameters and labels of every checkpoint this arm uses, of every reward-model seed."""
+    def trained_rewards(self, arm: Arm, where: str, labels: dict[str, Any], varied: dict[str, Any]) -> Rewards:
+        """Those of every checkpoint this arm uses, of every reward-model seed."""
         rewards = []
         for rm_seed in arm.rm_seeds:
             values = self.layers("reward_model", labels["task"]) | arm.reward_model | varied

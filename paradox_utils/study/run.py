@@ -85,7 +85,7 @@ def run_study(path: str, share: Share, extra: Sequence[str] = ()) -> int:
         say(f"study {name}: {len(missing)} of {len(runs)} runs to do, {words}")
         interrupted = snakemake(path, name, runs, share, [*limits, *extra], lock)
         code = summarise(name, runs, analyse=not interrupted)
-        return 130 if interrupted else code
+    return 130 if interrupted else code
 
 
 def note_holder(lock: IO[str], process: int) -> None:
