@@ -19,7 +19,7 @@ from benchmarks.plain import Clock
 from benchmarks.t5 import operator_rows
 from benchmarks.table import Row
 from benchmarks.worker import Side
-from paradox_utils import config, data, files, results
+from paradox_utils import config, data, files
 from paradox_utils.config.study import load_study
 from paradox_utils.policies.prompts import encode_prompts
 from paradox_utils.ppo import loop, ppo
@@ -119,7 +119,7 @@ def timed(parameters: dict) -> tuple[float, float, float]:
         whole = time.perf_counter() - started
         curve = (Path(folder) / "out" / "curve.csv").read_text().splitlines()
         updates = float(curve[-1].split(",")[curve[0].split(",").index("seconds")])
-        return whole, updates, results.read_result(Path(folder) / "out")["seconds"]
+        return whole, updates, files.read_json(Path(folder) / "out" / "result.json")["seconds"]
 
 
 def _on_one_core() -> None:

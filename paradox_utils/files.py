@@ -7,7 +7,6 @@ import fcntl
 import json
 import math
 import os
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -28,9 +27,6 @@ def resolve(path: str | Path) -> Path:
     return ROOT / path
 
 
-# --- locks --------------------------------------------------------------------------------------------------------------------
-
-
 def acquire(lock: IO[str]) -> bool:
     """Take the lock on an open file if nobody holds it; the kernel drops it when its last holder dies, however it dies."""
     try:
@@ -45,9 +41,6 @@ def held(path: Path) -> bool:
     with contextlib.suppress(FileNotFoundError), path.open("r+", encoding="utf-8") as lock:
         return not acquire(lock)
     return False
-
-
-# --- files in one step --------------------------------------------------------------------------------------------------------
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -81,17 +74,8 @@ def write_bytes(path: Path, content: bytes) -> None:
     with part.open("wb") as sink:
         sink.write(content)
         sink.flush()
-        os.fsync(sink.fileno())
+        os.fsync(sink.fileno())  # what is written after it must not reach the disk before it
     part.replace(path)
-
-
-def copy(source: Path, target: Path) -> None:
-    """Copy a file, replacing ``target`` in one step."""
-    part = target.with_name(f"{target.name}.part")
-    shutil.copyfile(source, part)
-    with part.open("rb") as written:
-        os.fsync(written.fileno())  # the record that follows must not reach the disk before it
-    part.replace(target)
 
 
 def _plain(value: Any) -> Any:

@@ -13,7 +13,7 @@ import io
 import json
 import subprocess
 import tokenize
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -38,16 +38,13 @@ MAKERS: dict[str, tuple[str, ...]] = {
 SHOWS = frozenset({"parameters", "injected-parameters", "figure", "finding"})  # tags of cells that change no stored number
 
 
-# --- code ---------------------------------------------------------------------------------------------------------------------
-
-
 def code_of(stage: str) -> dict[str, str]:
     """The digest (hex) of each file that the stage declares, and of the cells of its notebook that make numbers.
 
     Raises :class:`FileError` for a notebook that is missing or not Python.
     """
     notebook = NOTEBOOKS[stage]
-    files = [file for part in MAKERS[stage] for file in _python(PACKAGE / part)]
+    files = [file for part in MAKERS[stage] for file in sorted((PACKAGE / part).rglob("*.py")) or [PACKAGE / part]]
     made = {file.relative_to(PACKAGE).as_posix(): _digest(_stripped(file.read_text(encoding="utf-8"))) for file in files}
     return made | {notebook: _digest(_stripped("\n".join(cells(resolve(notebook), SHOWS)), notebook))}
 
@@ -70,12 +67,11 @@ def made_by(parameters: config.Stage) -> dict[str, Any]:
 
 def commit() -> str:
     """The commit of the code that runs here, with ``+`` where tracked files differ from it; empty outside a checkout."""
+    command = ["git", "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty=+"]  # no tag's name, the whole hash
     try:
-        head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True)
-        changed = subprocess.run(["git", "status", "--porcelain", "-uno"], cwd=ROOT, capture_output=True, text=True, check=True)
+        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return ""
-    return head.stdout.strip() + ("+" if changed.stdout.strip() else "")
 
 
 def page_code(notebook: Path) -> str:
@@ -113,8 +109,7 @@ def imported(source: str, where: str) -> dict[str, Path]:
                 continue
             for stop in range(1, len(parts) + 1):  # importing a.b.c runs a and a.b as well
                 module, folder = ".".join(parts[:stop]), PACKAGE.joinpath(*parts[1:stop])
-                candidates = [folder / "__init__.py", *([folder.with_suffix(".py")] if stop > 1 else [])]
-                file = next((path for path in candidates if path.is_file()), None)
+                file = next((path for path in (folder / "__init__.py", folder.with_suffix(".py")) if path.is_file()), None)
                 if file is not None and module not in found:
                     found[module] = file
                     waiting.append((file.read_text(encoding="utf-8"), str(file)))
@@ -122,7 +117,7 @@ def imported(source: str, where: str) -> dict[str, Path]:
 
 
 @cache  # most modules are asked for again and again
-def _names(source: str, where: str) -> tuple[str, ...]:
+def _names(source: str, where: str) -> list[str]:
     """Every dotted name that a source imports and that may be a module."""
     names: list[str] = []
     for node in ast.walk(_parsed(source, where)):
@@ -130,7 +125,7 @@ def _names(source: str, where: str) -> tuple[str, ...]:
             names += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom) and node.module:
             names += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
-    return tuple(dict.fromkeys(names))
+    return names
 
 
 def _parsed(source: str, where: str) -> ast.Module:
@@ -155,15 +150,8 @@ def _stripped(source: str, where: str = "") -> str:
     return "\n".join(line.rstrip() for line in lines if line.strip())
 
 
-def _python(path: Path) -> Iterable[Path]:
-    return sorted(path.rglob("*.py")) if path.is_dir() else [path]
-
-
 def _digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-# --- data ---------------------------------------------------------------------------------------------------------------------
 
 
 def data_hash(parameters: config.Stage, known: dict[Path, bytes] | None = None) -> str:
@@ -173,36 +161,43 @@ def data_hash(parameters: config.Stage, known: dict[Path, bytes] | None = None) 
     (their names, sizes and the ends of each: whole weights would take minutes to read). Atlas and a hub id are
     identified by their parameters. ``known``: digests of files read before, which the runs of a study share.
     """
+    values, known = parameters.model_dump(), {} if known is None else known
+    digest = hashlib.sha256(json.dumps([values.get("source"), values.get("data"), values.get("world_seed")]).encode())
     try:
-        return _data_hash(parameters.model_dump(), {} if known is None else known)
+        for label, file, content in _read(values):
+            if file not in known:
+                known[file] = content(file)
+            digest.update(f"{label}\0".encode() + known[file])
     except OSError as error:
         raise FileError(
             f"{error.filename}: cannot be read ({error.strerror}); mend its permissions, or name another"
         ) from error
-
-
-def _data_hash(values: dict[str, Any], known: dict[Path, bytes]) -> str:
-    digest = hashlib.sha256(json.dumps([values.get("source"), values.get("data"), values.get("world_seed")]).encode())
-    tables = sorted(resolve(values["data"]).glob("*.json")) if values.get("source") == "qa-feedback" else []
-    tables += sorted(resolve(values["results"]).glob("*.csv*")) if "results" in values else []
-    for file in tables:
-        if file not in known:
-            known[file] = hashlib.sha256(file.read_bytes()).digest()
-        digest.update(file.name.encode() + b"\0" + known[file])
-    for name in ("policy", "value_weights", "backbone", "reward_model", "feedback", "evaluator", "benchmarks"):
-        path = resolve(str(values[name]).format(task=values.get("task"))) if values.get(name) else None
-        for file in [path] if path and path.is_file() else sorted(path.rglob("*")) if path else []:
-            if file.is_file():
-                if file not in known:
-                    known[file] = f"{file.stat().st_size}\0".encode() + _ends(file)
-                digest.update(f"{name}\0{file.name}\0".encode() + known[file])
     return digest.hexdigest()
 
 
-def _ends(file: Path, size: int = 1 << 20) -> bytes:
-    """The first and the last ``size`` bytes: a new head stands in one of them, whatever the order of the tensors."""
+def _read(values: dict[str, Any]) -> Iterator[tuple[str, Path, Callable[[Path], bytes]]]:
+    """Label, path, and what stands for the content, of each file that a stage of these parameters reads."""
+    tables = sorted(resolve(values["data"]).glob("*.json")) if values.get("source") == "qa-feedback" else []
+    tables += sorted(resolve(values["results"]).glob("*.csv*")) if "results" in values else []
+    for file in tables:
+        yield file.name, file, _whole
+    names = ("policy", "value_weights", "backbone", "reward_model", "feedback", "evaluator", "benchmarks")
+    for name in filter(values.get, names):
+        path = resolve(str(values[name]).format(task=values.get("task")))
+        for file in [path] if path.is_file() else sorted(path.rglob("*")):
+            if file.is_file():
+                yield f"{name}\0{file.name}", file, _ends
+
+
+def _whole(file: Path) -> bytes:
+    return hashlib.sha256(file.read_bytes()).digest()
+
+
+def _ends(file: Path) -> bytes:
+    """Size, first and last megabyte: a new head stands in one of them, whatever the order of the tensors."""
+    size = file.stat().st_size
     with file.open("rb") as source:
-        digest = hashlib.sha256(source.read(size))
-        source.seek(max(0, file.stat().st_size - size))
+        digest = hashlib.sha256(source.read(2**20))
+        source.seek(max(0, size - 2**20))
         digest.update(source.read())
-    return digest.digest()
+    return f"{size}\0".encode() + digest.digest()

@@ -16,31 +16,20 @@ from paradox_utils import files
 def execute(source: Path, target: Path, parameters: dict[str, Any], log: Path) -> None:
     """Execute a notebook with papermill from the project root; what its cells print goes to ``log`` as well."""
     import papermill  # half a second: only those who execute pay it
-    from jupyter_client.manager import AsyncKernelManager
-    from traitlets import default
+    from traitlets.config import Config
 
     logging.getLogger("papermill").setLevel(logging.ERROR)  # parameters that keep their default are injected all the same
     # Papermill writes the paths into the notebook: they must not be this machine's. A study's process works in the root.
     relative = [os.path.relpath(path) for path in (source, target)]
     sockets = tempfile.TemporaryDirectory(prefix="paradox-", ignore_cleanup_errors=True)
-
-    class LocalKernel(AsyncKernelManager):
-        """Talks through socket files: kernels that start at the same time could choose the same network ports."""
-
-        @default("transport")
-        def _through_files(self) -> str:
-            return "ipc"
-
-        @default("ip")
-        def _in_this_folder(self) -> str:
-            return f"{sockets.name}/kernel"
-
-    with sockets, log.open("w", encoding="utf-8") as sink, stderr_to(sink):
+    with sockets as folder, log.open("w", encoding="utf-8") as sink, stderr_to(sink):
+        # Through socket files: kernels that start at the same time could choose the same network ports.
+        connection = {"transport": "ipc", "ip": f"{folder}/kernel"}
         papermill.execute_notebook(
             *relative,
             parameters=parameters,
             cwd=files.ROOT,
-            kernel_manager_class=LocalKernel,
+            config=Config({"ConnectionFileMixin": connection}),
             kernel_name="python3",  # this environment's, whatever the notebook was last saved with
             progress_bar=False,
             stdout_file=sink,

@@ -14,12 +14,12 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from paradox_utils import config
-from paradox_utils.files import read_json, resolve, write_json
+from paradox_utils.files import resolve, write_json
 
 PACKAGES = ("torch", "transformers", "trl", "numpy")
 STATUSES = ("ok", "diverged")
@@ -32,7 +32,7 @@ class StageRun:
     parameters: config.Stage
     folder: Path
     started: float
-    scratch: tempfile.TemporaryDirectory | None = field(default=None, repr=False)  # vanishes with this object
+    scratch: tempfile.TemporaryDirectory | None  # vanishes with this object
 
     def finish(self, results: Mapping[str, Any], status: str = "ok", reason: str = "") -> None:
         """Write ``folder/result.json``, last and in one step; nothing where the parameter ``out`` is empty.
@@ -63,13 +63,11 @@ def begin(parameters: config.Stage) -> StageRun:
 
     A result that an earlier attempt left in the folder is removed, so that it cannot pass for this one's.
     """
-    if not parameters.out:
-        scratch = tempfile.TemporaryDirectory(prefix="paradox-")
-        return StageRun(parameters, Path(scratch.name), time.perf_counter(), scratch)
-    folder = resolve(parameters.out)
+    scratch = None if parameters.out else tempfile.TemporaryDirectory(prefix="paradox-")
+    folder = Path(scratch.name) if scratch else resolve(parameters.out)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "result.json").unlink(missing_ok=True)
-    return StageRun(parameters, folder, time.perf_counter())
+    return StageRun(parameters, folder, time.perf_counter(), scratch)
 
 
 def environment(device: str = "auto") -> dict[str, Any]:
@@ -104,8 +102,3 @@ def _version(name: str) -> str | None:
         return importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
         return None  # the reader's environment has no torch
-
-
-def read_result(folder: Path) -> dict[str, Any]:
-    """What :meth:`StageRun.finish` wrote; raises :class:`files.FileError` where the stage has not finished."""
-    return read_json(folder / "result.json")

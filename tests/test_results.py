@@ -19,7 +19,7 @@ def test_a_result_says_what_made_it(tmp_path, monkeypatch):
     run = results.begin(config.PPO(out="runs/a", updates=2, device="cpu"))
     assert run.folder == tmp_path / "runs/a"
     run.finish({"value": np.float32(0.5), "count": np.int64(3), "curve": np.array([1.0, np.nan])}, "diverged", "loss is nan")
-    record = results.read_result(run.folder)
+    record = files.read_json(run.folder / "result.json")
     assert record["results"] == {"value": 0.5, "count": 3, "curve": [1.0, None]}
     assert (record["status"], record["reason"]) == ("diverged", "loss is nan")
     assert record["parameters"] == config.PPO(out="runs/a", updates=2, device="cpu").model_dump()
@@ -34,7 +34,7 @@ def test_an_earlier_result_does_not_outlive_a_new_start(tmp_path):
     results.begin(p).finish({})
     run = results.begin(p)
     with pytest.raises(files.FileError, match="does not exist, so its stage has not finished"):
-        results.read_result(run.folder)
+        files.read_json(run.folder / "result.json")
 
 
 @pytest.mark.parametrize("in_a_study", [False, True])
@@ -87,7 +87,7 @@ def test_an_interrupted_write_leaves_the_old_file(tmp_path, monkeypatch):
 def test_a_damaged_result_is_named(tmp_path):
     (tmp_path / "result.json").write_text('{"a": ')
     with pytest.raises(files.FileError, match=r"result\.json: is not JSON"):
-        results.read_result(tmp_path)
+        files.read_json(tmp_path / "result.json")
 
 
 @given(st.recursive(st.floats() | st.integers() | st.text() | st.booleans(), lambda inner: st.lists(inner, max_size=3)))
@@ -107,7 +107,7 @@ def test_a_table_is_written_without_index_and_with_empty_fields(tmp_path):
 def test_a_result_says_how_much_memory_the_run_has_held(tmp_path):
     held = bytearray(b"x" * 50 * 2**20)
     results.begin(config.PPO(out=str(tmp_path))).finish({})
-    assert len(held) // 2**20 < results.read_result(tmp_path)["peak_memory_mb"] < 20_000
+    assert len(held) // 2**20 < files.read_json(tmp_path / "result.json")["peak_memory_mb"] < 20_000
     assert results.peak_memory(3)["peak_memory_mb"] >= 3 * results.peak_memory()["peak_memory_mb"] - 3
 
 
@@ -119,12 +119,3 @@ def test_a_lock_is_held_until_its_holder_closes_it(tmp_path):
         assert files.acquire(lock)
         assert files.held(path)
     assert not files.held(path)
-
-
-def test_a_copy_is_whole_or_absent(tmp_path):
-    (tmp_path / "a").write_text("content")
-    files.copy(tmp_path / "a", tmp_path / "b")
-    assert (tmp_path / "b").read_text() == "content"
-    with pytest.raises(FileNotFoundError):
-        files.copy(tmp_path / "none", tmp_path / "b")
-    assert (tmp_path / "b").read_text() == "content"

@@ -37,8 +37,6 @@ EXPLAINED = {
     "pad_token": "transformers reads it",
     "generation_config": "transformers reads it",
     "should_save": "transformers reads it",
-    "_through_files": "traitlets calls defaults",
-    "_in_this_folder": "traitlets calls defaults",
 }
 
 

@@ -1,10 +1,4 @@
-"""The book's pages from the command line.
-
-python -m paradox_utils.pages execute [NAME …]     run the named notebooks, or the stale ones, in place
-python -m paradox_utils.pages check                name the stale pages; exit 1 if there are any
-python -m paradox_utils.pages stage [--study DIR]  write _build/source; with --study, with that study's analysis page
-python -m paradox_utils.pages verdict [--study DIR]  print the verdict of the analysis page
-"""
+"""The command line of the book's pages: ``python -m paradox_utils.pages check``; ``-h`` lists the commands."""
 
 from __future__ import annotations
 
@@ -14,29 +8,25 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from paradox_utils import config, files
-from paradox_utils.pages.freshness import WAY_OUT, PageError, execute, pages, shown, stale
+from paradox_utils.pages.freshness import WAY_OUT, execute, pages, shown, stale
 from paradox_utils.pages.staging import stage, verdict
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line; see the module's text."""
+    """The command line; every expected problem is one clear line and exit code 1, as are stale pages for ``check``."""
     parser = argparse.ArgumentParser(prog="python -m paradox_utils.pages", description="The book's pages.")
     commands = parser.add_subparsers(dest="command", required=True)
-    commands.add_parser("execute", help="run the named notebooks, or the stale ones").add_argument("names", nargs="*")
+    commands.add_parser("execute", help="run the named notebooks, or the stale ones, in place").add_argument("names", nargs="*")
     commands.add_parser("check", help="name the stale pages")
-    for name, text in {
-        "stage": "write the sources of a build to _build/source",
-        "verdict": "print the computed verdict",
-    }.items():
+    for name, text in (("stage", "write a build's sources to _build/source"), ("verdict", "print the analysis page's verdict")):
         commands.add_parser(name, help=text).add_argument("--study", type=Path, help="a results folder: results/NAME")
     given = parser.parse_args(arguments)
     try:
         if given.command == "execute":
-            chosen = [p for p in pages() if not given.names or any(name in (p.name, p.stem) for name in given.names)]
-            if unknown := set(given.names) - {name for p in chosen for name in (p.name, p.stem)}:
-                known = ", ".join(p.stem for p in pages())
-                raise PageError(f"no page {', '.join(sorted(unknown))}; there are {known}")
-            execute(chosen if given.names else stale(chosen))
+            known, names = {page.stem: page for page in pages()}, [Path(name).stem for name in given.names]
+            if unknown := sorted(set(names) - known.keys()):
+                raise files.FileError(f"no page {', '.join(unknown)}; there are {', '.join(known)}")
+            execute([known[name] for name in names] or stale(known.values()))
         elif given.command == "check":
             reasons = stale(pages())
             for path, changed in reasons.items():
@@ -46,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"staged {shown(stage(given.study))}")
         else:
             print(verdict(given.study))
-    except (PageError, config.ParameterError, files.FileError) as error:
+    except (config.ParameterError, files.FileError) as error:
         print(error, file=sys.stderr)
         return 1
     return 0

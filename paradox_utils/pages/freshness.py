@@ -2,7 +2,6 @@
 
 A stored output says nothing about the code that made it, so a page carries a stamp: hashes of its code (the package modules it
 imports included), of its parameters, and of the data it reads. A page whose stamp no longer fits is stale, and a test fails.
-Nothing here changes a tracked file, except ``execute``, which rewrites notebooks.
 """
 
 from __future__ import annotations
@@ -22,12 +21,9 @@ import nbformat
 from nbformat import NotebookNode
 
 from paradox_utils import config, files, identity, notebooks
+from paradox_utils.files import FileError
 
 WAY_OUT = "run `make pages`"
-
-
-class PageError(RuntimeError):
-    """A page that cannot be read, stamped or staged; the message says which, why, and the way out."""
 
 
 def pages() -> list[Path]:
@@ -37,9 +33,8 @@ def pages() -> list[Path]:
 
 def stamp(path: Path) -> dict[str, str]:
     """Hashes of a page's code, parameters and data: equal stamps mean that executing it again would show the same."""
-    notebook = read_page(path)
-    schema = _schema(notebook, path)
-    parameters = config.check(schema, _assigned(notebook, path), where=shown(path)).model_dump(mode="json")
+    schema = _schema(path)
+    parameters = config.check(schema, _assigned(read_page(path), path), where=shown(path)).model_dump(mode="json")
     return {
         "code": identity.page_code(path),
         "parameters": _digest([json.dumps(parameters, sort_keys=True).encode()]),
@@ -57,39 +52,34 @@ def stale(paths: Iterable[Path]) -> dict[Path, list[str]]:
     return reasons
 
 
-def _schema(notebook: NotebookNode, path: Path) -> type[config.Stage]:
+def _schema(path: Path) -> type[config.Stage]:
     """The schema that a notebook checks its parameters against: the first argument of ``config.check_notebook``."""
-    for call in (node for cell in _code(notebook) for node in ast.walk(_parse(cell.source)) if isinstance(node, ast.Call)):
-        if ast.unparse(call.func).endswith("check_notebook") and call.args:
-            name = ast.unparse(call.args[0]).rsplit(".", 1)[-1]
-            if schema := {s.__name__: s for s in config.STAGES.values()}.get(name):
-                return schema
-    raise PageError(f"{shown(path)}: no cell calls config.check_notebook(config.STAGE, globals()); add one after `parameters`")
+    called = re.search(r"check_notebook\((?:\w+\.)*(\w+)", "\n".join(identity.cells(path, frozenset())))
+    schema = {schema.__name__: schema for schema in config.STAGES.values()}.get(called[1] if called else "")
+    if schema is None:
+        raise FileError(f"{shown(path)}: no cell calls config.check_notebook(config.STAGE, globals()); add one")
+    return schema
 
 
 def _assigned(notebook: NotebookNode, path: Path) -> dict[str, Any]:
     """Names and literal values of the cell tagged ``parameters``."""
-    cells = [cell for cell in _code(notebook) if "parameters" in cell.metadata.get("tags", [])]
+    cells = [cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", [])]
     if len(cells) != 1:
-        raise PageError(f"{shown(path)}: {len(cells)} cells are tagged `parameters`; tag exactly one")
+        raise FileError(f"{shown(path)}: {len(cells)} cells are tagged `parameters`; tag exactly one")
     values = {}
     for node in ast.parse(cells[0].source).body:
-        if isinstance(node, ast.Assign) and node.value and isinstance(node.targets[0], ast.Name):
-            values[node.targets[0].id] = ast.literal_eval(node.value)
-        elif isinstance(node, ast.AnnAssign) and node.value and isinstance(node.target, ast.Name):
-            values[node.target.id] = ast.literal_eval(node.value)
+        if isinstance(node, ast.Assign | ast.AnnAssign) and node.value:
+            target = node.target if isinstance(node, ast.AnnAssign) else node.targets[0]
+            values[ast.unparse(target)] = ast.literal_eval(node.value)
     return values
 
 
 def _data(schema: type[config.Stage], parameters: Mapping[str, Any]) -> list[Path]:
     """What a page reads: the project's files that its parameters name, and the fixtures where it may start from one."""
     named = [files.resolve(value) for value in parameters.values() if isinstance(value, str) and value]
-    fixture = (
-        []
-        if issubclass(schema, config.Analysis | config.Design | config.Supervised | config.Published | config.Cost)
-        else [files.ROOT / "fixtures"]
-    )
-    return [path for path in (*named, *fixture) if path.exists() and path.is_relative_to(files.ROOT)]
+    if issubclass(schema, config.FeedbackParameters | config.RewardModel | config.PPO):
+        named.append(files.ROOT / "fixtures")
+    return [path for path in named if path.exists() and path.is_relative_to(files.ROOT)]
 
 
 def _contents(paths: Iterable[Path]) -> Iterable[bytes]:
@@ -160,20 +150,11 @@ def _without_paths(value: Any) -> Any:
 
 
 def read_page(path: Path) -> NotebookNode:
-    """A page; raises :class:`PageError` where it cannot be read."""
+    """A page; raises :class:`FileError` where it cannot be read."""
     try:
         return nbformat.read(path, as_version=4)
     except (OSError, nbformat.reader.NotJSONError) as error:
-        raise PageError(f"{shown(path)}: is not a readable notebook ({error})") from error
-
-
-def _code(notebook: NotebookNode) -> list[NotebookNode]:
-    return [cell for cell in notebook.cells if cell.cell_type == "code"]
-
-
-def _parse(source: str) -> ast.Module:
-    """A cell's syntax tree; lines of IPython's own (``%magic``, ``!command``) are left out."""
-    return ast.parse("\n".join(line for line in source.splitlines() if not line.lstrip().startswith(("%", "!"))))
+        raise FileError(f"{shown(path)}: no readable notebook ({error}); restore it from the repository") from error
 
 
 def shown(path: Path) -> str:

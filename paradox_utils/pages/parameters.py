@@ -12,8 +12,7 @@ from paradox_utils.config.study import Arm, Study
 
 
 def parameter_page() -> str:
-    """Every parameter of every stage and of a config file, as a page of tables written from :mod:`paradox_utils.config`."""
-    shared = [config.Source, config.Stage]
+    """Every parameter of every stage and of a config file, as a page of tables."""
     read, other = ([f"`{k}`" for k, v in config.STAGES.items() if issubclass(v, config.Source) == has] for has in (True, False))
     lines = [
         "# Every parameter",
@@ -27,9 +26,9 @@ def parameter_page() -> str:
         "",
         *_table(config.Source, config.Source.model_fields),
     ]
-    for name, schema in config.STAGES.items():
-        own = [f for f in schema.model_fields if not any(_same(schema, base, f) for base in shared)]
-        lines += ["", f"## Stage `{name}`", "", _first_sentence(schema), "", *_table(schema, own)]
+    for stage, schema in config.STAGES.items():
+        own = [name for name in schema.model_fields if not _shared(schema, name)]
+        lines += ["", f"## Stage `{stage}`", "", _first_sentence(schema), "", *_table(schema, own)]
     lines += ["", "### The preset `as-published`", "", "`preset: as-published` sets these; a value given beside it wins.", ""]
     lines += ["| parameter | default | as published |", "|---|---|---|"]
     defaults = config.PPO().model_dump()
@@ -43,24 +42,25 @@ def _table(schema: type[config.Parameters], names: Iterable[str]) -> list[str]:
     rows = ["| parameter | allowed | meaning |", "|---|---|---|"]
     properties = schema.model_json_schema()["properties"]
     for name in names:
-        field, words = properties[name], config.describe(schema, name)
+        field, default = properties[name], ""
         meaning = field.get("description", "")
-        words = words.removesuffix(f": {meaning}") if meaning else words
-        default = ""
+        words = config.describe(schema, name).removesuffix(f": {meaning}")
         if "default" in field:
-            words, default = words.removesuffix(f", default {field['default']!r}"), f"; default {_code_span(field['default'])}"
+            words = words.removesuffix(f", default {field['default']!r}")
+            default = f"; default {_code_span(field['default'])}"
         words = re.sub(r"'([^']*)'", r"`\1`", words)  # typographic quotes would not survive copying
         rows.append(f"| `{name}` | {_cell(words)}{default} | {_cell(meaning)} |")
     return rows
 
 
-def _same(schema: type[config.Parameters], base: type[config.Parameters], name: str) -> bool:
-    return name in base.model_fields and config.describe(schema, name) == config.describe(base, name)
+def _shared(schema: type[config.Parameters], name: str) -> bool:
+    shared = config.Source
+    return name in shared.model_fields and config.describe(schema, name) == config.describe(shared, name)
 
 
 def _first_sentence(schema: type[config.Parameters]) -> str:
-    text = " ".join((schema.__doc__ or "").split("\n\n")[0].split())
-    return text.split(": ", 1)[-1][:1].upper() + text.split(": ", 1)[-1][1:]
+    text = " ".join((schema.__doc__ or "").split("\n\n")[0].split()).split(": ", 1)[-1]
+    return text[:1].upper() + text[1:]
 
 
 def _cell(text: str) -> str:

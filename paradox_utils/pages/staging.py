@@ -9,7 +9,7 @@ from pathlib import Path
 import nbformat
 
 from paradox_utils import files
-from paradox_utils.pages.freshness import WAY_OUT, PageError, _code, clean, pages, read_page, shown
+from paradox_utils.pages.freshness import WAY_OUT, clean, pages, read_page, shown
 from paradox_utils.pages.parameters import parameter_page
 
 ANALYSIS = "05-accuracy-and-performance.ipynb"
@@ -37,15 +37,15 @@ def stage(study: Path | None = None) -> Path:
 def verdict(study: Path | None = None) -> str:
     """The verdict that the analysis page computed: its output glued as ``verdict``."""
     path = _analysis(study)
-    for output in (output for cell in _code(read_page(path)) for output in cell.outputs):
+    for output in (output for cell in read_page(path).cells for output in cell.get("outputs", [])):
         if output.get("metadata", {}).get("scrapbook", {}).get("name") == "verdict":
             data = {kind.removeprefix("application/papermill.record/"): text for kind, text in output["data"].items()}
             return str(ast.literal_eval(data["text/plain"]))
-    raise PageError(f"{shown(path)}: holds no verdict; execute it again ({WAY_OUT}, or the study)")
+    raise files.FileError(f"{shown(path)}: holds no verdict; execute it again ({WAY_OUT}, or the study)")
 
 
 def _analysis(study: Path | None) -> Path:
     path = files.ROOT / "notebooks" / ANALYSIS if study is None else files.resolve(str(study)) / ANALYSIS
     if not path.is_file():
-        raise PageError(f"{shown(path)}: there is no such page; run the study first (`make study CONFIG=configs/NAME.yaml`)")
+        raise files.FileError(f"{shown(path)}: there is no such page; run `make study CONFIG=configs/NAME.yaml` first")
     return path

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import importlib
+import importlib.util
 import os
 import sys
 from collections.abc import Sequence
+
+import yaml
 
 from paradox_utils import config, files
 from paradox_utils.study import job, machine, stale, tables
@@ -48,21 +50,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     os.chdir(files.ROOT)
     try:
         if options.command == "run":
-            return run_study(*chosen(options, extra))
+            profile = ["--profile", options.profile] if options.profile else []
+            return run_study(options.config, share_of(options), [*profile, *extra])
         os.environ.update({key: value for key, value in environment(options.threads).items() if key not in os.environ})
         if options.command == "job":
             gpus = None if options.gpus is None else machine.visible_gpus()[: options.gpus]
             return job.run_one(options.config, options.id, gpus, options.runs_per_gpu)
-        settings, runs = load(options.config)
+        name, runs = load(options.config)
         if options.command == "summary":
-            return summarise(settings, runs)
+            return summarise(name, runs)
         if options.command == "record":
-            tables.write(settings.study, runs)
-            say(f"recorded: {tables.record(settings.study, runs).relative_to(files.ROOT)}")
+            tables.write(name, runs)
+            say(f"recorded: {tables.record(name, runs).relative_to(files.ROOT)}")
             return 0
-        why = stale.reasons(settings.study, runs) if options.why else {}
+        why = stale.reasons(name, runs) if options.why else {}
         for run in runs:
-            say(f"{run.id:<24} {'finished' if finished(settings.study, run) else 'to do':<8}  {describe(run)}")
+            say(f"{run.id:<24} {'finished' if finished(name, run) else 'to do':<8}  {describe(run)}")
             for reason in why.get(run.id, []):
                 say(f"    {reason}")
         return 0
@@ -75,39 +78,32 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
 
 
-def chosen(options: argparse.Namespace, extra: Sequence[str]) -> tuple[str, Share, list[str]]:
-    """The config, how the machine is shared, and Snakemake's further options, from the command line's."""
-    executor = executor_of(options.profile) if options.profile else ""
+def share_of(options: argparse.Namespace) -> Share:
+    """How the command line says that runs share the machine; raises :class:`ParameterError` if they cannot."""
     for name, least in (("threads", 1), ("workers", 0), ("runs_per_gpu", 1), ("gpus", 0)):
         value = getattr(options, name)
         if value is not None and value < least:
             raise config.ParameterError(f"--{name.replace('_', '-')} {value}: must be at least {least}")
+    executor = executor_of(options.profile) if options.profile else ""
     if executor:  # its nodes have GPUs or not, whatever stands here
-        gpus = tuple(map(str, range(options.gpus or 0)))
+        gpus = [str(number) for number in range(options.gpus or 0)]
     else:
-        visible = machine.visible_gpus()
-        if options.gpus and options.gpus > len(visible):
-            raise config.ParameterError(f"--gpus {options.gpus}: {len(visible)} are visible here; give that many, or fewer")
-        gpus = tuple(visible[: options.gpus])
-    share = Share(options.workers, options.threads, gpus, options.runs_per_gpu, executor)
-    return options.config, share, [*(["--profile", options.profile] if options.profile else []), *extra]
+        gpus = machine.visible_gpus()
+        if options.gpus and options.gpus > len(gpus):
+            raise config.ParameterError(f"--gpus {options.gpus}: {len(gpus)} are visible here; give that many, or fewer")
+    return Share(options.workers, options.threads, tuple(gpus[: options.gpus]), options.runs_per_gpu, executor)
 
 
 def executor_of(profile: str) -> str:
     """What a Snakemake profile hands its jobs to, empty for this machine; raises :class:`ParameterError` if it cannot."""
-    import yaml
-
     file = files.resolve(profile) / "config.yaml"
     try:
         name = (yaml.safe_load(file.read_text(encoding="utf-8")) or {}).get("executor", "local")
     except OSError as error:
-        raise config.ParameterError(
-            f"--profile {profile}: {file} cannot be read; name a folder such as profiles/slurm"
-        ) from error
+        problem = f"{file} cannot be read; name a folder such as profiles/slurm"
+        raise config.ParameterError(f"--profile {profile}: {problem}") from error
     if name not in ("local", "dryrun") and not importlib.util.find_spec(f"snakemake_executor_plugin_{name.replace('-', '_')}"):
-        raise config.ParameterError(
-            f"--profile {profile}: needs Snakemake's plugin: pip install snakemake-executor-plugin-{name}"
-        )
+        raise config.ParameterError(f"--profile {profile}: needs a plugin: pip install snakemake-executor-plugin-{name}")
     return "" if name == "local" else name
 
 

@@ -18,17 +18,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from paradox_utils import files, identity, notebooks, results
-from paradox_utils.config.study import Study, load_study
+from paradox_utils import files, identity, notebooks
+from paradox_utils.config.study import load_study
 from paradox_utils.study import machine, plan, tables
 from paradox_utils.study.plan import Run, describe
 from paradox_utils.study.tables import folders
 
 
-def load(path: str) -> tuple[Study, list[Run]]:
-    """A config file's study and its runs; raises :class:`ParameterError` or :class:`StoreError`."""
-    settings = load_study(Path(path))
-    return settings, plan.plan(settings, path)
+def load(path: str) -> tuple[str, list[Run]]:
+    """The name and the runs of a config file's study; raises :class:`config.ParameterError` or :class:`files.FileError`."""
+    study = load_study(Path(path))
+    return study.study, plan.plan(study, path)
 
 
 def say(line: str) -> None:
@@ -38,17 +38,17 @@ def say(line: str) -> None:
         sys.stdout.flush()
 
 
-def run_one(path: str, name: str, gpus: Sequence[str] | None = None, runs_per_gpu: int = 1) -> int:
-    """Execute one run of a study unless it is finished; 0 if it is finished now, else 1 and ``failure.json`` says why.
+def run_one(path: str, wanted: str, gpus: Sequence[str] | None = None, runs_per_gpu: int = 1) -> int:
+    """Execute the run of this id unless it is finished; 0 if it is finished now, else 1 and ``failure.json`` says why.
 
     ``gpus``: those it may choose from; None: it sees what this process sees.
     """
-    settings, runs = load(path)
-    run = next((run for run in runs if run.id == name), None)
+    name, runs = load(path)
+    run = next((run for run in runs if run.id == wanted), None)
     if run is None:
-        say(f"{name}: not a run of {path}; its parameters, code or data have changed since the call began: call again")
+        say(f"{wanted}: not a run of {path}; its parameters, code or data have changed since the call began: call again")
         return 1
-    work, result = folders(settings.study, run)
+    work, result = folders(name, run)
     work.mkdir(parents=True, exist_ok=True)
     with (work / "lock").open("a+") as lock:
         if not files.acquire(lock):
@@ -64,8 +64,8 @@ def run_one(path: str, name: str, gpus: Sequence[str] | None = None, runs_per_gp
             with machine.held_gpus(plan.gpus(run), gpus or (), runs_per_gpu) as own:
                 if gpus is not None:
                     os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(own)
-                say(f"{tables.progress(settings.study, runs)} {describe(run)}: started")
-                record = execute(settings.study, run, work)
+                say(f"{tables.progress(name, runs)} {describe(run)}: started")
+                record = execute(name, run, work)
             record["seconds"] = round(time.perf_counter() - started, 3)
             publish(work, result, record)
         except Exception as error:
@@ -78,12 +78,12 @@ def run_one(path: str, name: str, gpus: Sequence[str] | None = None, runs_per_gp
                 reason += f" (this could not be recorded: {second.strerror})"
             with contextlib.suppress(OSError), (work / "log.txt").open("a", encoding="utf-8") as log:
                 traceback.print_exception(error, file=log)
-            say(f"{tables.progress(settings.study, runs)} {describe(run)}: failed, {reason}")
+            say(f"{tables.progress(name, runs)} {describe(run)}: failed, {reason}")
             return 1
         shutil.rmtree(work / "resume", ignore_errors=True)
         (work / "started").unlink()
     outcome = ", ".join(filter(None, [f"{record['status']} in {record['seconds']:.0f} s", tables.headline(record)]))
-    say(f"{tables.progress(settings.study, runs)} {describe(run)}: {outcome}")
+    say(f"{tables.progress(name, runs)} {describe(run)}: {outcome}")
     return 0
 
 
@@ -106,10 +106,11 @@ def execute(name: str, run: Run, work: Path) -> dict[str, Any]:
     for need in run.needs:
         if not files.resolve(plan.results_folder(name)).joinpath(need, "run.json").is_file():
             raise files.FileError(f"needs {need}, which has not finished; run the whole study")
-    notebooks.execute(files.resolve(run.notebook), work / "notebook.ipynb", run.parameters, work / "log.txt")
+    notebook = plan.NOTEBOOKS[run.stage]
+    notebooks.execute(files.resolve(notebook), work / "notebook.ipynb", run.parameters, work / "log.txt")
     if not (work / "result.json").is_file():
-        raise files.FileError(f"{run.notebook} came to its end without a result: it must call run.finish(results)")
-    result = results.read_result(work)
+        raise files.FileError(f"{notebook} came to its end without a result: it must call run.finish(results)")
+    result = files.read_json(work / "result.json")
     return {
         "id": run.id,
         "study": name,
@@ -122,7 +123,7 @@ def execute(name: str, run: Run, work: Path) -> dict[str, Any]:
         "stage_seconds": result["seconds"],
         "parameters": run.parameters,
         "needs": list(run.needs),
-        "notebook": run.notebook,
+        "notebook": notebook,
         "commit": identity.commit(),
         "code": run.code,
         "code_hash": identity.total(run.code),
@@ -136,7 +137,7 @@ def publish(work: Path, result: Path, record: dict[str, Any]) -> None:
     """Put the executed notebook, the tables and, last, ``run.json`` where readers look."""
     result.mkdir(parents=True, exist_ok=True)
     for file in [work / "notebook.ipynb", *sorted(work.glob("*.csv"))]:
-        files.copy(file, result / file.name)
+        files.write_text(result / file.name, file.read_text(encoding="utf-8"))
     files.write_json(result / "run.json", record)
 
 

@@ -19,31 +19,31 @@ from paradox_utils.config import ParameterError
 from paradox_utils.config.study import CONTROLS, Arm, Study
 from paradox_utils.identity import NOTEBOOKS
 
-# Parameters that the plan fills in, and what to write instead.
+# Parameters that no layer of a stage may set, and what to write instead.
+FILLED_IN = "the plan fills it in"
 FILLED: dict[str, dict[str, str]] = {
-    "supervised": {},
-    "feedback": {},
     "reward_model": {
         "task": "list it in the arm's `tasks`",
-        "feedback": "the plan fills it in",
-        "split": "the plan fills it in",
+        "feedback": FILLED_IN,
+        "split": FILLED_IN,
         "seed": "list it in the arm's `rm_seeds`",
     },
     "ppo": {
         "task": "list it in the arm's `tasks`",
         "policy": "name it under `policies`",
-        "feedback": "the plan fills it in",
+        "feedback": FILLED_IN,
         "reward": "the arm's `route` decides",
         "seed": "list it in the arm's `ppo_seeds`",
         "dial_seed": "list it in the arm's `rm_seeds`",
     },
 }
-EVERYWHERE = {"out": "the plan fills it in", "source": "one study has one source: set it in `source`"}
+# What a dial that never errs does not depend on, so that arms of any kind and key share its runs.
+EXACT = {"dial_kind": "prejudice", "dial_seed": 0, "scale_matched": False}
 
 
 @dataclass(frozen=True)
 class Run:
-    """One notebook execution of a study.
+    """One execution of a stage's notebook.
 
     ``parameters``: every parameter of the stage, with folders relative to the project root. ``needs``: ids of the runs whose
     folders it reads. ``labels``: task, policy, route, arm (its name), setting, rm_step, rm_seed, ppo_seed (None where it has
@@ -53,7 +53,6 @@ class Run:
 
     id: str
     stage: str
-    notebook: str
     parameters: dict[str, Any]
     needs: tuple[str, ...]
     labels: dict[str, Any]
@@ -83,11 +82,14 @@ def plan(study: Study, where: str = "study") -> list[Run]:
     Raises :class:`ParameterError` before anything is planned if any parameter of any layer is unknown or impossible.
     """
     _check_layers(study, where)
+    arms = {f"{where}, arm {number}": arm for number, arm in enumerate(study.arms, 1)}
+    for place, arm in arms.items():
+        _check_arm(study, arm, place)
     planner = _Planner(study, where)
-    for number, arm in enumerate(study.arms, 1):
+    for place, arm in arms.items():
         for task in arm.tasks:
-            for policy in arm.policies if arm.policies is not None else study.policies:
-                planner.add_arm(arm, f"{where}, arm {number}", task, policy)
+            for policy in study.policies if arm.policies is None else arm.policies:
+                planner.add_arm(arm, place, task, policy)
     return sorted(planner.runs.values(), key=lambda run: list(NOTEBOOKS).index(run.stage))
 
 
@@ -96,55 +98,49 @@ def plan(study: Study, where: str = "study") -> list[Run]:
 
 def _check_layers(study: Study, where: str) -> None:
     """Every layer on its own, used by an arm or not, so that a message names the place where the mistake stands."""
+    if not study.arms:
+        raise ParameterError(f"{where}: arms: must list at least one arm")
     _check_layer("source", study.source, f"{where}, source")
-    for name in study.policies:
-        _check_layer("supervised", _supervised_layer(study, name), f"{where}, policies, {name}")
-        if not isinstance(own := _ppo_layer(study, name), Mapping):
-            raise ParameterError(
-                f"{where}, policies, {name}: ppo = {own!r}: must be parameters of the stage, each with its value"
-            )
+    for name, policy in study.policies.items():
+        place, own = f"{where}, policies, {name}", policy.get("ppo", {})
+        _check_layer("supervised", _supervised_layer(policy), place)
+        if not isinstance(own, Mapping):
+            raise ParameterError(f"{place}: ppo = {own!r}: must be parameters of the stage, each with its value")
         if "reward_model" in own:
-            raise ParameterError(f"{where}, policies, {name}, ppo: reward_model: cannot be set here; set it in an arm's `ppo`")
-        _check_layer("ppo", own, f"{where}, policies, {name}, ppo")
+            raise ParameterError(f"{place}, ppo: reward_model: cannot be set here; set it in an arm's `ppo`")
+        _check_layer("ppo", own, f"{place}, ppo")
     _check_layer("feedback", {key: value for key, value in study.feedback.items() if key != "policy"}, f"{where}, feedback")
     if "policy" in study.feedback:
         _check_policy(study, study.feedback["policy"], f"{where}, feedback: policy")
     _check_layer("reward_model", study.reward_model, f"{where}, reward_model")
     _check_layer("reward_model", study.evaluator or {}, f"{where}, evaluator")
     _check_layer("ppo", study.ppo, f"{where}, ppo")
-    ppo_layers = [study.ppo, *(task.get("ppo", {}) for task in study.tasks.values()), *(arm.ppo for arm in study.arms)]
-    ppo_layers += [_ppo_layer(study, name) for name in study.policies]
-    if study.evaluator is not None and any("evaluator" in layer for layer in ppo_layers):
-        raise ParameterError(f"{where}: has both `evaluator:`, which trains one, and a PPO parameter `evaluator`; keep one")
     for task, stages in study.tasks.items():
         for stage, values in stages.items():
             place = f"{where}, tasks, {task}, {stage}"
             if stage == "evaluator" and study.evaluator is None:
                 raise ParameterError(f"{place}: the study trains no evaluator; add `evaluator:` (it may be empty: {{}})")
             _check_layer("ppo" if stage == "ppo" else "reward_model", values, place)
-    if not study.arms:
-        raise ParameterError(f"{where}: arms: must list at least one arm")
-    for number, arm in enumerate(study.arms, 1):
-        _check_arm(study, arm, f"{where}, arm {number}")
+    layers = [*study.policies.values(), *study.tasks.values()]
+    ppo_layers = [study.ppo, *(layer.get("ppo", {}) for layer in layers), *(arm.ppo for arm in study.arms)]
+    if study.evaluator is not None and any("evaluator" in layer for layer in ppo_layers):
+        raise ParameterError(f"{where}: has both `evaluator:`, which trains one, and a PPO parameter `evaluator`; keep one")
 
 
-def _supervised_layer(study: Study, policy: str) -> dict[str, Any]:
-    return {name: value for name, value in study.policies[policy].items() if name != "ppo"}
-
-
-def _ppo_layer(study: Study, policy: str) -> dict[str, Any]:
-    """What differs in the PPO runs of one policy, in every task; an arm's own `ppo` goes before it."""
-    return study.policies[policy].get("ppo", {})
+def _supervised_layer(policy: Mapping[str, Any]) -> dict[str, Any]:
+    """A policy's own parameters; what its PPO runs have of their own stands among them, under ``ppo``."""
+    return {name: value for name, value in policy.items() if name != "ppo"}
 
 
 def _check_layer(stage: str, values: Mapping[str, Any], where: str) -> None:
     """One parameter at a time, as the others may stand in another layer; :meth:`_Planner.add` checks them together."""
-    schema = config.Source if stage == "source" else config.STAGES[stage]
-    filled = FILLED[stage] | EVERYWHERE if stage != "source" else {"out": EVERYWHERE["out"]}
+    filled = {"out": FILLED_IN} | FILLED.get(stage, {})
+    if stage != "source":
+        filled["source"] = "one study has one source: set it in `source`"
     for name, value in values.items():
         if name in filled:
             raise ParameterError(f"{where}: {name} = {value!r}: cannot be set here; {filled[name]}")
-        config.check_alone(schema, name, value, where)
+        config.check_alone(config.STAGES.get(stage, config.Source), name, value, where)
 
 
 def _check_arm(study: Study, arm: Arm, where: str) -> None:
@@ -155,47 +151,47 @@ def _check_arm(study: Study, arm: Arm, where: str) -> None:
         raise ParameterError(f"{where}: no policy; add one under `policies`")
     for policy in arm.policies or []:
         _check_policy(study, policy, f"{where}: policies")
-    for name in ("tasks", "rm_seeds", "ppo_seeds", *([] if arm.policies is None else ["policies"])):
+    for name in ("tasks", "rm_seeds", "ppo_seeds", "policies"):
         values = getattr(arm, name)
-        if not values or len(set(values)) < len(values):
+        if values is not None and (not values or len(set(values)) < len(values)):
             raise ParameterError(f"{where}: {name} = {values!r}: must hold at least one value, each once")
-    if len(sizes := {name: len(values) for name, values in arm.vary.items()}) > 1 and len(set(sizes.values())) > 1:
-        raise ParameterError(f"{where}, vary: {sizes} values: parameters that change together need equally many")
-    if arm.seeds == "nested" and len(arm.rm_seeds) != len(arm.ppo_seeds):
+    _check_vary(arm, f"{where}, vary")
+    nested, trains = arm.seeds == "nested", any(_trains_reward_model(study, arm, task) for task in arm.tasks)
+    if nested and len(arm.rm_seeds) != len(arm.ppo_seeds):
         raise ParameterError(
             f"{where}: seeds = 'nested' pairs {len(arm.rm_seeds)} rm_seeds with {len(arm.ppo_seeds)} ppo_seeds; list as many"
         )
-    trains = any(_trains_reward_model(study, arm, task) for task in arm.tasks)
-    if arm.seeds == "nested" and arm.route != "dial" and not trains:
+    if trains:
+        return
+    if nested and arm.route != "dial":
         raise ParameterError(f"{where}: seeds = 'nested': has no effect, as this arm's rewards have no seed; leave it out")
-    if "reward_model" in arm.vary and (vain := set(arm.vary) & set(config.RewardModel.model_fields)):
-        raise ParameterError(
-            f"{where}, vary: {min(vain)!r} has no effect beside reward_model, which is not trained here; leave it out"
-        )
+    useless = {"checkpoints", "reward_model"} | (set() if arm.route == "dial" else {"rm_seeds"})
+    if given := sorted(useless & arm.model_fields_set):
+        raise ParameterError(f"{where}: {given[0]}: has no effect, as this arm trains no reward model; leave it out")
+
+
+def _check_vary(arm: Arm, where: str) -> None:
+    if len({len(values) for values in arm.vary.values()}) > 1:
+        sizes = {name: len(values) for name, values in arm.vary.items()}
+        raise ParameterError(f"{where}: {sizes} values: parameters that change together need equally many")
     for name, values in arm.vary.items():
-        stage = _varied_stage(arm, name, f"{where}, vary")
-        if not values:
-            raise ParameterError(f"{where}, vary: {name} = []: give it at least one value")
-        for value in values:
-            _check_layer(stage, {name: value}, f"{where}, vary")
-    keyed = ["rm_seeds"] if arm.route != "dial" and arm.seeds == "crossed" else []
-    useless = sorted({"checkpoints", "reward_model", *keyed} & arm.model_fields_set)
-    if useless and not trains:
-        raise ParameterError(f"{where}: {useless[0]}: has no effect, as this arm trains no reward model; leave it out")
-
-
-def _varied_stage(arm: Arm, name: str, where: str) -> str:
-    """The stage whose parameter an arm varies: ``ppo`` for controls and the user's own reward models, else ``reward_model``."""
-    stage = "ppo" if arm.route in CONTROLS or name == "reward_model" else "reward_model"
-    schema = config.STAGES[stage]
-    if name in config.Source.model_fields:
-        raise ParameterError(f"{where}: {name!r} concerns every stage, so it cannot vary in an arm; set it in `source`")
-    if name not in schema.model_fields:
-        other = config.STAGES["reward_model" if stage == "ppo" else "ppo"]
-        if name in other.model_fields:
+        stage = _varied_stage(arm, name)
+        other = "reward_model" if stage == "ppo" else "ppo"
+        if name in config.Source.model_fields:
+            raise ParameterError(f"{where}: {name!r} concerns every stage, so it cannot vary in an arm; set it in `source`")
+        if name in config.STAGES[other].model_fields.keys() - config.STAGES[stage].model_fields.keys():
             raise ParameterError(f"{where}: route {arm.route!r} varies a parameter of `{stage}`; {name!r} is not one of them")
-        config.check(schema, {name: arm.vary[name]}, where)  # raises, naming the nearest
-    return stage
+        if not values:
+            raise ParameterError(f"{where}: {name} = []: give it at least one value")
+        for value in values:
+            _check_layer(stage, {name: value}, where)
+        if stage == "reward_model" and "reward_model" in arm.vary:
+            raise ParameterError(f"{where}: {name!r} has no effect, as the reward_model beside it is not trained; leave it out")
+
+
+def _varied_stage(arm: Arm, name: str) -> str:
+    """The stage whose parameter an arm varies: ``ppo`` for controls and the user's own reward models, else ``reward_model``."""
+    return "ppo" if arm.route in CONTROLS or name == "reward_model" else "reward_model"
 
 
 def _trains_reward_model(study: Study, arm: Arm, task: str) -> bool:
@@ -210,6 +206,9 @@ def _check_policy(study: Study, name: str, where: str) -> None:
 
 
 # --- the runs -------------------------------------------------------------------------------------------------------
+
+
+Rewards = list[tuple[dict[str, Any], dict[str, Any]]]  # the PPO parameters and the labels of each
 
 
 @dataclass
@@ -228,44 +227,31 @@ class _Planner:
             varied = dict(zip(arm.vary, values, strict=True))
             setting = ", ".join(f"{key}={value}" for key, value in (varied | arm.reward_model | arm.ppo).items())
             labels = _labels(task=task, policy=policy, route=arm.route, arm=arm.name or arm.route, setting=setting)
-            stages = {name: _varied_stage(arm, name, where) for name in varied}
+            fixed = self.layers("ppo", task) | self.study.policies[policy].get("ppo", {}) | arm.ppo
+            fixed |= {name: value for name, value in varied.items() if _varied_stage(arm, name) == "ppo"}
             if _trains_reward_model(self.study, arm, task):
                 rewards = self.trained_rewards(arm, where, labels, varied)
             else:
-                rewards = self.fixed_reward(arm, labels)
+                rewards = self.fixed_reward(arm, policy)
             supervised = self.supervised(policy)
             for reward, marks in rewards:
-                for ppo_seed in _ppo_seeds(arm, marks):
-                    values = self.layers("ppo", task) | _ppo_layer(self.study, policy) | arm.ppo
-                    values |= {name: value for name, value in varied.items() if stages[name] == "ppo"}
-                    values |= (
-                        reward
-                        | (EXACT if _never_errs(values | reward) else {})
-                        | {"task": task, "policy": Link(supervised, "model"), "seed": ppo_seed}
-                    )
-                    if self.study.evaluator is not None:
-                        values["evaluator"] = self.evaluator(task)
-                    self.add("ppo", values, labels | marks | {"ppo_seed": ppo_seed}, f"{where}, ppo")
+                values = fixed | reward | {"task": task, "policy": Link(supervised, "model")}
+                if values["reward"] == "dial" and values.get("dial_accuracy", 1.0) == 1.0:
+                    values |= EXACT
+                if self.study.evaluator is not None:
+                    values["evaluator"] = self.evaluator(task)
+                for seed in _ppo_seeds(arm, marks):
+                    self.add("ppo", values | {"seed": seed}, labels | marks | {"ppo_seed": seed}, f"{where}, ppo")
 
-    def fixed_reward(self, arm: Arm, labels: dict[str, Any]) -> list[tuple[dict[str, Any], dict[str, Any]]]:
-        """Controls (a dial for each key), or the user's own reward model: nothing to train."""
-        values = self.exact_feedback(labels["policy"])
-        if arm.route not in CONTROLS:
-            return [({"reward": "model"} | values, {})]
+    def fixed_reward(self, arm: Arm, policy: str) -> Rewards:
+        """Those of controls (a dial for each key), or of the user's own reward model."""
+        values = {"reward": arm.route if arm.route in CONTROLS else "model"} | self.exact_feedback(policy)
         if arm.route != "dial":
-            return [({"reward": arm.route} | values, {})]
-        return [({"reward": "dial", "dial_seed": seed} | values, {"rm_seed": seed}) for seed in arm.rm_seeds]
+            return [(values, {})]
+        return [(values | {"dial_seed": seed}, {"rm_seed": seed}) for seed in arm.rm_seeds]
 
-    def exact_feedback(self, policy: str) -> dict[str, Any]:
-        """Where there is an oracle: the feedback that measures dials and centres exact scores."""
-        if self.study.source.get("source", "atlas") != "atlas":
-            return {}
-        return {"feedback": Link(self.feedback(policy), "feedback.jsonl")}
-
-    def trained_rewards(
-        self, arm: Arm, where: str, labels: dict[str, Any], varied: dict[str, Any]
-    ) -> list[tuple[dict[str, Any], dict[str, Any]]]:
-        """The PPO parameters and labels of every checkpoint this arm uses, of every reward-model seed."""
+    def trained_rewards(self, arm: Arm, where: str, labels: dict[str, Any], varied: dict[str, Any]) -> Rewards:
+        """Those of every checkpoint this arm uses, of every reward-model seed."""
         rewards = []
         for rm_seed in arm.rm_seeds:
             values = self.layers("reward_model", labels["task"]) | arm.reward_model | varied
@@ -279,30 +265,30 @@ class _Planner:
                         f"it saves checkpoint_steps = {saved}"
                     )
                 reward = {"reward": "model", "reward_model": Link(run, f"checkpoint-{step}")}
-                reward |= self.exact_feedback(self.annotated_policy())
-                rewards.append((reward, {"rm_step": step, "rm_seed": rm_seed}))
+                rewards.append((reward | self.exact_feedback(), {"rm_step": step, "rm_seed": rm_seed}))
         return rewards
 
     def supervised(self, policy: str) -> Run:
-        values = self.study.source | _supervised_layer(self.study, policy)
+        values = self.study.source | _supervised_layer(self.study.policies[policy])
         return self.add("supervised", values, _labels(policy=policy), f"{self.where}, policies, {policy}")
 
-    def feedback(self, policy: str) -> Run:
+    def exact_feedback(self, policy: str | None = None) -> dict[str, Any]:
+        """Where there is an oracle: the feedback on a policy's responses, which trains, measures dials and centres scores.
+
+        ``policy``: None: the one that ``feedback: {policy: NAME}`` names, else the first, whose responses train reward models.
+        """
+        if self.study.source.get("source", "atlas") != "atlas":
+            return {}
+        policy = policy or self.study.feedback.get("policy", next(iter(self.study.policies)))
         values = self.study.source | self.study.feedback | {"policy": Link(self.supervised(policy), "model")}
-        return self.add("feedback", values, _labels(policy=policy), f"{self.where}, feedback")
+        run = self.add("feedback", values, _labels(policy=policy), f"{self.where}, feedback")
+        return {"feedback": Link(run, "feedback.jsonl")}
 
     def reward_model(self, values: dict[str, Any], labels: dict[str, Any], where: str) -> Run:
-        """Atlas: from responses of one policy, the first unless `feedback: {policy: NAME}` says another, for all policies."""
-        if self.study.source.get("source", "atlas") == "atlas":
-            values = values | self.exact_feedback(self.annotated_policy())
-        return self.add("reward_model", values, labels, where)
-
-    def annotated_policy(self) -> str:
-        return self.study.feedback.get("policy", next(iter(self.study.policies)))
+        return self.add("reward_model", values | self.exact_feedback(), labels, where)
 
     def evaluator(self, task: str) -> Link:
-        values = self.study.source | (self.study.evaluator or {}) | self.study.tasks.get(task, {}).get("evaluator", {})
-        values |= {"task": task, "split": "evaluator"}
+        values = self.layers("evaluator", task) | {"task": task, "split": "evaluator"}
         run = self.reward_model(values, _labels(task=task, setting="evaluator"), f"{self.where}, evaluator")
         return Link(run, f"checkpoint-{run.parameters['checkpoint_steps'][-1]}")
 
@@ -314,7 +300,6 @@ class _Planner:
         links = {name: value for name, value in values.items() if isinstance(value, Link)}
         by_id = values | {name: f"{link.run.id}/{link.file}" for name, link in links.items()}
         checked = config.check(config.STAGES[stage], by_id, where)
-        notebook = NOTEBOOKS[stage]
         if stage not in self.codes:
             self.codes[stage] = identity.code_of(stage)
         code, data = self.codes[stage], identity.data_hash(checked, self.digests)
@@ -323,8 +308,7 @@ class _Planner:
         paths = {key: f"{work_folder(self.study.study, link.run.id)}/{link.file}" for key, link in links.items()}
         parameters = checked.model_dump() | paths | {"out": work_folder(self.study.study, name)}
         needs = tuple(dict.fromkeys(link.run.id for link in links.values()))
-        run = Run(name, stage, notebook, parameters, needs, labels, code, data)
-        known = self.runs.setdefault(name, run)
+        known = self.runs.setdefault(name, Run(name, stage, parameters, needs, labels, code, data))
         if stage == "ppo" and labels not in known.all_labels:
             self.runs[name] = replace(known, also=(*known.also, labels))
         return known
@@ -340,14 +324,6 @@ class Link:
 
 def _labels(**known: Any) -> dict[str, Any]:
     return dict.fromkeys(("task", "policy", "route", "arm", "setting", "rm_step", "rm_seed", "ppo_seed")) | known
-
-
-# What a dial that never errs does not depend on, so that arms of any kind and key share its runs.
-EXACT = {"dial_kind": "prejudice", "dial_seed": 0, "scale_matched": False}
-
-
-def _never_errs(values: Mapping[str, Any]) -> bool:
-    return values["reward"] == "dial" and values.get("dial_accuracy", 1.0) == 1.0
 
 
 def _ppo_seeds(arm: Arm, marks: Mapping[str, Any]) -> list[int]:

@@ -20,7 +20,6 @@ from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING
 
 from paradox_utils import files, identity, notebooks
-from paradox_utils.config.study import Study
 from paradox_utils.results import STATUSES
 from paradox_utils.study import job, machine, plan, tables
 from paradox_utils.study.job import load, say
@@ -54,7 +53,7 @@ class Share:
     """How a study's runs share a machine, or a cluster.
 
     ``workers``: runs side by side, 0: as many as cores and memory allow. ``threads``: cores of one run, or of each of its
-    processes. ``gpus``: as :func:`resources.visible_gpus` names them; a run takes one, or one for each of its processes.
+    processes. ``gpus``: as :func:`machine.visible_gpus` names them; a run takes one, or one for each of its processes.
     ``executor``: what Snakemake hands the runs to, such as slurm; empty: this machine.
     """
 
@@ -68,29 +67,32 @@ class Share:
 def run_study(path: str, share: Share, extra: Sequence[str] = ()) -> int:
     """Run what is missing, then summarise in any case; 0 if every run is finished, 1 if not, 130 after an interrupt."""
     os.environ.update(environment(share.threads))
-    settings, runs = load(path)
-    scheduler = files.resolve(plan.work_folder(settings.study, "scheduler.lock"))
+    name, runs = load(path)
+    scheduler = files.resolve(plan.work_folder(name, "scheduler.lock"))
     scheduler.parent.mkdir(parents=True, exist_ok=True)
     with scheduler.open("a+") as lock:
         if not files.acquire(lock):
-            say(f"study {settings.study}: process {scheduler.read_text()} is already running it; wait for it or stop it")
+            say(f"study {name}: process {scheduler.read_text()} is already running it; wait for it or stop it")
             return 1
-        lock.truncate(0)
-        lock.write(str(os.getpid()))
-        lock.flush()
-        discard_damaged(settings.study, runs)
-        forget_failures(settings.study, runs)
-        remake_lost_models(settings.study, runs)
-        missing = [run for run in runs if not finished(settings.study, run)]
+        note_holder(lock, os.getpid())
+        prepare(name, runs)
+        missing = [run for run in runs if not finished(name, run)]
         if not missing:
-            say(f"study {settings.study}: nothing to do, all {len(runs)} runs are finished")
-            return summarise(settings, runs)
-        need = machine.memory(settings.study, runs)
+            say(f"study {name}: nothing to do, all {len(runs)} runs are finished")
+            return summarise(name, runs)
+        need = machine.memory(name, runs)
         limits, words = shares(share, [need[run.id] for run in missing])
-        say(f"study {settings.study}: {len(missing)} of {len(runs)} runs to do, {words}")
-        interrupted = snakemake(path, settings.study, runs, share, [*limits, *extra], lock)
-        code = summarise(settings, runs, analyse=not interrupted)
-        return 130 if interrupted else code
+        say(f"study {name}: {len(missing)} of {len(runs)} runs to do, {words}")
+        interrupted = snakemake(path, name, runs, share, [*limits, *extra], lock)
+        code = summarise(name, runs, analyse=not interrupted)
+    return 130 if interrupted else code
+
+
+def note_holder(lock: IO[str], process: int) -> None:
+    """Write down who holds the lock, for whoever finds it taken."""
+    lock.truncate(0)
+    lock.write(str(process))
+    lock.flush()
 
 
 def shares(share: Share, need: Sequence[int]) -> tuple[list[str], str]:
@@ -117,14 +119,12 @@ def snakemake(path: str, name: str, runs: list[Run], share: Share, options: Sequ
     command = [sys.executable, "-m", "snakemake", "--snakefile", "Snakefile", "--directory", "."]
     command += ["--keep-going", "--rerun-incomplete", "--nolock", "--scheduler", "greedy", "--rerun-triggers", "input"]
     command += ["--config", f"study={path}", f"threads={share.threads}", f"gpus={len(share.gpus)}"]
-    command += [*([] if share.executor else [f"runs_per_gpu={share.runs_per_gpu}"]), *options]
+    command += options if share.executor else [f"runs_per_gpu={share.runs_per_gpu}", *options]
     log = files.resolve(plan.work_folder(name, "snakemake.log"))
     with log.open("w", encoding="utf-8") as sink:
         # stdout stays ours for the jobs' progress lines; stderr is Snakemake's own account of them
         process = subprocess.Popen(command, cwd=files.ROOT, stderr=sink, pass_fds=[lock.fileno()])
-        lock.truncate(0)
-        lock.write(str(process.pid))  # it holds the lock even when this process is killed
-        lock.flush()
+        note_holder(lock, process.pid)  # it holds the lock even when this process is killed
         try:
             code = watch(process, name, runs) if share.executor else process.wait()
         except KeyboardInterrupt:
@@ -148,59 +148,48 @@ def watch(process: subprocess.Popen[bytes], name: str, runs: list[Run], every: f
             told = now
 
 
-def discard_damaged(name: str, runs: list[Run]) -> None:
-    """A run whose record cannot be read (a disk's fault, or a copy cut short: it is written in one step) runs again."""
-    for run in runs:
-        record = folders(name, run)[1] / "run.json"
-        try:
-            if record.is_file():
-                files.read_json(record)
-        except files.FileError:
-            say(f"{describe(run)}: its record is damaged, so it runs again")
-            record.unlink()
-
-
-def forget_failures(name: str, runs: list[Run]) -> None:
-    """Failed and killed runs are tried again; until then an old failure must not pass for today's."""
-    for run in runs:
-        work = folders(name, run)[0]
-        (work / "failure.json").unlink(missing_ok=True)
-        if not files.held(work / "lock"):  # else a job that outlived its scheduler is at it
-            (work / "started").unlink(missing_ok=True)
-
-
-def remake_lost_models(name: str, runs: list[Run]) -> None:
-    """A finished run whose work folder was deleted runs again if a run still to be done needs its models."""
-    wanted: set[str] = set()
+def prepare(name: str, runs: list[Run]) -> None:
+    """Failed and killed runs are tried again, as are those whose record is damaged, or whose models are gone and needed."""
+    needed: set[str] = set()  # by a run to do
     for run in reversed(runs):  # those who need come after those needed
         work, result = folders(name, run)
-        if run.id in wanted and finished(name, run) and not (work / "result.json").is_file():
-            say(f"{describe(run)}: its models are gone and needed again, so it runs again")
-            (result / "run.json").unlink()
-        if not finished(name, run):
-            wanted |= set(run.needs)
+        record, why = result / "run.json", ""
+        (work / "failure.json").unlink(missing_ok=True)  # an old failure must not pass for today's
+        if not files.held(work / "lock"):  # else a job that outlived its scheduler is at it
+            (work / "started").unlink(missing_ok=True)
+        if record.is_file():
+            try:
+                files.read_json(record)
+            except files.FileError:  # a disk's fault, or a copy cut short: it is written in one step
+                why = "its record is damaged"
+            if run.id in needed and not (work / "result.json").is_file():
+                why = "its models are gone and needed again"
+        if why:
+            say(f"{describe(run)}: {why}, so it runs again")
+            record.unlink()
+        if not record.is_file():
+            needed |= set(run.needs)
 
 
-def summarise(settings: Study, runs: list[Run], analyse: bool = True) -> int:
+def summarise(name: str, runs: list[Run], analyse: bool = True) -> int:
     """Write the tables, print them and every failure, execute the analysis notebook; 1 if anything is missing, else 0."""
-    rows, problems = tables.write(settings.study, runs)
+    rows, problems = tables.write(name, runs)
     shown = ["task", "route", "setting", "rm_step", "rm_accuracy", "lm_performance_start", "lm_performance_final", "status"]
     say(rows[shown].fillna("").to_string(index=False, float_format="{:.3f}".format))
-    complete = not analyse or analysis(settings.study, rows)
+    complete = not analyse or analysis(name, rows)
     if problems:
-        open_runs = sum(not finished(settings.study, run) for run in runs)
-        say("\n".join([f"study {settings.study}: {open_runs} of {len(runs)} runs are not finished", *problems]))
-        say(f"  executed notebooks and logs of failures: {plan.work_folder(settings.study, 'ID')}")
-    say(f"summary: {plan.results_folder(settings.study)}/summary.csv")
+        open_runs = sum(not finished(name, run) for run in runs)
+        say("\n".join([f"study {name}: {open_runs} of {len(runs)} runs are not finished", *problems]))
+        say(f"  executed notebooks and logs of failures: {plan.work_folder(name, 'ID')}")
+    say(f"summary: {plan.results_folder(name)}/summary.csv")
     return 0 if complete and not problems else 1
 
 
 def analysis(name: str, rows: pd.DataFrame) -> bool:
     """Execute the analysis notebook on the study's tables unless its stored output is of the same code and tables."""
-    source = files.resolve(ANALYSIS)
-    results = files.resolve(plan.results_folder(name))
-    work = results / ".work"
-    target, folder, stamp = results / source.name, results / "analysis", work / "analysis.json"
+    source, results = files.resolve(ANALYSIS), files.resolve(plan.results_folder(name))
+    work, target, folder = results / ".work", results / source.name, results / "analysis"
+    stamp = work / "analysis.json"
     if not source.is_file():
         return True
     digest = hashlib.sha256(identity.page_code(source).encode())

@@ -21,22 +21,20 @@ KILLED = (
     "killed: its job ended without a word (killed, out of memory, or its disk too full to say why); "
     "the next call goes on from its last state"
 )
-WHEN = ("start", "final")
 TABLES = ("summary", "curves", "reward_models", "questions", "best_of_n", "parameters")
 PACKED = ("curves", "parameters")  # where they are recorded: the largest, and the most repetitive
 OF_RUNS = {"curve": "curves", "questions": "questions", "best_of_n": "best_of_n"}  # a PPO run's tables, and a study's
+AT_BOTH_ENDS = (
+    *("greedy_length", "greedy_segments", "unfinished", "distinct_2", "rouge_l"),
+    *("sampled_lm_performance", "sampled_true_return", "sampled_length", "sampled_segments"),
+    *("sampled_distinct_2", "sampled_rouge_l"),
+)
 MEASURES = (
     *("rm_accuracy", "rm_accuracy_noisy", "rm_balanced_accuracy", "rm_majority", "rm_f1", "rm_calibration_error"),
     *(f"probe_{name}" for name in ("accuracy", "variance", "variance_raw", "margin", "length_correlation", "padding")),
     *("lm_performance_start", "lm_performance_final", "lm_performance_best", "lm_performance_best_logged"),
     *("true_return_start", "true_return_final", "true_return_best"),
-    *(
-        f"{name}_{when}"
-        for name in ("greedy_length", "greedy_segments", "unfinished", "distinct_2", "rouge_l")
-        for when in WHEN
-    ),
-    *(f"sampled_{name}_{when}" for name in ("lm_performance", "true_return", "length", "segments") for when in WHEN),
-    *(f"sampled_{name}_{when}" for name in ("distinct_2", "rouge_l") for when in WHEN),
+    *(f"{name}_{when}" for name in AT_BOTH_ENDS for when in ("start", "final")),
     *("kl_final", "updates", "truncated_prompts", "truncated_evaluation_prompts", "truncated_rm_inputs"),
 )
 

@@ -131,7 +131,7 @@ def test_pages_depend_on_the_data_they_read_and_no_other(root):
 def test_a_notebook_that_checks_nothing_is_refused(root):
     path = root / "a.ipynb"
     nbformat.write(new_notebook(cells=[new_code_cell("task = 1", metadata={"tags": ["parameters"]})]), path)
-    with pytest.raises(freshness.PageError, match=r"a\.ipynb: no cell calls config\.check_notebook"):
+    with pytest.raises(files.FileError, match=r"a\.ipynb: no cell calls config\.check_notebook"):
         freshness.stamp(path)
 
 

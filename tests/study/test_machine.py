@@ -161,7 +161,7 @@ def test_runs_of_a_study_take_a_gpu_each(project, monkeypatch):  # noqa: F811
         (("--runs-per-gpu", "0"), "--runs-per-gpu 0: must be at least 1"),
         (("--gpus", "9"), "--gpus 9: 1 are visible here; give that many, or fewer"),
         (("--profile", "nowhere"), "name a folder such as profiles/slurm"),
-        (("--profile", "cloud"), "needs Snakemake's plugin: pip install snakemake-executor-plugin-some-cloud"),
+        (("--profile", "cloud"), "needs a plugin: pip install snakemake-executor-plugin-some-cloud"),
     ],
 )
 def test_an_impossible_share_is_refused(project, monkeypatch, capsys, options, message):  # noqa: F811

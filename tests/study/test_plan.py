@@ -101,23 +101,23 @@ arms:
 
 
 def test_qa_feedback_trains_an_evaluator_and_needs_no_feedback_run(project):
-    runs = planned(
-        project,
-        """
+    text = """
 study: tiny
 source: {source: qa-feedback, data: files, evaluator_share: 0.3}
 policies: {lm: {policy: some/lm, steps: 0}}
 evaluator: {backbone: another/encoder}
 tasks: {relevance: {evaluator: {checkpoint_steps: [5, 9]}}}
 arms: [{route: steps, tasks: [relevance], checkpoints: last}]
-""",
-    )
+"""
+    runs = planned(project, text)
     assert [run.stage for run in runs] == ["supervised", "reward_model", "reward_model", "ppo"]
     by_split = {run.parameters["split"]: run for run in runs if run.stage == "reward_model"}
     assert by_split["evaluator"].parameters["backbone"] == "another/encoder"
     assert by_split["train"].needs == ()
     assert runs[-1].parameters["evaluator"] == f"results/tiny/.work/{by_split['evaluator'].id}/checkpoint-9"
     assert set(runs[-1].needs) == {run.id for run in runs[:-1]}
+    unjudged = planned(project, text.replace("checkpoints: last", "checkpoints: []"))  # no PPO run, so nothing to score
+    assert [run.stage for run in unjudged] == ["supervised", "reward_model"]
 
 
 def test_a_users_own_reward_models_are_not_trained(project):
