@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from paradox_utils.analysis import inverted_u, statistics
-from paradox_utils.analysis.statistics import Interval
+from paradox_utils.analysis.statistics import Interval, Regret
 from paradox_utils.analysis.tables import READINGS, SELECTING, VALIDATION, Reading, contrasts, reward_models, usable
 from paradox_utils.data.tasks import TASKS
 
@@ -69,7 +69,7 @@ class Comparison:
     """One family of reward models: of a task, policy and arm, or (``task`` :data:`ALL`) of an arm over tasks and policies.
 
     ``regret``: cross-fitted over complete trajectories, one common rank selected by the others, with the p-values that it is
-    not larger (``p_above``) and not smaller (``p_below``) than what matters; ``best_rank``: the best on average, 1 being the
+    not larger (``p_above``) and not smaller (``p_below``) than the margin; ``best_rank``: the best on average, 1 being the
     most accurate. NaN where too little is known.
     """
 
@@ -103,16 +103,14 @@ def compare(
     families: Sequence[Family],
     reading: Reading = "as measured",
     *,
-    smallest: float,
     margin: float,
     resamples: int = 2000,
     seed: int = 0,
 ) -> Comparison:
     """The comparison of one family, or of several pooled: trajectories of all of them together, each a unit of inference.
 
-    Pooled, trajectories of different tasks are different ones, and one of a task is averaged over the policies it trained (left
-    out unless all of them have it). Spearman's correlation is of ranks within families; for shapes accuracies are put on the
-    range of their family (0 the least, 1 the most accurate of it).
+    Pooled, a trajectory of a task is averaged over the policies it trained (left out unless all of them have it); Spearman's
+    correlation is of ranks within families, and shapes are of accuracies put on the range of their family (0 to 1).
     """
     parts = [_part(key, runs, reading) for key, runs in families]
     (task, policy, arm), one = families[0][0], len(families) == 1
@@ -120,19 +118,19 @@ def compare(
     joined, selecting = _joined(parts, tasks)
     known = pd.concat([part.known for part in parts])
     ranks = known if one else known.groupby("family")[["accuracy", "performance"]].rank(pct=True)
-    regret, above, below, best = _regret(joined, selecting, smallest, margin)
+    regret, best = _regret(joined, selecting, margin)
     return Comparison(
         task=task if one else ALL,
         policy=policy if one else ", ".join(dict.fromkeys(key[1] for key, _ in families)),
         arm=arm,
         counts=_counts(parts, known, joined, pd.concat([runs for _, runs in families]), reading),
-        regret=regret,
-        p_above=above,
-        p_below=below,
+        regret=regret.interval,
+        p_above=regret.p_above,
+        p_below=regret.p_below,
         best_rank=best,
         further=Further(
             _within(parts, tasks),
-            *_without(joined, selecting, regret),
+            *_without(joined, selecting, regret.interval),
             _chosen(joined, selecting) if all(part.separate for part in parts) else UNKNOWN,
         ),
         spearman=statistics.spearman(ranks["accuracy"], ranks["performance"], known["cluster"], resamples=resamples, seed=seed),
@@ -204,15 +202,12 @@ def _counts(parts: Sequence[_Part], known: pd.DataFrame, joined: pd.DataFrame, r
     )
 
 
-def _regret(
-    joined: pd.DataFrame, selecting: pd.DataFrame, smallest: float, margin: float
-) -> tuple[Interval, float, float, int]:
-    """Regret, the p-values that it is at most ``smallest`` and at least ``margin``, and the rank that is best on average."""
+def _regret(joined: pd.DataFrame, selecting: pd.DataFrame, margin: float) -> tuple[Regret, int]:
+    """Regret with its p-values against ``margin``, and the rank that is best on average."""
     if len(joined) < 2:
-        return UNKNOWN, float("nan"), float("nan"), 0
-    fitted = statistics.cross_fitted_regret(joined, margin=smallest, selecting=selecting)
-    below = statistics.cross_fitted_regret(joined, margin=margin, selecting=selecting).p_below
-    return fitted.interval, fitted.p_above, below, int(joined.mean().to_numpy().argmax()) + 1
+        return Regret(UNKNOWN, float("nan"), float("nan")), 0
+    fitted = statistics.cross_fitted_regret(joined, margin=margin, selecting=selecting)
+    return fitted, int(joined.mean().to_numpy().argmax()) + 1
 
 
 def _within(parts: Sequence[_Part], tasks: Mapping[str, int]) -> Interval:
@@ -247,7 +242,6 @@ def _chosen(joined: pd.DataFrame, selecting: pd.DataFrame) -> Interval:
 
 
 def _shape(known: pd.DataFrame, one: bool) -> Shape:
-    """Pooled, accuracies are put on the range of their family."""
     if not one:
         known = known.assign(accuracy=known.groupby("family")["accuracy"].transform(_on_range))
     if known["cluster"].nunique() < 3 or known["accuracy"].nunique() < 5:

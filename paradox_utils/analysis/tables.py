@@ -41,17 +41,6 @@ READINGS: dict[Reading, str] = {
     "true return at matched KL": "true_return_matched",
     "best of n": "best_of_n",
 }
-READING_WORDS: dict[Reading, str] = {
-    "as measured": "the score of greedy answers after the last update, on test questions",
-    "as published": "the maximum over logged evaluations, on validation questions",
-    "best on validation": "the score on test questions of the update that validation questions chose",
-    "sampled": "the score of sampled answers after the last update, on test questions",
-    "at matched KL": "the score on test questions where all runs of a task, policy and route first get equally far",
-    "true return": "the oracle's labels put through the reward function that PPO maximised, after the last update",
-    "true return, best on validation": "the true return at the update that validation questions chose",
-    "true return at matched KL": "the true return where all runs of a task, policy and route first get equally far",
-    "best of n": "the score of the response with the highest reward among those that the policy gave before PPO",
-}
 VALIDATION = "lm_performance_validation"  # after the last update, to select by
 # What to select by, on validation questions, where that is not VALIDATION.
 SELECTING: dict[Reading, str] = {

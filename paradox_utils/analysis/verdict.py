@@ -15,15 +15,13 @@ import pandas as pd
 from paradox_utils.analysis import statistics
 from paradox_utils.analysis.comparison import ACCURACY_RESOLUTION, Comparison, Family, compare, families
 from paradox_utils.analysis.statistics import Interval
-from paradox_utils.analysis.tables import READING_WORDS, Reading, count, listed, usable
+from paradox_utils.analysis.tables import Reading, count, listed, usable
 
 Status = Literal["supported", "not supported", "undecided"]
 
-# The regret that matters, in LM performance (a share between 0 and 1), and the one that does not: about the median gap of all
-# published comparisons, which is after the fact and so overstated. (Of those of shares alone it is smaller, and on the design
-# page, with the power.)
-SMALLEST_EFFECT = 0.04
-EQUIVALENCE_MARGIN = 0.04
+# The regret that matters, in LM performance (a share between 0 and 1); a smaller one does not. About the median gap of all
+# published comparisons, which is after the fact and so overstated.
+MARGIN = 0.04
 ALPHA = 0.025  # on each side, over all comparisons of one kind: with 95 % intervals
 MIN_ACCURACIES = 5  # reward models of distinct accuracy in each trajectory
 MIN_RM_SEEDS = 3
@@ -45,8 +43,8 @@ of the most accurate one, at the same PPO seed. Trajectories are the independent
   {MIN_RM_SEEDS} trajectories and {MIN_PPO_SEEDS} PPO seeds in all. With less it is *undecided*. Trajectories with a reward
   model that was not measured, or has no finished PPO run, are left out. A diverged run counts with the performance it ended
   with, if it has one. While planned runs have not ended, every comparison they belong to is *undecided*.
-- It is *supported* if the regret is larger than {SMALLEST_EFFECT} (one-sided p ≤ {ALPHA}), *not supported* if the regret is
-  smaller than {EQUIVALENCE_MARGIN} (the same way), else *undecided*.
+- It is *supported* if the regret is larger than {MARGIN} (one-sided p ≤ {ALPHA}), *not supported* if the regret is
+  smaller than {MARGIN} (the same way), else *undecided*.
 - **The verdict** is that of one comparison, named beforehand: the route `{PRIMARY}` over all tasks and policies together. A
   unit is a trajectory of a task, averaged over the policies it trained. The comparisons of single tasks, policies and routes
   are shown with p-values corrected for their number (Holm). The rank it speaks of is one for all tasks. Shown beside it, and
@@ -56,12 +54,12 @@ of the most accurate one, at the same PPO seed. Trajectories are the independent
   one-sided p ≤ {ALPHA}, corrected in the same way. The quadratic of Lind & Mehlum (2010), with the interval of its turning
   point, is shown but decides nothing: it calls a curve that only levels off an inverted U far too often. The shape explains a
   verdict; it does not make one.
-- *Readings*: *as measured* takes {READING_WORDS["as measured"]}. *As published* takes {READING_WORDS["as published"]}, the
-  initial policy's included: noise can only raise a maximum; it selects and pays on the same questions. Shown beside them: the
-  update that validation chose, sampled answers, the true return, both at matched KL (the largest that all runs of a task,
-  policy and route reach), and best-of-n. Each selects by its own score on validation questions (sampled answers by greedy
-  ones). No status is given to true returns, which are in each task's own units, nor at matched KL, where scores are
-  interpolated.
+- *Readings*: *as measured* takes the score of greedy answers after the last update, on test questions. *As published* takes
+  the maximum over logged evaluations, on validation questions, the initial policy's included: noise can only raise a maximum;
+  it selects and pays on the same questions. Shown beside them: the update that validation chose, sampled answers, the true
+  return, both at matched KL (the largest that all runs of a task, policy and route reach), and best-of-n. Each selects by its
+  own score on validation questions (sampled answers by greedy ones). No status is given to true returns, which are in each
+  task's own units, nor at matched KL, where scores are interpolated.
 """
 
 
@@ -146,7 +144,7 @@ def known_truths(summary: pd.DataFrame) -> dict[str, Verdict]:
 
 
 def _compared(own: Sequence[Family], reading: Reading, resamples: int, seed: int) -> Comparison:
-    return compare(own, reading, smallest=SMALLEST_EFFECT, margin=EQUIVALENCE_MARGIN, resamples=resamples, seed=seed)
+    return compare(own, reading, margin=MARGIN, resamples=resamples, seed=seed)
 
 
 def _decided(comparisons: Sequence[Comparison]) -> list[Finding]:
@@ -186,9 +184,9 @@ def _headline(first: Finding | None) -> str:
         return "Undecided: the study has no PPO runs against the checkpoints of a reward model (route steps)."
     where = f"on average over {count(first.of.counts.rm_seeds, 'trajectory', 'trajectories')} of reward models"
     if first.status == "supported":
-        return f"Supported: a less accurate reward model trained policies better by more than {SMALLEST_EFFECT} {where}."
+        return f"Supported: a less accurate reward model trained policies better by more than {MARGIN} {where}."
     if first.status == "not supported":
-        return f"Not supported: {where}, the most accurate one cost less than {EQUIVALENCE_MARGIN} against any other rank."
+        return f"Not supported: {where}, the most accurate one cost less than {MARGIN} against any other rank."
     undecided = "these runs do not tell whether a less accurate reward model trains a better policy than the most accurate one."
     return " ".join([f"Undecided: {undecided}", *_lacks(first)])
 

@@ -145,7 +145,7 @@ def test_holm_withholds_what_one_test_alone_would_grant():
     findings = [f for found in several for f in found.findings]
     assert any(f.of.p_above <= verdict.ALPHA and f.status == "undecided" for f in findings)
     supported = [f for f in findings if f.status == "supported"]
-    assert all(f.p_above <= verdict.ALPHA and f.of.regret.low > verdict.SMALLEST_EFFECT for f in supported)
+    assert all(f.p_above <= verdict.ALPHA and f.of.regret.low > verdict.MARGIN for f in supported)
 
 
 def test_controls_do_not_enter():
@@ -268,5 +268,5 @@ def test_without_clean_labels_the_noisy_accuracy_stands_in():
 
 
 def test_rule_names_its_constants():
-    for constant in (verdict.SMALLEST_EFFECT, verdict.MIN_ACCURACIES, verdict.MIN_RM_SEEDS, verdict.ALPHA):
+    for constant in (verdict.MARGIN, verdict.MIN_ACCURACIES, verdict.MIN_RM_SEEDS, verdict.ALPHA):
         assert str(constant) in verdict.RULE
