@@ -53,24 +53,12 @@ class Further:
 
 
 @dataclass(frozen=True)
-class Shape:
-    """The two-lines test and the quadratic (:mod:`paradox_utils.analysis.inverted_u`), of at least 3 trajectories; else NaN."""
-
-    p_two_lines: float = float("nan")
-    p_quadratic: float = float("nan")
-    turning_point: float = float("nan")
-    turning_low: float = float("nan")
-    turning_high: float = float("nan")
-    turns_inside: bool = False
-
-
-@dataclass(frozen=True)
 class Comparison:
     """One family of reward models: of a task, policy and arm, or (``task`` :data:`ALL`) of an arm over tasks and policies.
 
     ``regret``: cross-fitted over complete trajectories, one common rank selected by the others, with the p-values that it is
     not larger (``p_above``) and not smaller (``p_below``) than the margin; ``best_rank``: the best on average, 1 being the
-    most accurate. NaN where too little is known.
+    most accurate. NaN where too little is known; for the shapes with fewer than 3 trajectories.
     """
 
     task: str
@@ -83,7 +71,8 @@ class Comparison:
     best_rank: int
     further: Further
     spearman: Interval
-    shape: Shape
+    p_two_lines: float
+    quadratic: inverted_u.Quadratic
 
 
 def families(summary: pd.DataFrame) -> list[Family]:
@@ -119,6 +108,7 @@ def compare(
     known = pd.concat([part.known for part in parts])
     ranks = known if one else known.groupby("family")[["accuracy", "performance"]].rank(pct=True)
     regret, best = _regret(joined, selecting, margin)
+    p_two_lines, curve = _shape(known, one)
     return Comparison(
         task=task if one else ALL,
         policy=policy if one else ", ".join(dict.fromkeys(key[1] for key, _ in families)),
@@ -134,7 +124,8 @@ def compare(
             _chosen(joined, selecting) if all(part.separate for part in parts) else UNKNOWN,
         ),
         spearman=statistics.spearman(ranks["accuracy"], ranks["performance"], known["cluster"], resamples=resamples, seed=seed),
-        shape=_shape(known, one),
+        p_two_lines=p_two_lines,
+        quadratic=curve,
     )
 
 
@@ -241,22 +232,15 @@ def _chosen(joined: pd.DataFrame, selecting: pd.DataFrame) -> Interval:
     return statistics.mean_interval(joined.to_numpy()[np.arange(len(joined)), selecting.to_numpy().argmax(axis=1)])
 
 
-def _shape(known: pd.DataFrame, one: bool) -> Shape:
+def _shape(known: pd.DataFrame, one: bool) -> tuple[float, inverted_u.Quadratic]:
+    """The p-value of the two-lines test, and the quadratic."""
     if not one:
         known = known.assign(accuracy=known.groupby("family")["accuracy"].transform(_on_range))
     if known["cluster"].nunique() < 3 or known["accuracy"].nunique() < 5:
-        return Shape()
-    strata: Sequence[Hashable] | None = None if one else list(known["family"])
-    lines = inverted_u.two_lines(known["accuracy"], known["performance"], known["cluster"], strata=strata)
-    curve = inverted_u.quadratic(known["accuracy"], known["performance"], known["cluster"], strata=strata)
-    return Shape(
-        p_two_lines=lines.p_supported,
-        p_quadratic=curve.p_supported,
-        turning_point=curve.turning_point,
-        turning_low=curve.turning_low,
-        turning_high=curve.turning_high,
-        turns_inside=bool(curve.turns_inside),
-    )
+        return np.nan, inverted_u.Quadratic(np.nan, np.nan, np.nan, np.nan, turns_inside=False)
+    rows = (known["accuracy"], known["performance"], known["cluster"])
+    strata = None if one else list(known["family"])
+    return inverted_u.two_lines(*rows, strata=strata).p_supported, inverted_u.quadratic(*rows, strata=strata)
 
 
 def _on_range(values: pd.Series) -> pd.Series:

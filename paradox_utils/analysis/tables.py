@@ -57,19 +57,7 @@ NUMBERS = (
     *("lm_performance_start", "lm_performance_final", "lm_performance_best", "lm_performance_best_logged"),
     *("true_return_start", "true_return_final", "kl_final", "updates", "seconds"),
 )
-LATER = (
-    "sampled_lm_performance_final",
-    "true_return_best",
-    VALIDATION,
-    "lm_performance_start_validation",
-    "true_return_validation",
-    *(f"{name}_matched{questions}" for name in ("lm_performance", "true_return") for questions in ("", "_validation")),
-    "kl_matched",
-    "matched_early",
-    "best_of_n",
-    "best_of_n_start",
-    *(f"probe_{name}" for name in ("accuracy", "variance", "variance_raw", "margin", "length_correlation", "padding")),
-)
+LATER = (*READINGS.values(), *SELECTING.values(), VALIDATION, "kl_matched", "matched_early", "probe_padding")  # else empty
 
 
 class AnalysisError(ValueError):
@@ -88,19 +76,15 @@ def load_summary(folder: Path | str) -> pd.DataFrame:
     again = "run the study: make study CONFIG=configs/NAME.yaml"
     try:
         text = {"study": str, "id": str, "setting": str, "reason": str}
-        table = pd.read_csv(path, dtype=text, keep_default_na=True)
+        table = pd.read_csv(path, dtype=text)
     except OSError as error:
         raise AnalysisError(f"{path}: cannot be read ({error.strerror}); {again}, or name another results folder") from error
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
+    except ValueError as error:  # also what pandas says of a file that is no table
         raise AnalysisError(f"{path}: is no table ({' '.join(str(error).split())}); {again}") from error
     if absent := [column for column in (*LABELS, *NUMBERS) if column not in table]:
         raise AnalysisError(f"{path}: lacks {', '.join(absent)}; it was written by another version: {again}")
-    for column in NUMBERS:
-        values = pd.to_numeric(table[column], errors="coerce")
-        if len(bad := table.index[values.isna() & table[column].notna()]):
-            value = table.loc[bad[0], column]
-            raise AnalysisError(f"{path}: line {bad[0] + 2}: {column} = {value!r} is no number; {again}")
-        table[column] = values
+    if len(table) and (wrong := [column for column in NUMBERS if not pd.api.types.is_numeric_dtype(table[column])]):
+        raise AnalysisError(f"{path}: {', '.join(wrong)}: not all are numbers; {again}")
     for column in ("setting", "reason"):
         table[column] = table[column].fillna("")
     if "arm" not in table:  # before arms had names
@@ -108,8 +92,7 @@ def load_summary(folder: Path | str) -> pd.DataFrame:
     table = with_curves(table, load_curves(folder))
     best = load_best_of_n(folder)
     if len(best):
-        scores = best.sort_values("n").groupby("id")["lm_performance"]
-        table["best_of_n"], table["best_of_n_start"] = table["id"].map(scores.last()), table["id"].map(scores.first())
+        table["best_of_n"] = table["id"].map(best.sort_values("n").groupby("id")["lm_performance"].last())
     if not usable(table).any():
         counts = ", ".join(f"{n} {status}" for status, n in Counter(table["status"]).items()) or "no rows"
         raise AnalysisError(f"{path}: no finished run ({counts}); see its column `reason`, then {again}")
@@ -119,9 +102,8 @@ def load_summary(folder: Path | str) -> pd.DataFrame:
 def load_curves(folder: Path | str) -> pd.DataFrame:
     """The study's ``curves.csv`` (recorded: ``curves.csv.gz``), one row an update; empty where it has none."""
     path = _packed(folder, "curves")
-    empty = pd.DataFrame(columns=["id", "update", "kl", "lm_performance"])
     if path is None:
-        return empty
+        return pd.DataFrame(columns=["id", "update", "kl", "lm_performance"])
     # a control, which has nothing to agree with the truth in, once left infinity for its agreement
     return pd.read_csv(path, dtype={"id": str}).replace([np.inf, -np.inf], np.nan)
 
@@ -161,9 +143,8 @@ def with_curves(summary: pd.DataFrame, curves: pd.DataFrame) -> pd.DataFrame:
     """The summary with what :data:`SELECTING` names, and with LM performance and true return at matched KL.
 
     Matched: for each task, policy and arm, at the largest KL that all its runs reach (``kl_matched``), by linear interpolation
-    along √KL between a run's evaluations on test questions, where it first gets that far. That is coarse: ``matched_early`` is
-    1 where it is before the first evaluation after the start. KL estimates of single rollouts are noisy, so an evaluation
-    takes the mean over its own and the neighbouring updates.
+    along √KL between a run's evaluations, where it first gets that far; ``matched_early`` is 1 where that is before the first
+    evaluation after the start. The KL of an evaluation is the mean over its own and the neighbouring updates.
     """
     table = summary.copy()
     for column in LATER:

@@ -150,7 +150,7 @@ def _compared(own: Sequence[Family], reading: Reading, resamples: int, seed: int
 def _decided(comparisons: Sequence[Comparison]) -> list[Finding]:
     """Findings on comparisons of one kind; the p-values of those that have what the rule needs are corrected together."""
     lacks = [_missing(comparison) for comparison in comparisons]
-    raw = [(c.p_above, c.p_below, c.shape.p_two_lines) for c, lacking in zip(comparisons, lacks, strict=True) if not lacking]
+    raw = [(c.p_above, c.p_below, c.p_two_lines) for c, lacking in zip(comparisons, lacks, strict=True) if not lacking]
     corrected = zip(*(statistics.holm([1.0 if np.isnan(p) else p for p in ps]) for ps in zip(*raw, strict=True)), strict=True)
     found = []
     for comparison, lacking in zip(comparisons, lacks, strict=True):
@@ -208,7 +208,7 @@ def sentence(finding: Finding) -> str:
     left_out = f" of {counts.planned} (the others are not measured or have no finished run)"
     pairs += left_out if counts.reward_models < counts.planned else ""
     said.append(f"Spearman's correlation of accuracy and LM performance over {pairs} is {_number(f.spearman, 2)}.")
-    if np.isfinite(f.shape.p_two_lines) and not finding.missing:
+    if np.isfinite(f.p_two_lines) and not finding.missing:
         finds = "finds" if finding.inverted_u else "does not find"
         said.append(f"The two-lines test {finds} an inverted U (p = {finding.p_two_lines:.3f}).")
     return " ".join([*said, *_lacks(finding)])

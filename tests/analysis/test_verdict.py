@@ -248,8 +248,8 @@ def test_trajectories_with_few_finished_reward_models_have_no_shape():
     made = nested(rising, rm_seeds=3, tasks=TASKS[:1])
     made.loc[made.index[(made["rm_seed"] > 0) & (made["rm_step"] > 0)], "lm_performance_final"] = np.nan
     c = decide(made).findings[0].of
-    assert np.isnan(c.shape.turning_point)
-    assert not c.shape.turns_inside
+    assert np.isnan(c.quadratic.turning_point)
+    assert not c.quadratic.turns_inside
 
 
 def test_failed_rows_with_a_number_do_not_count():
