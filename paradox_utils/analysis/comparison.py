@@ -6,7 +6,7 @@ Each measure is one of :mod:`paradox_utils.analysis.statistics` and :mod:`parado
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -41,9 +41,9 @@ class Counts:
 class Further:
     """What is shown beside a regret and decides nothing.
 
-    ``within``: with a rank of its own for each task (pooled only). ``without``: without the trajectory ``odd``, whose absence
-    changes the regret most (of at least 4). ``chosen``: the gain of whoever trains against all of a trajectory and keeps what
-    its validation questions prefer; unknown where there are none beside those it is paid on.
+    ``within``: with a rank of its own for each task. ``without``: without the trajectory ``odd``, whose absence changes the
+    regret most (of at least 4). ``chosen``: the gain on the most accurate reward model of the one that a trajectory's own
+    validation questions prefer; unknown where there are none beside those it is paid on.
     """
 
     within: Interval
@@ -202,31 +202,21 @@ def _regret(joined: pd.DataFrame, selecting: pd.DataFrame, margin: float) -> tup
 
 
 def _within(parts: Sequence[_Part], tasks: Mapping[str, int]) -> Interval:
-    """The pooled regret with a rank of its own for each task."""
     by_task = [_joined([part for part in parts if part.task == task], tasks) for task in tasks]
     paid = [statistics.payments(joined, selecting) for joined, selecting in by_task if len(joined) > 1]
     return statistics.mean_interval(np.concatenate(paid)) if paid else UNKNOWN
 
 
 def _without(joined: pd.DataFrame, selecting: pd.DataFrame, regret: Interval) -> tuple[Interval, str]:
-    """The regret without the trajectory whose absence changes it most, the ends of its interval included, and its name."""
     if len(joined) < 4:
         return UNKNOWN, ""
-    left = {
-        name: statistics.cross_fitted_regret(joined.drop(name), margin=0.0, selecting=selecting.drop(name)).interval
-        for name in joined.index
-    }
-
-    def change(name: Hashable) -> float:
-        own = left[name]
-        return abs(own.estimate - regret.estimate) + abs(own.low - regret.low) + abs(own.high - regret.high)
-
-    odd = max(left, key=change)
+    left = {name: _regret(joined.drop(name), selecting.drop(name), margin=0.0)[0].interval for name in joined.index}
+    ends = ("estimate", "low", "high")
+    odd = max(left, key=lambda name: sum(abs(getattr(left[name], end) - getattr(regret, end)) for end in ends))
     return left[odd], odd
 
 
 def _chosen(joined: pd.DataFrame, selecting: pd.DataFrame) -> Interval:
-    """The gain on the most accurate reward model of the one that the trajectory's own validation questions prefer."""
     if len(joined) < 2:
         return UNKNOWN
     return statistics.mean_interval(joined.to_numpy()[np.arange(len(joined)), selecting.to_numpy().argmax(axis=1)])

@@ -48,8 +48,7 @@ def gain(distance: ArrayLike, alpha: float, beta: float, form: Form = "rl") -> A
 
 
 def peak_of(alpha: float, beta: float, form: Form = "rl") -> float:
-    """Where R′(d) = 0: d* = exp(α/β − 1) for RL, α / 2β for best-of-n; NaN where there is no maximum at d > 0 (β ≤ 0; for
-    best-of-n also α ≤ 0), and inf where β is next to nothing."""
+    """Where R′(d) = 0: d* = exp(α/β − 1) for RL, α / 2β for best-of-n; NaN where there is no maximum at d > 0."""
     if beta <= 0 or (form == "best-of-n" and alpha <= 0):
         return float("nan")
     return _turn(alpha / beta, form)

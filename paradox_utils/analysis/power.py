@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -23,20 +22,6 @@ RANKS = 6
 FALL = 0.03  # in the simulated truths: LM performance lost from one rank to the next
 
 
-@dataclass(frozen=True)
-class Components:
-    """Variances of one run's performance, from :func:`variance_components`; unbiased, so one may come out below 0.
-
-    ``rm``: between RM seeds; ``ppo``: between PPO seeds, whatever the RM; ``residual``: all else, of which ``prompts`` is what
-    the finite number of prompts adds.
-    """
-
-    rm: float
-    ppo: float
-    residual: float
-    prompts: float
-
-
 def split(summary: pd.DataFrame, questions: pd.DataFrame) -> pd.DataFrame:
     """One row a task of a crossed pilot: standard deviations by source (``prompts`` is part of ``rest``), and of one run.
 
@@ -52,19 +37,19 @@ def split(summary: pd.DataFrame, questions: pd.DataFrame) -> pd.DataFrame:
         good, segments = scores(questions, [run for row in cells.to_numpy() for run in row])
         shares = (good / segments.mean(axis=1, keepdims=True)).reshape(*cells.shape, -1)
         performance = own.set_index("id")[outcome].reindex(cells.to_numpy().ravel()).to_numpy().reshape(cells.shape)
-        found = variance_components(performance, shares)
-        parts = {"rm seed": found.rm, "ppo seed": found.ppo, "rest": found.residual, "prompts": found.prompts}
-        rows.append({"task": task} | {name: math.sqrt(max(value, 0.0)) for name, value in parts.items()})
-        rows[-1]["one run"] = math.hypot(rows[-1]["rm seed"], rows[-1]["ppo seed"], rows[-1]["rest"])
-        for name, (rm_seeds, ppo_seeds, nested) in DESIGNS.items():
-            rows[-1][name] = math.sqrt(design_variance(found, rm_seeds, ppo_seeds, nested))
+        rm, ppo, rest, prompts = (max(part, 0.0) for part in variance_components(performance, shares))
+        variances = {"rm seed": rm, "ppo seed": ppo, "rest": rest, "prompts": prompts, "one run": rm + ppo + rest}
+        variances |= {name: design_variance(rm, ppo, rest, *design) for name, design in DESIGNS.items()}
+        rows.append({"task": task} | {name: math.sqrt(variance) for name, variance in variances.items()})
     names = ["rm seed", "ppo seed", "rest", "prompts", "one run", *DESIGNS]
     return pd.DataFrame(rows, columns=["task", *names]).set_index("task")
 
 
-def variance_components(performance: ArrayLike, scores: ArrayLike) -> Components:
-    """Variance components of a crossed pilot: ``performance`` (S RM seeds, P PPO seeds), each seed at least twice, and
-    ``scores`` (S, P, Q), those of the same Q prompts in every run; ValueError for other shapes and values not finite.
+def variance_components(performance: ArrayLike, scores: ArrayLike) -> tuple[float, float, float, float]:
+    """Variances of one run of a crossed pilot: between RM seeds, between PPO seeds, of the rest, and the prompts' part of it.
+
+    ``performance`` (S RM seeds, P PPO seeds), each seed at least twice; ``scores`` (S, P, Q), those of the same Q prompts in
+    every run; ValueError for other shapes and values not finite. Unbiased, so one may come out below 0.
 
     Mean squares of the two-way random-effects layout with one run a cell (Searle, Casella & McCulloch 1992, *Variance
     Components*, chapter 4): E[MS_rm] = residual + P · rm, E[MS_ppo] = residual + S · ppo, E[MS_rest] = residual. One run a cell
@@ -81,7 +66,7 @@ def variance_components(performance: ArrayLike, scores: ArrayLike) -> Components
     rm = float(y.mean(axis=1).var(ddof=1) - residual / P)
     ppo = float(y.mean(axis=0).var(ddof=1) - residual / S)
     left = _doubly_centred(s - s.mean(axis=2, keepdims=True))
-    return Components(rm, ppo, residual, float((left**2).sum() / ((S - 1) * (P - 1) * (Q - 1)) / Q))
+    return rm, ppo, residual, float((left**2).sum() / ((S - 1) * (P - 1) * (Q - 1)) / Q)
 
 
 def _doubly_centred(values: Array) -> Array:
@@ -89,15 +74,14 @@ def _doubly_centred(values: Array) -> Array:
     return values - values.mean(axis=0) - values.mean(axis=1, keepdims=True) + values.mean(axis=(0, 1))
 
 
-def design_variance(components: Components, rm_seeds: int, ppo_seeds: int, nested: bool) -> float:
-    """Variance of the mean over ``rm_seeds`` · ``ppo_seeds`` runs; components below 0 count as 0.
+def design_variance(rm: float, ppo: float, rest: float, rm_seeds: int, ppo_seeds: int, nested: bool) -> float:
+    """Variance of the mean over S RM seeds · P PPO seeds; noise that all runs share is not counted.
 
-    Crossed (every RM seed with the same PPO seeds): rm / S + ppo / P + residual / (S P). Nested (every RM seed with
-    ``ppo_seeds`` PPO seeds of its own): rm / S + (ppo + residual) / (S P). Noise that all runs share is not counted.
+    Crossed (every RM seed with the same PPO seeds): rm / S + ppo / P + rest / (S P). Nested (every RM seed with PPO seeds of
+    its own): rm / S + (ppo + rest) / (S P).
     """
-    rm, ppo, residual = (max(value, 0.0) for value in (components.rm, components.ppo, components.residual))
     runs = rm_seeds * ppo_seeds
-    return rm / rm_seeds + ppo / (runs if nested else ppo_seeds) + residual / runs
+    return rm / rm_seeds + ppo / (runs if nested else ppo_seeds) + rest / runs
 
 
 def truths(regret: float, best: int = 3) -> dict[str, list[float]]:

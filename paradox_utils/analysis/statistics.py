@@ -167,16 +167,6 @@ def spearman(x: ArrayLike, y: ArrayLike, clusters: ArrayLike, *, resamples: int,
     return cluster_bootstrap([x, y], clusters, rank_correlation, resamples=resamples, seed=seed, bounds=(-1.0, 1.0))
 
 
-def regret(accuracy: ArrayLike, performance: ArrayLike) -> float:
-    """max performance − performance at the highest accuracy, over reward models (shape (K,)); of equal accuracies, the first.
-
-    A maximum of noisy values, positive on average even where all reward models are equally good: it describes;
-    :func:`cross_fitted_regret` tests.
-    """
-    y = np.asarray(performance, dtype=float)
-    return float(y.max() - y[int(np.argmax(accuracy))])
-
-
 def cross_fitted_regret(contrasts: ArrayLike, *, margin: float, selecting: ArrayLike | None = None) -> Regret:
     """Regret ρ = max over k of δ_k from ``contrasts`` (n trajectories, K ranks), n ≥ 2.
 

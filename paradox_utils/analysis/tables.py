@@ -99,18 +99,16 @@ def load_summary(folder: Path | str) -> pd.DataFrame:
     return table
 
 
+def _load(folder: Path | str, table: str, columns: Sequence[str] = (), **types: type) -> pd.DataFrame:
+    """A table of the study (recorded ones may be packed); empty, with these ``columns``, where there is none."""
+    path = next((path for end in ("csv", "csv.gz") if (path := Path(folder) / f"{table}.{end}").is_file()), None)
+    return pd.DataFrame(columns=["id", *columns]) if path is None else pd.read_csv(path, dtype={"id": str} | types)
+
+
 def load_curves(folder: Path | str) -> pd.DataFrame:
-    """The study's ``curves.csv`` (recorded: ``curves.csv.gz``), one row an update; empty where it has none."""
-    path = _packed(folder, "curves")
-    if path is None:
-        return pd.DataFrame(columns=["id", "update", "kl", "lm_performance"])
+    """The study's ``curves.csv``, one row an update; empty where it has none."""
     # a control, which has nothing to agree with the truth in, once left infinity for its agreement
-    return pd.read_csv(path, dtype={"id": str}).replace([np.inf, -np.inf], np.nan)
-
-
-def _packed(folder: Path | str, table: str) -> Path | None:
-    """The file of a table that is packed where it is recorded; None where there is none."""
-    return next((path for end in ("csv", "csv.gz") if (path := Path(folder) / f"{table}.{end}").is_file()), None)
+    return _load(folder, "curves", ("update", "kl", "lm_performance")).replace([np.inf, -np.inf], np.nan)
 
 
 BEST_OF_N = ("n", "kl", "reward", "true_return", "lm_performance")
@@ -118,15 +116,12 @@ BEST_OF_N = ("n", "kl", "reward", "true_return", "lm_performance")
 
 def load_best_of_n(folder: Path | str) -> pd.DataFrame:
     """The study's ``best_of_n.csv``, one row a run and number of responses; empty where it has none."""
-    path = Path(folder) / "best_of_n.csv"
-    return pd.read_csv(path, dtype={"id": str}) if path.is_file() else pd.DataFrame(columns=["id", *BEST_OF_N])
+    return _load(folder, "best_of_n", BEST_OF_N)
 
 
 def load_parameters(folder: Path | str) -> pd.DataFrame:
-    """The study's ``parameters.csv`` (recorded: ``parameters.csv.gz``): every resolved parameter of each PPO run, by run id;
-    empty where it has none."""
-    path = _packed(folder, "parameters")
-    return pd.DataFrame() if path is None else pd.read_csv(path, dtype={"id": str}).set_index("id")
+    """The study's ``parameters.csv``: every resolved parameter of each PPO run, by run id; empty where it has none."""
+    return _load(folder, "parameters").set_index("id")
 
 
 def load_checkpoints(folder: Path | str) -> pd.DataFrame:
@@ -279,10 +274,7 @@ def primary(summary: pd.DataFrame) -> pd.DataFrame:
 
 def load_questions(folder: Path | str) -> pd.DataFrame:
     """The rows of a study's ``questions.csv`` after the last update, by run id; empty where there is none."""
-    path = Path(folder) / "questions.csv"
-    if not path.is_file():
-        return pd.DataFrame(columns=["good", "segments"])
-    table = pd.read_csv(path, dtype={"id": str, "good": str, "segments": str})
+    table = _load(folder, "questions", ("when", "good", "segments"), good=str, segments=str)
     return table[table["when"] == "final"].drop_duplicates("id").set_index("id")[["good", "segments"]]
 
 

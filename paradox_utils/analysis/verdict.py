@@ -81,11 +81,8 @@ class Finding:
 
 @dataclass(frozen=True)
 class Verdict:
-    """The study's verdict in one reading.
-
-    ``headline``: one sentence. ``primary`` decides; None where the study has no run of the route ``steps``. ``findings``: of
-    each task, policy and arm.
-    """
+    """The study's verdict in one reading: ``headline`` is one sentence, ``primary`` decides (None where the study has no run of
+    the route ``steps``), ``findings`` are of each task, policy and arm."""
 
     status: Status
     headline: str
@@ -112,10 +109,8 @@ def pooled(summary: pd.DataFrame, reading: Reading = "as measured", *, resamples
 
 
 def alone(runs: pd.DataFrame, by: Literal["task", "policy"], reading: Reading = "as measured") -> dict[str, Finding]:
-    """The comparison of each task, or of each policy, alone and pooled over the other, by name; decided together (Holm).
-
-    The verdict is on the average of all of them, which one of them may not share. Those without an interval are left out.
-    """
+    """The comparison of each task, or of each policy, alone and pooled over the other, by name; decided together (Holm). Those
+    without an interval are left out."""
     groups: dict[str, list[Family]] = {}
     for family in families(runs):
         groups.setdefault(family[0][0 if by == "task" else 1], []).append(family)
@@ -125,10 +120,7 @@ def alone(runs: pd.DataFrame, by: Literal["task", "policy"], reading: Reading = 
 
 
 def decided(runs: pd.DataFrame, reading: Reading = "as measured") -> pd.DataFrame:
-    """The runs of one arm by the rule: all of them together, each policy alone and each task alone, a row each.
-
-    Regret with interval, and status; those of policies, and those of tasks, are decided together.
-    """
+    """The runs of one arm by the rule: regret with interval and status of all of them together, each policy and each task."""
     together = pooled(runs, reading, resamples=1)
     found = ({"all": together[0]} if together else {}) | alone(runs, "policy", reading) | alone(runs, "task", reading)
     rows = {name: (f.of.regret.estimate, f.of.regret.low, f.of.regret.high, f.status) for name, f in found.items()}
@@ -136,8 +128,7 @@ def decided(runs: pd.DataFrame, reading: Reading = "as measured") -> pd.DataFram
 
 
 def known_truths(summary: pd.DataFrame) -> dict[str, Verdict]:
-    """The verdict on each family of reward models whose truth was built in, by name. The analysis sees each as a study of its
-    own under the name of the primary route, so nothing tells it which is which."""
+    """The verdict on each family of reward models whose truth was built in, by name, as if it were a study's primary route."""
     names = [arm for arm in dict.fromkeys(summary["arm"]) if arm.startswith("known-")]
     blind = {name: summary[summary["arm"] == name].assign(arm=PRIMARY) for name in names}
     return {name: verdict(runs, resamples=200) for name, runs in blind.items() if usable(runs).any()}
@@ -148,7 +139,7 @@ def _compared(own: Sequence[Family], reading: Reading, resamples: int, seed: int
 
 
 def _decided(comparisons: Sequence[Comparison]) -> list[Finding]:
-    """Findings on comparisons of one kind; the p-values of those that have what the rule needs are corrected together."""
+    """Findings on comparisons of one kind, the p-values of those that have what the rule needs corrected together."""
     lacks = [_missing(comparison) for comparison in comparisons]
     raw = [(c.p_above, c.p_below, c.p_two_lines) for c, lacking in zip(comparisons, lacks, strict=True) if not lacking]
     corrected = zip(*(statistics.holm([1.0 if np.isnan(p) else p for p in ps]) for ps in zip(*raw, strict=True)), strict=True)
