@@ -18,11 +18,7 @@ BASE = "ablation-base"
 LEVEL = 0.05  # of a change called clear, over all tests of one question
 OUTCOME = READINGS["as measured"]
 TRAJECTORY = ["task", "policy", "rm_seed"]
-QUESTIONS = {
-    "LM performance": "LM performance",
-    "slope": "accuracy",
-    "lead": "accuracy",
-}  # a measure's, whose tests are corrected
+QUESTIONS = {"LM performance": "LM performance", "slope": "accuracy", "lead": "accuracy"}  # a measure's, corrected together
 OWN = "the study's own"  # of the base, where nothing says its value
 
 

@@ -6,14 +6,14 @@ Each measure is one of :mod:`paradox_utils.analysis.statistics` and :mod:`parado
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 
 from paradox_utils.analysis import inverted_u, statistics
-from paradox_utils.analysis.statistics import Interval
+from paradox_utils.analysis.statistics import Interval, Regret
 from paradox_utils.analysis.tables import READINGS, SELECTING, VALIDATION, Reading, contrasts, reward_models, usable
 from paradox_utils.data.tasks import TASKS
 
@@ -41,9 +41,9 @@ class Counts:
 class Further:
     """What is shown beside a regret and decides nothing.
 
-    ``within``: with a rank of its own for each task (pooled only). ``without``: without the trajectory ``odd``, whose absence
-    changes the regret most (of at least 4). ``chosen``: the gain of whoever trains against all of a trajectory and keeps what
-    its validation questions prefer; unknown where there are none beside those it is paid on.
+    ``within``: with a rank of its own for each task. ``without``: without the trajectory ``odd``, whose absence changes the
+    regret most (of at least 4). ``chosen``: the gain on the most accurate reward model of the one that a trajectory's own
+    validation questions prefer; unknown where there are none beside those it is paid on.
     """
 
     within: Interval
@@ -53,24 +53,12 @@ class Further:
 
 
 @dataclass(frozen=True)
-class Shape:
-    """The two-lines test and the quadratic (:mod:`paradox_utils.analysis.inverted_u`), of at least 3 trajectories; else NaN."""
-
-    p_two_lines: float = float("nan")
-    p_quadratic: float = float("nan")
-    turning_point: float = float("nan")
-    turning_low: float = float("nan")
-    turning_high: float = float("nan")
-    turns_inside: bool = False
-
-
-@dataclass(frozen=True)
 class Comparison:
     """One family of reward models: of a task, policy and arm, or (``task`` :data:`ALL`) of an arm over tasks and policies.
 
     ``regret``: cross-fitted over complete trajectories, one common rank selected by the others, with the p-values that it is
-    not larger (``p_above``) and not smaller (``p_below``) than what matters; ``best_rank``: the best on average, 1 being the
-    most accurate. NaN where too little is known.
+    not larger (``p_above``) and not smaller (``p_below``) than the margin; ``best_rank``: the best on average, 1 being the
+    most accurate. NaN where too little is known; for the shapes with fewer than 3 trajectories.
     """
 
     task: str
@@ -83,7 +71,8 @@ class Comparison:
     best_rank: int
     further: Further
     spearman: Interval
-    shape: Shape
+    p_two_lines: float
+    quadratic: inverted_u.Quadratic
 
 
 def families(summary: pd.DataFrame) -> list[Family]:
@@ -103,16 +92,14 @@ def compare(
     families: Sequence[Family],
     reading: Reading = "as measured",
     *,
-    smallest: float,
     margin: float,
     resamples: int = 2000,
     seed: int = 0,
 ) -> Comparison:
     """The comparison of one family, or of several pooled: trajectories of all of them together, each a unit of inference.
 
-    Pooled, trajectories of different tasks are different ones, and one of a task is averaged over the policies it trained (left
-    out unless all of them have it). Spearman's correlation is of ranks within families; for shapes accuracies are put on the
-    range of their family (0 the least, 1 the most accurate of it).
+    Pooled, a trajectory of a task is averaged over the policies it trained (left out unless all of them have it); Spearman's
+    correlation is of ranks within families, and shapes are of accuracies put on the range of their family (0 to 1).
     """
     parts = [_part(key, runs, reading) for key, runs in families]
     (task, policy, arm), one = families[0][0], len(families) == 1
@@ -120,23 +107,25 @@ def compare(
     joined, selecting = _joined(parts, tasks)
     known = pd.concat([part.known for part in parts])
     ranks = known if one else known.groupby("family")[["accuracy", "performance"]].rank(pct=True)
-    regret, above, below, best = _regret(joined, selecting, smallest, margin)
+    regret, best = _regret(joined, selecting, margin)
+    p_two_lines, curve = _shape(known, one)
     return Comparison(
         task=task if one else ALL,
         policy=policy if one else ", ".join(dict.fromkeys(key[1] for key, _ in families)),
         arm=arm,
         counts=_counts(parts, known, joined, pd.concat([runs for _, runs in families]), reading),
-        regret=regret,
-        p_above=above,
-        p_below=below,
+        regret=regret.interval,
+        p_above=regret.p_above,
+        p_below=regret.p_below,
         best_rank=best,
         further=Further(
             _within(parts, tasks),
-            *_without(joined, selecting, regret),
+            *_without(joined, selecting, regret.interval),
             _chosen(joined, selecting) if all(part.separate for part in parts) else UNKNOWN,
         ),
         spearman=statistics.spearman(ranks["accuracy"], ranks["performance"], known["cluster"], resamples=resamples, seed=seed),
-        shape=_shape(known, one),
+        p_two_lines=p_two_lines,
+        quadratic=curve,
     )
 
 
@@ -204,65 +193,44 @@ def _counts(parts: Sequence[_Part], known: pd.DataFrame, joined: pd.DataFrame, r
     )
 
 
-def _regret(
-    joined: pd.DataFrame, selecting: pd.DataFrame, smallest: float, margin: float
-) -> tuple[Interval, float, float, int]:
-    """Regret, the p-values that it is at most ``smallest`` and at least ``margin``, and the rank that is best on average."""
+def _regret(joined: pd.DataFrame, selecting: pd.DataFrame, margin: float) -> tuple[Regret, int]:
+    """Regret with its p-values against ``margin``, and the rank that is best on average."""
     if len(joined) < 2:
-        return UNKNOWN, float("nan"), float("nan"), 0
-    fitted = statistics.cross_fitted_regret(joined, margin=smallest, selecting=selecting)
-    below = statistics.cross_fitted_regret(joined, margin=margin, selecting=selecting).p_below
-    return fitted.interval, fitted.p_above, below, int(joined.mean().to_numpy().argmax()) + 1
+        return Regret(UNKNOWN, float("nan"), float("nan")), 0
+    fitted = statistics.cross_fitted_regret(joined, margin=margin, selecting=selecting)
+    return fitted, int(joined.mean().to_numpy().argmax()) + 1
 
 
 def _within(parts: Sequence[_Part], tasks: Mapping[str, int]) -> Interval:
-    """The pooled regret with a rank of its own for each task."""
     by_task = [_joined([part for part in parts if part.task == task], tasks) for task in tasks]
     paid = [statistics.payments(joined, selecting) for joined, selecting in by_task if len(joined) > 1]
     return statistics.mean_interval(np.concatenate(paid)) if paid else UNKNOWN
 
 
 def _without(joined: pd.DataFrame, selecting: pd.DataFrame, regret: Interval) -> tuple[Interval, str]:
-    """The regret without the trajectory whose absence changes it most, the ends of its interval included, and its name."""
     if len(joined) < 4:
         return UNKNOWN, ""
-    left = {
-        name: statistics.cross_fitted_regret(joined.drop(name), margin=0.0, selecting=selecting.drop(name)).interval
-        for name in joined.index
-    }
-
-    def change(name: Hashable) -> float:
-        own = left[name]
-        return abs(own.estimate - regret.estimate) + abs(own.low - regret.low) + abs(own.high - regret.high)
-
-    odd = max(left, key=change)
+    left = {name: _regret(joined.drop(name), selecting.drop(name), margin=0.0)[0].interval for name in joined.index}
+    ends = ("estimate", "low", "high")
+    odd = max(left, key=lambda name: sum(abs(getattr(left[name], end) - getattr(regret, end)) for end in ends))
     return left[odd], odd
 
 
 def _chosen(joined: pd.DataFrame, selecting: pd.DataFrame) -> Interval:
-    """The gain on the most accurate reward model of the one that the trajectory's own validation questions prefer."""
     if len(joined) < 2:
         return UNKNOWN
     return statistics.mean_interval(joined.to_numpy()[np.arange(len(joined)), selecting.to_numpy().argmax(axis=1)])
 
 
-def _shape(known: pd.DataFrame, one: bool) -> Shape:
-    """Pooled, accuracies are put on the range of their family."""
+def _shape(known: pd.DataFrame, one: bool) -> tuple[float, inverted_u.Quadratic]:
+    """The p-value of the two-lines test, and the quadratic."""
     if not one:
         known = known.assign(accuracy=known.groupby("family")["accuracy"].transform(_on_range))
     if known["cluster"].nunique() < 3 or known["accuracy"].nunique() < 5:
-        return Shape()
-    strata: Sequence[Hashable] | None = None if one else list(known["family"])
-    lines = inverted_u.two_lines(known["accuracy"], known["performance"], known["cluster"], strata=strata)
-    curve = inverted_u.quadratic(known["accuracy"], known["performance"], known["cluster"], strata=strata)
-    return Shape(
-        p_two_lines=lines.p_supported,
-        p_quadratic=curve.p_supported,
-        turning_point=curve.turning_point,
-        turning_low=curve.turning_low,
-        turning_high=curve.turning_high,
-        turns_inside=bool(curve.turns_inside),
-    )
+        return np.nan, inverted_u.Quadratic(np.nan, np.nan, np.nan, np.nan, turns_inside=False)
+    rows = (known["accuracy"], known["performance"], known["cluster"])
+    strata = None if one else list(known["family"])
+    return inverted_u.two_lines(*rows, strata=strata).p_supported, inverted_u.quadratic(*rows, strata=strata)
 
 
 def _on_range(values: pd.Series) -> pd.Series:

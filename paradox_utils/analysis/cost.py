@@ -1,14 +1,7 @@
 """What the paper's whole grid would take: operations from model shapes, times from measured rates. Imports no torch.
 
-Operations count 2 for each multiply-add of a matrix product. A prompt of S tokens has K responses of T tokens and is read once
-for all of them. An encoder-decoder has width d, attention width a, feed-forward width f, vocabulary V, L encoder and L′ decoder
-layers. One forward pass then takes, for each response:
-
-    [S L (8 d a + 4 d f) + 4 L S² a + 4 S L′ d a] / K  +  T L′ (12 d a + 4 d f) + 4 L′ T (T + S) a  +  2 T d V
-
-The terms are the encoder's projections and its attention, the keys and values of cross-attention, the decoder's projections and
-its attention, and the head (which a value model lacks). A training pass takes three forward passes (Kaplan et al. 2020,
-section 2.1).
+Operations count 2 for each multiply-add of a matrix product; a training pass takes three forward passes (Kaplan et al. 2020,
+section 2.1). A prompt is read once for all of its responses.
 """
 
 from __future__ import annotations
@@ -71,7 +64,8 @@ class Rates:
 
 
 def forward(shape: Shape, prompt: float, response: float, samples: int, head: bool = True) -> float:
-    """Operations of one forward pass, a response; the module's text has the formula."""
+    """Operations of one forward pass, a response: projections and attention of the encoder, keys and values of cross-attention,
+    projections and attention of the decoder, and the head, which a value model lacks. Lengths in tokens."""
     d, a, f, s, t = shape.width, shape.attention, shape.feed_forward, prompt, response
     encoder = s * shape.layers * (8 * d * a + 4 * d * f) + 4 * shape.layers * s * s * a
     keys = 4 * s * shape.decoder_layers * d * a

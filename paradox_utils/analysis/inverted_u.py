@@ -25,11 +25,9 @@ RANK = 1e-5  # a design whose smallest singular value is a smaller share of the 
 class TwoLines:
     """Result of :func:`two_lines`. Slopes are in performance per unit of x; NaN (and p = 1) where a line is not identified.
 
-    ``breakpoint`` is the one of all data, in units of x. ``p_supported``, the larger p-value of first slope ≤ 0 and second
-    slope ≥ 0, each one-sided, tests "no inverted U".
+    ``p_supported``, the larger p-value of first slope ≤ 0 and second slope ≥ 0, each one-sided, tests "no inverted U".
     """
 
-    breakpoint: float
     first: Interval
     second: Interval
     p_supported: float
@@ -67,23 +65,18 @@ def two_lines(x: ArrayLike, y: ArrayLike, clusters: ArrayLike, *, strata: ArrayL
     *Cross-fitted* (not in his paper): a breakpoint near the highest of noisy points makes what lies right of it fall. So each
     cluster's rows are cut at the breakpoint of all **other** clusters, as ``statistics.cross_fitted_regret`` selects.
 
-    *Error rates*, p_supported ≤ 0.025, in 3,000 simulated studies of 5 trajectories × 6 reward models (noise sd 0.05, y rising
-    by 0.2 to 0.5), without and with slopes that differ between trajectories (sd a half of the straight line's): cross-fitted
-    0.0 % on a flat truth, 0.5 to 1.0 % on straight lines, 0.9 to 1.6 % on saturating curves, and, the worst case, 2.7 % on a
-    rise with a plateau over half of the range; not cross-fitted 0.1 to 0.3, 0.7 to 1.2, 1.6 to 3.7 and 4.1 %. The plateau with
-    3 trajectories: 1.9 %, with 10: 3.1 % (1,500 studies each); four strata pooled: 3.6 % (800), not cross-fitted 5.0 %.
-    *Power* on a symmetric inverted U of height 0.2: 24 % with 3 trajectories, 71 to 86 % with 5, 100 % with 10; not
-    cross-fitted 36, 86 to 95, and 100 %.
+    In simulated studies of 5 trajectories × 6 reward models p_supported ≤ 0.025 in at most 1.6 % of straight and saturating
+    truths and in 2.7 % of plateaus (not cross-fitted 4.1 %), and in 71 to 86 % of symmetric inverted Us of height 0.2.
     """
     x, y, labels, cells = _data(x, y, clusters, strata, distinct=4)
-    own, cuts = _robin_hood(x, y, labels, cells), np.empty(x.size)
+    cuts = np.empty(x.size)
     for name in np.unique(labels):
         rest = labels != name
         cuts[~rest] = _robin_hood(x[rest], y[rest], labels[rest], cells[rest])
     (first, error_1), (second, error_2) = _lines(x, y, labels, cells, cuts)
     n = np.unique(labels).size
     p_supported = max(p_positive(first, error_1, n), p_positive(-second, error_2, n))
-    return TwoLines(own, student(first, error_1, n), student(second, error_2, n), p_supported)
+    return TwoLines(student(first, error_1, n), student(second, error_2, n), p_supported)
 
 
 def quadratic(x: ArrayLike, y: ArrayLike, clusters: ArrayLike, *, strata: ArrayLike | None = None) -> Quadratic:
@@ -96,18 +89,14 @@ def quadratic(x: ArrayLike, y: ArrayLike, clusters: ArrayLike, *, strata: ArrayL
     that of 95 % lies within the data exactly where their test rejects at 2.5 %.
 
     It tests the parabola, not the data: a rising curve that flattens is best fitted by a parabola that falls at its end. In the
-    simulations of :func:`two_lines` (5 trajectories, nominal 2.5 %) it finds an inverted U in 0.5 to 1.0 % of flat and 0 % of
-    straight truths, but in 22 to 47 % of saturating ones and 28 to 32 % of plateaus, and more with more data (saturating: 22 %
-    with 3 trajectories, 88 % with 10). Its power on a true parabola is 100 % (two lines: 71 to 86 %). There its interval covers
-    the turning point in 95 to 96 %; where the truth is no parabola, it covers nothing in particular.
+    simulations of :func:`two_lines` it finds an inverted U in 22 to 47 % of saturating truths, and more with more data.
     """
     x, y, labels, cells = _data(x, y, clusters, strata, distinct=3)
     n, middle = np.unique(labels).size, float(x.mean())
     z = x - middle  # x and x² are nearly collinear far from zero
     (b, c), covariance = _fit(_within(np.column_stack([z, z**2]), cells), _within(y, cells), labels)
-    sides = np.array(
-        [[1.0, 2 * (x.min() - middle)], [-1.0, 2 * (middle - x.max())]]
-    )  # rise at the lowest x, fall at the highest
+    # rise at the lowest x, fall at the highest
+    sides = np.array([[1.0, 2 * (x.min() - middle)], [-1.0, 2 * (middle - x.max())]])
     errors = np.sqrt(np.diag(sides @ covariance @ sides.T))
     p_supported = max(p_positive(slope, error, n) for slope, error in zip(sides @ (b, c), errors, strict=True))
     ratio = np.array([[-1.0, 0.0], [0.0, 2.0]])  # (b, c) → numerator and denominator of the turning point
@@ -137,14 +126,12 @@ def _data(x: ArrayLike, y: ArrayLike, clusters: ArrayLike, strata: ArrayLike | N
     a, b = np.asarray(x, dtype=float), np.asarray(y, dtype=float)
     labels, groups = np.asarray(clusters), np.zeros(a.shape, dtype=int) if strata is None else np.asarray(strata)
     if a.ndim != 1 or not a.shape == b.shape == labels.shape == groups.shape:
-        shapes = ", ".join(str(array.shape) for array in (a, b, labels, groups))
-        raise ValueError(f"x, y, clusters and strata need one value a row each, not shapes {shapes}")
+        raise ValueError("x, y, clusters and strata need one value a row each")
     if not (np.isfinite(a).all() and np.isfinite(b).all()):
         raise ValueError("x or y holds a value that is not finite; leave out reward models that were not measured")
     names, numbers = np.unique(labels, return_inverse=True)
     if names.size < 3 or np.unique(a).size < distinct:
-        found = f"not {names.size} and {np.unique(a).size}"
-        raise ValueError(f"the test needs at least 3 clusters and {distinct} distinct values of x, {found}")
+        raise ValueError(f"the test needs at least 3 clusters and {distinct} distinct values of x")
     cells = np.unique(groups, return_inverse=True)[1] * names.size + numbers
     return a, b, numbers, np.unique(cells, return_inverse=True)[1]
 

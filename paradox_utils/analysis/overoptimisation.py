@@ -48,8 +48,7 @@ def gain(distance: ArrayLike, alpha: float, beta: float, form: Form = "rl") -> A
 
 
 def peak_of(alpha: float, beta: float, form: Form = "rl") -> float:
-    """Where R′(d) = 0: d* = exp(α/β − 1) for RL, α / 2β for best-of-n; NaN where there is no maximum at d > 0 (β ≤ 0; for
-    best-of-n also α ≤ 0), and inf where β is next to nothing."""
+    """Where R′(d) = 0: d* = exp(α/β − 1) for RL, α / 2β for best-of-n; NaN where there is no maximum at d > 0."""
     if beta <= 0 or (form == "best-of-n" and alpha <= 0):
         return float("nan")
     return _turn(alpha / beta, form)
@@ -59,16 +58,10 @@ def fit(distance: ArrayLike, gains: ArrayLike, clusters: ArrayLike, form: Form =
     """Least squares for (α, β), from d = √KL and the gain over the initial policy, (N,) with at least two distinct d > 0; with
     95 % intervals of β and d* from resampling whole ``clusters`` (labels (N,)), the trajectories.
 
-    Points of one trajectory share a reward model, and often a run, so only trajectories are independent. The bootstrap gives
-    the covariance of (α, β), enlarged by n/(n−1) for n clusters; β has the interval β ± t(n−1) SE. d* is a function of α/β
-    alone, and increasing: its interval is Fieller's for that ratio, carried over. It is (0, inf) where β is not significantly
-    different from 0, as a straight line peaks nowhere; percentiles of the resampled peaks would hide that, since those
-    without a peak drop out. NaN where the fit has no peak. Both are NaN for a single cluster, and where a cluster alone cannot
-    tell α from β.
-
-    Measured in 400 simulated studies each (3, 5 and 10 trajectories of 12 points, α and β varying between them, peaks at 2.5
-    and 2.7 within the data and 55 far beyond): nominal 95 % intervals covered β in 92 to 99 % and d*, where there was one, in
-    92 to 99 %. On a straight line (β = 0) half of the fits have a peak by chance; at most 2 % of the intervals were finite.
+    The bootstrap gives the covariance of (α, β), enlarged by n/(n−1) for n clusters; β has the interval β ± t(n−1) SE. d* is an
+    increasing function of α/β alone: its interval is Fieller's for that ratio, carried over. It is (0, inf) where β is not
+    significantly different from 0, as a straight line peaks nowhere, and NaN where the fit has no peak. Both are NaN for a
+    single cluster, and where a cluster alone cannot tell α from β. On straight lines half of the fits have a peak by chance.
     """
     d, y, labels = np.asarray(distance, dtype=float), np.asarray(gains, dtype=float), np.asarray(clusters)
     design, names = np.column_stack([d, -_bend(d, form)]), np.unique(labels)
@@ -128,8 +121,7 @@ def paths(summary: pd.DataFrame, curves: pd.DataFrame) -> pd.DataFrame:
     """Every update of the route's runs: ``distance`` √KL, ``proxy`` and ``true`` reward gained since the start (in deviations
     of the true one's gain within task and policy), and the ``third`` of accuracies its reward model is in (0: the least).
 
-    All are means over :data:`WINDOW` updates: in a single rollout odd responses have a low reward *and* a high KL, which would
-    bend a curve of one against the other downwards by noise alone.
+    All are means over :data:`WINDOW` updates: odd responses have a low reward *and* a high KL, which would bend the curve.
     """
     rows = curves.merge(_runs(summary), on="id")
     if "true_reward_mean" not in rows:
@@ -165,12 +157,10 @@ def fits_by_third(
 ) -> pd.DataFrame:
     """Gao et al.'s (2023) curve fitted to the ``true`` reward (or the ``proxy``) by task, policy and third of accuracies.
 
-    ``form`` rl: R = d (α − β log d) along :func:`paths`; best-of-n: R = d (α − β d) along :func:`best_of_n_paths`. The point of
-    over-optimisation is the ``peak`` (√KL). A curve that only levels off is fitted with a peak as well, so beside it stand, of
-    the mean run: the ``highest`` reward and that at its ``end``, the ``nearest`` distance after the start, the ``farthest`` and
-    that at the end (a run that comes back is no function of √KL). ``fall``: what a trajectory loses to the end from where the
-    others are highest, with the lower end of its 95 % interval (see
-    :func:`paradox_utils.analysis.statistics.cross_fitted_regret`).
+    ``form`` rl: along :func:`paths`; best-of-n: along :func:`best_of_n_paths`. A curve that only levels off is fitted with a
+    ``peak`` (√KL) as well, so beside it stand, of the mean run: the ``highest`` reward and that at its ``end``, the ``nearest``
+    distance after the start, the ``farthest`` and that at the end. ``fall``: what a trajectory loses to the end from where the
+    others are highest, with the lower end of its 95 % interval (see :func:`statistics.cross_fitted_regret`).
 
     A peak is ``located`` where β and the fall are clearly above zero and its interval is ``inside`` the mean run's distances.
     """

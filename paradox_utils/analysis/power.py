@@ -7,9 +7,12 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
+from numpy.typing import ArrayLike
+from scipy import stats
 
-from paradox_utils.analysis import statistics, verdict
+from paradox_utils.analysis import verdict
 from paradox_utils.analysis.comparison import families, unit_contrasts
+from paradox_utils.analysis.statistics import Array
 from paradox_utils.analysis.tables import READINGS, scores, usable
 from paradox_utils.data.tasks import TASKS
 
@@ -34,14 +37,51 @@ def split(summary: pd.DataFrame, questions: pd.DataFrame) -> pd.DataFrame:
         good, segments = scores(questions, [run for row in cells.to_numpy() for run in row])
         shares = (good / segments.mean(axis=1, keepdims=True)).reshape(*cells.shape, -1)
         performance = own.set_index("id")[outcome].reindex(cells.to_numpy().ravel()).to_numpy().reshape(cells.shape)
-        found = statistics.variance_components(performance, shares)
-        parts = {"rm seed": found.rm, "ppo seed": found.ppo, "rest": found.residual, "prompts": found.prompts}
-        rows.append({"task": task} | {name: math.sqrt(max(value, 0.0)) for name, value in parts.items()})
-        rows[-1]["one run"] = math.hypot(rows[-1]["rm seed"], rows[-1]["ppo seed"], rows[-1]["rest"])
-        for name, (rm_seeds, ppo_seeds, nested) in DESIGNS.items():
-            rows[-1][name] = math.sqrt(statistics.design_variance(found, rm_seeds, ppo_seeds, nested))
+        rm, ppo, rest, prompts = (max(part, 0.0) for part in variance_components(performance, shares))
+        variances = {"rm seed": rm, "ppo seed": ppo, "rest": rest, "prompts": prompts, "one run": rm + ppo + rest}
+        variances |= {name: design_variance(rm, ppo, rest, *design) for name, design in DESIGNS.items()}
+        rows.append({"task": task} | {name: math.sqrt(variance) for name, variance in variances.items()})
     names = ["rm seed", "ppo seed", "rest", "prompts", "one run", *DESIGNS]
     return pd.DataFrame(rows, columns=["task", *names]).set_index("task")
+
+
+def variance_components(performance: ArrayLike, scores: ArrayLike) -> tuple[float, float, float, float]:
+    """Variances of one run of a crossed pilot: between RM seeds, between PPO seeds, of the rest, and the prompts' part of it.
+
+    ``performance`` (S RM seeds, P PPO seeds), each seed at least twice; ``scores`` (S, P, Q), those of the same Q prompts in
+    every run; ValueError for other shapes and values not finite. Unbiased, so one may come out below 0.
+
+    Mean squares of the two-way random-effects layout with one run a cell (Searle, Casella & McCulloch 1992, *Variance
+    Components*, chapter 4): E[MS_rm] = residual + P · rm, E[MS_ppo] = residual + S · ppo, E[MS_rest] = residual. One run a cell
+    cannot tell an interaction of the seeds from the noise of a run. The prompts' share of the residual is the mean square of
+    what is left of the scores after all two-way means, divided by Q.
+    """
+    y, s = np.asarray(performance, dtype=float), np.asarray(scores, dtype=float)
+    if y.ndim != 2 or min(y.shape) < 2 or not np.isfinite(y).all():
+        raise ValueError(f"performance of shape {y.shape}: need at least 2 RM seeds × 2 PPO seeds, every value finite")
+    if s.ndim != 3 or s.shape[:2] != y.shape or s.shape[2] < 2 or not np.isfinite(s).all():
+        raise ValueError(f"scores of shape {s.shape}: need {y.shape} runs × at least 2 prompts, every value finite")
+    S, P, Q = s.shape
+    residual = float((_doubly_centred(y) ** 2).sum() / ((S - 1) * (P - 1)))
+    rm = float(y.mean(axis=1).var(ddof=1) - residual / P)
+    ppo = float(y.mean(axis=0).var(ddof=1) - residual / S)
+    left = _doubly_centred(s - s.mean(axis=2, keepdims=True))
+    return rm, ppo, residual, float((left**2).sum() / ((S - 1) * (P - 1) * (Q - 1)) / Q)
+
+
+def _doubly_centred(values: Array) -> Array:
+    """Values (S, P, …) minus row and column means over the first two axes, plus the grand mean."""
+    return values - values.mean(axis=0) - values.mean(axis=1, keepdims=True) + values.mean(axis=(0, 1))
+
+
+def design_variance(rm: float, ppo: float, rest: float, rm_seeds: int, ppo_seeds: int, nested: bool) -> float:
+    """Variance of the mean over S RM seeds · P PPO seeds; noise that all runs share is not counted.
+
+    Crossed (every RM seed with the same PPO seeds): rm / S + ppo / P + rest / (S P). Nested (every RM seed with PPO seeds of
+    its own): rm / S + (ppo + rest) / (S P).
+    """
+    runs = rm_seeds * ppo_seeds
+    return rm / rm_seeds + ppo / (runs if nested else ppo_seeds) + rest / runs
 
 
 def truths(regret: float, best: int = 3) -> dict[str, list[float]]:
@@ -62,8 +102,7 @@ def simulated_power(deviation: float, units: Sequence[int], regrets: Sequence[fl
     ``right``: share *supported* in the worlds of an inverted U (one for each of ``regrets``), *not supported* in the others;
     ``wrong``: share of the opposite verdict. In *ranks apart* the best rank is the 2nd, 3rd or 4th, by task, so that no common
     one has the whole regret (the largest of ``regrets``). In *one task* an inverted U in one meets a plateau in two, in
-    *one task, others rising* performance rises with accuracy in those two: what one task gains there the others lose, so that
-    on average over tasks no regret is left, and the shares say how often the rule overlooks the one task.
+    *one task, others rising* performance rises with accuracy in those two, so that on average no regret is left.
     """
     most = max(regrets)
     worlds = [("inverted U", regret, [truths(regret)["inverted U"]]) for regret in regrets]
@@ -75,10 +114,28 @@ def simulated_power(deviation: float, units: Sequence[int], regrets: Sequence[fl
     for n in units:
         for world, regret, truth in worlds:
             means = np.array([truth[unit % len(truth)] for unit in range(n)])
-            rates = statistics.verdict_rates(means, deviation, n, verdict.SMALLEST_EFFECT, alpha=verdict.ALPHA, studies=studies)
+            rates = verdict_rates(means, deviation, studies)
             right, wrong = ("supported", "not supported") if regret else ("not supported", "supported")
             rows.append({"units": n, "world": world, "regret": regret, "right": rates[right], "wrong": rates[wrong]})
     return pd.DataFrame(rows)
+
+
+def verdict_rates(truth: ArrayLike, deviation: float, studies: int) -> dict[str, float]:
+    """Shares of simulated studies that the rule calls ``supported`` and ``not supported``.
+
+    ``truth`` (units, K): LM performance by rank, the most accurate first. Every run adds independent normal noise of standard
+    ``deviation`` (of reward-model seed, PPO seed and the rest together). Each study is decided as by
+    :func:`paradox_utils.analysis.statistics.cross_fitted_regret`, all of them at once.
+    """
+    means = np.asarray(truth, dtype=float)
+    d = means + np.random.default_rng(0).normal(0, deviation, (studies, *means.shape))
+    d = d - d[..., :1]
+    others = d.sum(axis=1, keepdims=True) - d
+    paid = np.take_along_axis(d, others.argmax(axis=2)[..., None], axis=2)[..., 0]
+    t = float(stats.t.ppf(1 - verdict.ALPHA, len(means) - 1)) / np.sqrt(len(means))
+    above = paid.mean(axis=1) - t * paid.std(axis=1, ddof=1) > verdict.MARGIN
+    below = (d.mean(axis=1) + t * d.std(axis=1, ddof=1) < verdict.MARGIN).all(axis=1)
+    return {"supported": float(above.mean()), "not supported": float((below & ~above).mean())}
 
 
 def unit_noise(table: pd.DataFrame, policies: int) -> pd.Series:

@@ -99,9 +99,8 @@ def thirds(accuracy: Array) -> list[Array]:
 def surface(models: pd.DataFrame, rescale: bool = False) -> Surface:
     """The surface through a pair's markers as the released plotting script draws it.
 
-    ``scipy.interpolate.griddata`` with ``method="cubic"`` (Clough–Tocher on a Delaunay triangulation) of LM performance over
-    step and accuracy, on a grid of :data:`GRID` points a side that spans the data; ``rescale`` brings both axes to length 1
-    first.
+    Clough–Tocher on a Delaunay triangulation, of LM performance over step and accuracy, on a grid of :data:`GRID` points a side
+    that spans the data; ``rescale`` brings both axes to length 1 first.
     """
     at, y = models[["rm_step", "rm_accuracy"]].to_numpy(float), models["lm_performance"].to_numpy()
     steps, accuracies = np.linspace(at.min(axis=0), at.max(axis=0), GRID).T
@@ -109,10 +108,7 @@ def surface(models: pd.DataFrame, rescale: bool = False) -> Surface:
 
 
 def left_out_errors(models: pd.DataFrame) -> tuple[float, float]:
-    """Root mean squared errors of the surface through all other markers, and of their mean, at a marker left out.
-
-    Taken over the markers inside the hull of the others.
-    """
+    """Root mean squared errors of the surface through all other markers, and of their mean, at a marker inside their hull."""
     at, y = models[["rm_step", "rm_accuracy"]].to_numpy(float), models["lm_performance"].to_numpy()
     errors = []
     for i in range(y.size):
@@ -151,10 +147,7 @@ def peaks(markers: pd.DataFrame) -> pd.DataFrame:
 
 
 def permuted(performance: Array, draws: int, random: np.random.Generator) -> Array:
-    """LM performances (K RMs, P policies) dealt to the RMs anew, shape (draws, K, P).
-
-    One permutation for all policies: what they share through the RMs stays (a permutation test of blocks).
-    """
+    """LM performances (K RMs, P policies) dealt to the RMs anew, in one order for all policies, shape (draws, K, P)."""
     order = random.permuted(np.tile(np.arange(len(performance)), (draws, 1)), axis=1)
     return performance[order]
 
@@ -164,8 +157,7 @@ def copula(accuracy: Array, performance: Array, draws: int, random: np.random.Ge
 
     A Gaussian copula: accuracies become normal scores Φ⁻¹((rank − ½) / K), and the latent performances of the policies are
     normal given them, with Pearson's r = 2 sin(π ρ / 6) for each measured Spearman ρ, also between policies (Kruskal 1958,
-    *JASA* 53:814–861). The RM of the k-th latent performance gets the k-th measured one, so the values stay as they are. What
-    accuracy does not determine is noise here: seeds, taking a maximum, and real differences of RMs that accuracy does not see.
+    *JASA* 53:814–861). The RM of the k-th latent performance gets the k-th measured one.
     """
     models, policies = performance.shape
     ranks = np.corrcoef(stats.rankdata(np.column_stack([accuracy, performance]), axis=0), rowvar=False)
@@ -194,9 +186,8 @@ def chance(markers: pd.DataFrame, draws: int, seed: int) -> Chance:
 
     ``pairs``: ``not_first`` is the probability that the most accurate RM is not first; ``rank_*`` and ``regret_sd_*`` are
     observed value, mean, and middle 95 % in that world. ``joint``: the same of statistics over all pairs, sums for
-    ``not_first`` and means for the others (see :func:`outcomes`). All pairs of a task are drawn together, so what they share
-    through the RMs stays. ``p``, ``p_low``: probability of a value at least, at most as large as observed,
-    (1 + #) / (1 + draws) (Davison & Hinkley 1997, section 4.2); ``corrected``: see :func:`corrected`.
+    ``not_first`` and means for the others (see :func:`outcomes`); ``p``, ``p_low``: probability of a value at least, at most as
+    large as observed, (1 + #) / (1 + draws) (Davison & Hinkley 1997, section 4.2); ``corrected``: see :func:`corrected`.
     """
     random, names, parts = np.random.default_rng(seed), [], {null: [] for null in NULLS}
     for task, models in markers.groupby("task", sort=False):
@@ -315,9 +306,8 @@ def conclusion(joint: pd.DataFrame) -> str:
 def variance_parts(step: Array, value: Array) -> dict[str, float]:
     """Variance of a curve's points (shape (n,), ordered by ``step``), and its shares of trend, slow change and noise.
 
-    ``noise``: ½ · mean of squared successive differences, which a level that moves slowly leaves alone (von Neumann et al.
-    1941, *Ann. Math. Statist.* 12:153–162); ``trend``: variance of the least-squares line in ``step``; ``slow``: what is left.
-    Shares sum to 1. A quick move of the level counts as noise; a line fits noise too, by about 1/n of it.
+    ``noise``: ½ · mean of squared successive differences (von Neumann et al. 1941, *Ann. Math. Statist.* 12:153–162);
+    ``trend``: variance of the least-squares line in ``step``; ``slow``: what is left. Shares sum to 1.
     """
     total, trend = float(value.var()), float(np.corrcoef(step, value)[0, 1] ** 2)
     noise = min(float((np.diff(value) ** 2).mean()) / 2 / total, 1 - trend)

@@ -29,20 +29,6 @@ class Interval:
 
 
 @dataclass(frozen=True)
-class Components:
-    """Variances of one run's performance, from :func:`variance_components`; unbiased, so one may come out below 0.
-
-    ``rm``: between RM seeds; ``ppo``: between PPO seeds, whatever the RM; ``residual``: all else, of which ``prompts`` is what
-    the finite number of prompts adds.
-    """
-
-    rm: float
-    ppo: float
-    residual: float
-    prompts: float
-
-
-@dataclass(frozen=True)
 class Regret:
     """Regret of choosing the most accurate reward model, from :func:`cross_fitted_regret`.
 
@@ -71,12 +57,7 @@ def p_positive(estimate: float, error: float, units: int) -> float:
 
 
 def mean_interval(values: ArrayLike) -> Interval:
-    """Student's interval x̄ ± t(n−1) s / √n of the mean of n cluster means.
-
-    This is where :func:`cluster_bootstrap` of a mean ends for endless resamples, so nothing is resampled. Student's quantile,
-    not the bootstrap's percentiles, because clusters are few: the percentiles of 3 values cannot leave their range, which
-    covers the mean in 1 − 2 · (1/2)³ = 75 % of cases (symmetric errors).
-    """
+    """Student's interval x̄ ± t(n−1) s / √n of the mean of n cluster means: :func:`cluster_bootstrap` with endless resamples."""
     return student(*_mean(values))
 
 
@@ -96,9 +77,7 @@ def jackknife(estimate: Callable[[NDArray[np.bool_]], Array], clusters: ArrayLik
     """``estimate(kept)`` (P,) of all rows, and its covariance (P, P) from leaving out a cluster at a time; ``kept`` is (N,).
 
     (n − 1)/n · Σ (β without cluster g − β)², "CV3" in MacKinnon, Nielsen & Webb 2023 (*Journal of Econometrics* 232:272–299).
-    The usual cluster-robust errors (CV1, those of statsmodels) are too small for few clusters: with them the two-lines test of
-    :mod:`paradox_utils.analysis.inverted_u` rejects on a straight line in 6 to 7 % of cases at nominal 2.5 % and 5 clusters,
-    with these in 1 to 2 %.
+    The usual cluster-robust errors (CV1, those of statsmodels) are too small for few clusters.
     """
     labels = np.asarray(clusters)
     names, found = np.unique(labels), estimate(np.ones(labels.shape, dtype=bool))
@@ -117,10 +96,9 @@ def cluster_bootstrap(
 ) -> Interval:
     """Interval of ``statistic(*columns)``, columns of shape (N,), by resampling whole clusters (labels of shape (N,)).
 
-    What lies below a cluster travels with it: resampling that again would count its noise twice (Davison & Hinkley 1997,
-    *Bootstrap Methods and their Application*, section 3.8). With n clusters the bootstrap's standard error is too small by
-    √((n−1)/n) and the normal quantile too short, so the interval is estimate ± t(n−1) · √(n/(n−1)) · SE (Hesterberg 2015,
-    *The American Statistician* 69:371–386), cut at ``bounds``. Resamples in which the statistic is undefined are left out.
+    What lies below a cluster travels with it (Davison & Hinkley 1997, *Bootstrap Methods and their Application*, section 3.8).
+    For n clusters the interval is estimate ± t(n−1) · √(n/(n−1)) · SE (Hesterberg 2015, *The American Statistician*
+    69:371–386), cut at ``bounds``. Resamples in which the statistic is undefined are left out.
     """
     data, labels = [np.asarray(column, dtype=float) for column in columns], np.asarray(clusters)
     rows = _resampled(labels, resamples, np.random.default_rng(seed))
@@ -138,12 +116,8 @@ def two_way_bootstrap(
     values that are not finite or do not match, and for weights below 0 or all 0 in a run.
 
     Clusters and questions are drawn independently, with replacement, and crossed: the "pigeonhole" bootstrap (Owen 2007,
-    *Annals of Applied Statistics* 1:386–411; Owen & Eckles 2012, ibid. 6:895–927). No bootstrap of a crossed layout is exact;
-    this one errs on the safe side, as noise particular to a run and question counts up to three times. The interval ends as in
-    :func:`cluster_bootstrap`, with t(clusters − 1), which is too wide where questions, not trajectories, make the noise.
-
-    Nominal 95 % intervals covered in 99.2 to 100 % of 600 simulated studies (5 trajectories × 6 runs × 200 questions),
-    whichever noise prevailed; resampling trajectories alone, in only 34 to 95 %, as all runs share the questions' difficulty.
+    *Annals of Applied Statistics* 1:386–411), which errs on the safe side: noise particular to a run and question counts up to
+    three times. The interval ends as in :func:`cluster_bootstrap`, with t(clusters − 1).
     """
     s, w, labels = np.asarray(scores, dtype=float), np.asarray(weights, dtype=float), np.asarray(clusters)
     if s.ndim != 2 or s.size == 0 or w.shape != s.shape or labels.shape != s.shape[:1]:
@@ -193,16 +167,6 @@ def spearman(x: ArrayLike, y: ArrayLike, clusters: ArrayLike, *, resamples: int,
     return cluster_bootstrap([x, y], clusters, rank_correlation, resamples=resamples, seed=seed, bounds=(-1.0, 1.0))
 
 
-def regret(accuracy: ArrayLike, performance: ArrayLike) -> float:
-    """max performance − performance at the highest accuracy, over reward models (shape (K,)); of equal accuracies, the first.
-
-    Never negative, and a maximum of noisy values: positive on average even where all reward models are equally good. It
-    describes; :func:`cross_fitted_regret` tests.
-    """
-    y = np.asarray(performance, dtype=float)
-    return float(y.max() - y[int(np.argmax(accuracy))])
-
-
 def cross_fitted_regret(contrasts: ArrayLike, *, margin: float, selecting: ArrayLike | None = None) -> Regret:
     """Regret ρ = max over k of δ_k from ``contrasts`` (n trajectories, K ranks), n ≥ 2.
 
@@ -211,10 +175,9 @@ def cross_fitted_regret(contrasts: ArrayLike, *, margin: float, selecting: Array
 
     *Estimate and lower end*: for each trajectory, the best rank by the mean of all **other** trajectories is paid on this one
     (selection and payment on different data); Student's interval of the n payments. ``selecting`` (the same shape): contrasts
-    on other questions, to select by; None: the same. Selecting costs, so what is paid falls
-    short of ρ on average and its lower end is a lower bound of ρ. ``p_above`` belongs to it. The payments share
-    selection data, so its one-sided error is not exactly the nominal 2.5 %: 20,000 simulated studies of 6 ranks gave 2.3 to
-    2.7 % where one rank is best, and, where all are equally good, 3.8 % for n = 3, 4.4 % for 5 and 5.4 % for 10.
+    on other questions, to select by; None: the same. Selecting costs, so what is paid falls short of ρ on average and its lower
+    end is a lower bound of ρ. ``p_above`` belongs to it. Payments share selection data, so its one-sided error is near the
+    nominal 2.5 %, not at it: up to 5.4 % in simulated studies of 10 trajectories where all ranks are equally good.
 
     *Upper end*: ρ is one of the δ_k, so the largest upper end of all δ_k covers it without a correction for their number
     (intersection–union principle: Berger & Hsu 1996, *Statistical Science* 11:283–319). ``p_below`` is their largest p-value.
@@ -240,27 +203,6 @@ def payments(contrasts: ArrayLike, selecting: ArrayLike | None = None) -> Array:
     return d[np.arange(n), others.argmax(axis=1)]
 
 
-def verdict_rates(
-    truth: ArrayLike, deviation: float, trajectories: int, margin: float, *, alpha: float, studies: int
-) -> dict[str, float]:
-    """How often :func:`cross_fitted_regret` calls a regret larger or smaller than ``margin``, one-sided at ``alpha``: in
-    simulated studies, shares ``supported`` and ``not supported``.
-
-    ``truth`` (K,), or (trajectories, K): LM performance by rank, the most accurate first. Every run adds independent normal
-    noise of standard ``deviation`` (of reward-model seed, PPO seed and the rest together; what ranks of a trajectory share
-    would only help).
-    """
-    means = np.asarray(truth, dtype=float)
-    d = means + np.random.default_rng(0).normal(0, deviation, (studies, trajectories, means.shape[-1]))
-    d = d - d[..., :1]
-    others = d.sum(axis=1, keepdims=True) - d
-    paid = np.take_along_axis(d, others.argmax(axis=2)[..., None], axis=2)[..., 0]
-    t = float(stats.t.ppf(1 - alpha, trajectories - 1)) / np.sqrt(trajectories)
-    above = paid.mean(axis=1) - t * paid.std(axis=1, ddof=1) > margin
-    below = (d.mean(axis=1) + t * d.std(axis=1, ddof=1) < margin).all(axis=1)
-    return {"supported": float(above.mean()), "not supported": float((below & ~above).mean())}
-
-
 def two_sided(p_above: float, p_below: float) -> float:
     """The two-sided p of a test from those of its two sides."""
     return min(1.0, 2 * min(p_above, p_below))
@@ -269,45 +211,3 @@ def two_sided(p_above: float, p_below: float) -> float:
 def holm(p_values: Sequence[float]) -> list[float]:
     """p-values adjusted for their number by Holm's step-down procedure (Holm 1979); an empty list stays empty."""
     return multipletests(list(p_values), method="holm")[1].tolist() if p_values else []
-
-
-def variance_components(performance: ArrayLike, scores: ArrayLike) -> Components:
-    """Variance components of a crossed pilot: ``performance`` (S RM seeds, P PPO seeds), each seed at least twice, and
-    ``scores`` (S, P, Q), those of the same Q prompts in every run; ValueError for other shapes and values not finite.
-
-    Mean squares of the two-way random-effects layout with one run a cell (Searle, Casella & McCulloch 1992, *Variance
-    Components*, chapter 4): E[MS_rm] = residual + P · rm, E[MS_ppo] = residual + S · ppo, E[MS_rest] = residual. One run a cell
-    cannot tell an interaction of the seeds from the noise of a run. ``rm`` and ``ppo`` hold their own share of prompt noise.
-
-    Scores tell what more prompts would save: the prompts' share of the residual is the mean square of what is left of the
-    scores after all two-way means, divided by Q.
-    """
-    y, s = np.asarray(performance, dtype=float), np.asarray(scores, dtype=float)
-    if y.ndim != 2 or min(y.shape) < 2 or not np.isfinite(y).all():
-        raise ValueError(f"performance of shape {y.shape}: need at least 2 RM seeds × 2 PPO seeds, every value finite")
-    if s.ndim != 3 or s.shape[:2] != y.shape or s.shape[2] < 2 or not np.isfinite(s).all():
-        raise ValueError(f"scores of shape {s.shape}: need {y.shape} runs × at least 2 prompts, every value finite")
-    S, P, Q = s.shape
-    residual = float((_doubly_centred(y) ** 2).sum() / ((S - 1) * (P - 1)))
-    rm = float(y.mean(axis=1).var(ddof=1) - residual / P)
-    ppo = float(y.mean(axis=0).var(ddof=1) - residual / S)
-    left = _doubly_centred(s - s.mean(axis=2, keepdims=True))
-    return Components(rm, ppo, residual, float((left**2).sum() / ((S - 1) * (P - 1) * (Q - 1)) / Q))
-
-
-def _doubly_centred(values: Array) -> Array:
-    """Values (S, P, …) minus row and column means over the first two axes, plus the grand mean."""
-    return values - values.mean(axis=0) - values.mean(axis=1, keepdims=True) + values.mean(axis=(0, 1))
-
-
-def design_variance(components: Components, rm_seeds: int, ppo_seeds: int, nested: bool) -> float:
-    """Variance of the mean over ``rm_seeds`` · ``ppo_seeds`` runs; components below 0 count as 0.
-
-    Crossed (every RM seed with the same PPO seeds): rm / S + ppo / P + residual / (S P). Nested (every RM seed with
-    ``ppo_seeds`` PPO seeds of its own): rm / S + (ppo + residual) / (S P), never more. Noise that all runs share, such as that
-    of the prompts themselves, adds the same to both and is not counted. For the mean of a difference between two reward
-    models, take the components of that difference.
-    """
-    rm, ppo, residual = (max(value, 0.0) for value in (components.rm, components.ppo, components.residual))
-    runs = rm_seeds * ppo_seeds
-    return rm / rm_seeds + ppo / (runs if nested else ppo_seeds) + residual / runs

@@ -41,17 +41,6 @@ READINGS: dict[Reading, str] = {
     "true return at matched KL": "true_return_matched",
     "best of n": "best_of_n",
 }
-READING_WORDS: dict[Reading, str] = {
-    "as measured": "the score of greedy answers after the last update, on test questions",
-    "as published": "the maximum over logged evaluations, on validation questions",
-    "best on validation": "the score on test questions of the update that validation questions chose",
-    "sampled": "the score of sampled answers after the last update, on test questions",
-    "at matched KL": "the score on test questions where all runs of a task, policy and route first get equally far",
-    "true return": "the oracle's labels put through the reward function that PPO maximised, after the last update",
-    "true return, best on validation": "the true return at the update that validation questions chose",
-    "true return at matched KL": "the true return where all runs of a task, policy and route first get equally far",
-    "best of n": "the score of the response with the highest reward among those that the policy gave before PPO",
-}
 VALIDATION = "lm_performance_validation"  # after the last update, to select by
 # What to select by, on validation questions, where that is not VALIDATION.
 SELECTING: dict[Reading, str] = {
@@ -68,19 +57,7 @@ NUMBERS = (
     *("lm_performance_start", "lm_performance_final", "lm_performance_best", "lm_performance_best_logged"),
     *("true_return_start", "true_return_final", "kl_final", "updates", "seconds"),
 )
-LATER = (
-    "sampled_lm_performance_final",
-    "true_return_best",
-    VALIDATION,
-    "lm_performance_start_validation",
-    "true_return_validation",
-    *(f"{name}_matched{questions}" for name in ("lm_performance", "true_return") for questions in ("", "_validation")),
-    "kl_matched",
-    "matched_early",
-    "best_of_n",
-    "best_of_n_start",
-    *(f"probe_{name}" for name in ("accuracy", "variance", "variance_raw", "margin", "length_correlation", "padding")),
-)
+LATER = (*READINGS.values(), *SELECTING.values(), VALIDATION, "kl_matched", "matched_early", "probe_padding")  # else empty
 
 
 class AnalysisError(ValueError):
@@ -99,19 +76,15 @@ def load_summary(folder: Path | str) -> pd.DataFrame:
     again = "run the study: make study CONFIG=configs/NAME.yaml"
     try:
         text = {"study": str, "id": str, "setting": str, "reason": str}
-        table = pd.read_csv(path, dtype=text, keep_default_na=True)
+        table = pd.read_csv(path, dtype=text)
     except OSError as error:
         raise AnalysisError(f"{path}: cannot be read ({error.strerror}); {again}, or name another results folder") from error
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
+    except ValueError as error:  # also what pandas says of a file that is no table
         raise AnalysisError(f"{path}: is no table ({' '.join(str(error).split())}); {again}") from error
     if absent := [column for column in (*LABELS, *NUMBERS) if column not in table]:
         raise AnalysisError(f"{path}: lacks {', '.join(absent)}; it was written by another version: {again}")
-    for column in NUMBERS:
-        values = pd.to_numeric(table[column], errors="coerce")
-        if len(bad := table.index[values.isna() & table[column].notna()]):
-            value = table.loc[bad[0], column]
-            raise AnalysisError(f"{path}: line {bad[0] + 2}: {column} = {value!r} is no number; {again}")
-        table[column] = values
+    if len(table) and (wrong := [column for column in NUMBERS if not pd.api.types.is_numeric_dtype(table[column])]):
+        raise AnalysisError(f"{path}: {', '.join(wrong)}: not all are numbers; {again}")
     for column in ("setting", "reason"):
         table[column] = table[column].fillna("")
     if "arm" not in table:  # before arms had names
@@ -119,27 +92,23 @@ def load_summary(folder: Path | str) -> pd.DataFrame:
     table = with_curves(table, load_curves(folder))
     best = load_best_of_n(folder)
     if len(best):
-        scores = best.sort_values("n").groupby("id")["lm_performance"]
-        table["best_of_n"], table["best_of_n_start"] = table["id"].map(scores.last()), table["id"].map(scores.first())
+        table["best_of_n"] = table["id"].map(best.sort_values("n").groupby("id")["lm_performance"].last())
     if not usable(table).any():
         counts = ", ".join(f"{n} {status}" for status, n in Counter(table["status"]).items()) or "no rows"
         raise AnalysisError(f"{path}: no finished run ({counts}); see its column `reason`, then {again}")
     return table
 
 
+def _load(folder: Path | str, table: str, columns: Sequence[str] = (), **types: type) -> pd.DataFrame:
+    """A table of the study (recorded ones may be packed); empty, with these ``columns``, where there is none."""
+    path = next((path for end in ("csv", "csv.gz") if (path := Path(folder) / f"{table}.{end}").is_file()), None)
+    return pd.DataFrame(columns=["id", *columns]) if path is None else pd.read_csv(path, dtype={"id": str} | types)
+
+
 def load_curves(folder: Path | str) -> pd.DataFrame:
-    """The study's ``curves.csv`` (recorded: ``curves.csv.gz``), one row an update; empty where it has none."""
-    path = _packed(folder, "curves")
-    empty = pd.DataFrame(columns=["id", "update", "kl", "lm_performance"])
-    if path is None:
-        return empty
+    """The study's ``curves.csv``, one row an update; empty where it has none."""
     # a control, which has nothing to agree with the truth in, once left infinity for its agreement
-    return pd.read_csv(path, dtype={"id": str}).replace([np.inf, -np.inf], np.nan)
-
-
-def _packed(folder: Path | str, table: str) -> Path | None:
-    """The file of a table that is packed where it is recorded; None where there is none."""
-    return next((path for end in ("csv", "csv.gz") if (path := Path(folder) / f"{table}.{end}").is_file()), None)
+    return _load(folder, "curves", ("update", "kl", "lm_performance")).replace([np.inf, -np.inf], np.nan)
 
 
 BEST_OF_N = ("n", "kl", "reward", "true_return", "lm_performance")
@@ -147,15 +116,12 @@ BEST_OF_N = ("n", "kl", "reward", "true_return", "lm_performance")
 
 def load_best_of_n(folder: Path | str) -> pd.DataFrame:
     """The study's ``best_of_n.csv``, one row a run and number of responses; empty where it has none."""
-    path = Path(folder) / "best_of_n.csv"
-    return pd.read_csv(path, dtype={"id": str}) if path.is_file() else pd.DataFrame(columns=["id", *BEST_OF_N])
+    return _load(folder, "best_of_n", BEST_OF_N)
 
 
 def load_parameters(folder: Path | str) -> pd.DataFrame:
-    """The study's ``parameters.csv`` (recorded: ``parameters.csv.gz``): every resolved parameter of each PPO run, by run id;
-    empty where it has none."""
-    path = _packed(folder, "parameters")
-    return pd.DataFrame() if path is None else pd.read_csv(path, dtype={"id": str}).set_index("id")
+    """The study's ``parameters.csv``: every resolved parameter of each PPO run, by run id; empty where it has none."""
+    return _load(folder, "parameters").set_index("id")
 
 
 def load_checkpoints(folder: Path | str) -> pd.DataFrame:
@@ -172,9 +138,8 @@ def with_curves(summary: pd.DataFrame, curves: pd.DataFrame) -> pd.DataFrame:
     """The summary with what :data:`SELECTING` names, and with LM performance and true return at matched KL.
 
     Matched: for each task, policy and arm, at the largest KL that all its runs reach (``kl_matched``), by linear interpolation
-    along √KL between a run's evaluations on test questions, where it first gets that far. That is coarse: ``matched_early`` is
-    1 where it is before the first evaluation after the start. KL estimates of single rollouts are noisy, so an evaluation
-    takes the mean over its own and the neighbouring updates.
+    along √KL between a run's evaluations, where it first gets that far; ``matched_early`` is 1 where that is before the first
+    evaluation after the start. The KL of an evaluation is the mean over its own and the neighbouring updates.
     """
     table = summary.copy()
     for column in LATER:
@@ -309,10 +274,7 @@ def primary(summary: pd.DataFrame) -> pd.DataFrame:
 
 def load_questions(folder: Path | str) -> pd.DataFrame:
     """The rows of a study's ``questions.csv`` after the last update, by run id; empty where there is none."""
-    path = Path(folder) / "questions.csv"
-    if not path.is_file():
-        return pd.DataFrame(columns=["good", "segments"])
-    table = pd.read_csv(path, dtype={"id": str, "good": str, "segments": str})
+    table = _load(folder, "questions", ("when", "good", "segments"), good=str, segments=str)
     return table[table["when"] == "final"].drop_duplicates("id").set_index("id")[["good", "segments"]]
 
 

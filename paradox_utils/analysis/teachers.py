@@ -66,10 +66,8 @@ def teacher_table(summary: pd.DataFrame, curves: pd.DataFrame) -> pd.DataFrame:
 
 
 def writer(summary: pd.DataFrame) -> str:
-    """The policy whose sampled responses the feedback holds: the first of the runs against trained reward models.
-
-    That is what a study does unless its config names another (``feedback: {policy: NAME}``), of which its tables say nothing.
-    """
+    """The policy whose sampled responses the feedback holds: the first of the runs against trained reward models, which is so
+    unless the study's config names another."""
     trained = summary[summary["arm"].isin(TRAINED)]
     policies = (trained if len(trained) else summary)["policy"].dropna()
     return str(policies.iloc[0]) if len(policies) else ""
@@ -127,12 +125,9 @@ def against_razin(table: pd.DataFrame, writer: str, *, resamples: int, seed: int
     """Razin et al.'s published correlations beside ours (pooled, standardised within task and policy).
 
     ``here``, with a 95 % interval as in :func:`correlations`: with the variance of normalised rewards, as theirs; ``raw``: with
-    that of the rewards PPO was paid. Accuracy on held-out feedback counts as off-policy for policies other than ``writer`` (see
-    :func:`writer`); that of the writer has a row :data:`OWN`, over the reward models that trained another policy as well, so
-    that the two rows differ by policy alone. NaN where fewer than 4 ``pairs`` have the measures.
-
-    *Variance and accuracy* is the mean of standardised variance and standardised accuracy, the latter the mean of both
-    standardised accuracies: as they are, a share and a reward squared cannot be averaged.
+    that of the rewards PPO was paid. Accuracy on held-out feedback is off-policy for policies other than :func:`writer`; the
+    writer's has a row :data:`OWN`, over the reward models that trained another policy as well. *Variance and accuracy* is the
+    mean of the two standardised, accuracy being that of both accuracies. NaN where fewer than 4 ``pairs`` have the measures.
     """
     rows = pd.DataFrame({"Razin et al. 2025": RAZIN | {OWN: np.nan}}).rename_axis("measure")
     rows[["here", "low", "high", "pairs", "raw"]] = [np.nan, np.nan, np.nan, 0, np.nan]
@@ -167,13 +162,10 @@ def regressions(table: pd.DataFrame) -> pd.DataFrame:
 
     Models: held-out ``accuracy`` alone, reward ``variance`` within prompts alone, ``both``, and ``all``: in the order of
     :data:`BEFORE`, also those that are :data:`KNOWN` and that the predictors before them leave :data:`COLLINEAR` room. All is
-    standardised within task and policy, whose means the degrees of freedom count. R² is that within task and policy, in the
-    sample; ``low`` and ``high`` are 95 % intervals, ``p (Holm)`` is corrected for the predictors of the model. A model needs
-    two trajectories more than it has predictors.
+    standardised within task and policy, and so is R²; ``low`` and ``high`` are 95 % intervals, ``p (Holm)`` is corrected for
+    the predictors of the model. A model needs two trajectories more than it has predictors.
 
-    Errors are jackknifed over trajectories (:func:`paradox_utils.analysis.statistics.jackknife`). In 1500 simulated studies of
-    15 trajectories with 6 reward models, nominal 95 % intervals missed a coefficient in 3 to 5 % of cases, those of
-    statsmodels' clustered errors in 8 to 10 %.
+    Errors are jackknifed over trajectories (:func:`paradox_utils.analysis.statistics.jackknife`).
     """
     base = ["rm_accuracy", "probe_variance"]
     known = table.dropna(subset=[*base, "gain"])

@@ -15,15 +15,13 @@ import pandas as pd
 from paradox_utils.analysis import statistics
 from paradox_utils.analysis.comparison import ACCURACY_RESOLUTION, Comparison, Family, compare, families
 from paradox_utils.analysis.statistics import Interval
-from paradox_utils.analysis.tables import READING_WORDS, Reading, count, listed, usable
+from paradox_utils.analysis.tables import Reading, count, listed, usable
 
 Status = Literal["supported", "not supported", "undecided"]
 
-# The regret that matters, in LM performance (a share between 0 and 1), and the one that does not: about the median gap of all
-# published comparisons, which is after the fact and so overstated. (Of those of shares alone it is smaller, and on the design
-# page, with the power.)
-SMALLEST_EFFECT = 0.04
-EQUIVALENCE_MARGIN = 0.04
+# The regret that matters, in LM performance (a share between 0 and 1); a smaller one does not. About the median gap of all
+# published comparisons, which is after the fact and so overstated.
+MARGIN = 0.04
 ALPHA = 0.025  # on each side, over all comparisons of one kind: with 95 % intervals
 MIN_ACCURACIES = 5  # reward models of distinct accuracy in each trajectory
 MIN_RM_SEEDS = 3
@@ -45,8 +43,8 @@ of the most accurate one, at the same PPO seed. Trajectories are the independent
   {MIN_RM_SEEDS} trajectories and {MIN_PPO_SEEDS} PPO seeds in all. With less it is *undecided*. Trajectories with a reward
   model that was not measured, or has no finished PPO run, are left out. A diverged run counts with the performance it ended
   with, if it has one. While planned runs have not ended, every comparison they belong to is *undecided*.
-- It is *supported* if the regret is larger than {SMALLEST_EFFECT} (one-sided p ≤ {ALPHA}), *not supported* if the regret is
-  smaller than {EQUIVALENCE_MARGIN} (the same way), else *undecided*.
+- It is *supported* if the regret is larger than {MARGIN} (one-sided p ≤ {ALPHA}), *not supported* if the regret is
+  smaller than {MARGIN} (the same way), else *undecided*.
 - **The verdict** is that of one comparison, named beforehand: the route `{PRIMARY}` over all tasks and policies together. A
   unit is a trajectory of a task, averaged over the policies it trained. The comparisons of single tasks, policies and routes
   are shown with p-values corrected for their number (Holm). The rank it speaks of is one for all tasks. Shown beside it, and
@@ -56,12 +54,12 @@ of the most accurate one, at the same PPO seed. Trajectories are the independent
   one-sided p ≤ {ALPHA}, corrected in the same way. The quadratic of Lind & Mehlum (2010), with the interval of its turning
   point, is shown but decides nothing: it calls a curve that only levels off an inverted U far too often. The shape explains a
   verdict; it does not make one.
-- *Readings*: *as measured* takes {READING_WORDS["as measured"]}. *As published* takes {READING_WORDS["as published"]}, the
-  initial policy's included: noise can only raise a maximum; it selects and pays on the same questions. Shown beside them: the
-  update that validation chose, sampled answers, the true return, both at matched KL (the largest that all runs of a task,
-  policy and route reach), and best-of-n. Each selects by its own score on validation questions (sampled answers by greedy
-  ones). No status is given to true returns, which are in each task's own units, nor at matched KL, where scores are
-  interpolated.
+- *Readings*: *as measured* takes the score of greedy answers after the last update, on test questions. *As published* takes
+  the maximum over logged evaluations, on validation questions, the initial policy's included: noise can only raise a maximum;
+  it selects and pays on the same questions. Shown beside them: the update that validation chose, sampled answers, the true
+  return, both at matched KL (the largest that all runs of a task, policy and route reach), and best-of-n. Each selects by its
+  own score on validation questions (sampled answers by greedy ones). No status is given to true returns, which are in each
+  task's own units, nor at matched KL, where scores are interpolated.
 """
 
 
@@ -83,11 +81,8 @@ class Finding:
 
 @dataclass(frozen=True)
 class Verdict:
-    """The study's verdict in one reading.
-
-    ``headline``: one sentence. ``primary`` decides; None where the study has no run of the route ``steps``. ``findings``: of
-    each task, policy and arm.
-    """
+    """The study's verdict in one reading: ``headline`` is one sentence, ``primary`` decides (None where the study has no run of
+    the route ``steps``), ``findings`` are of each task, policy and arm."""
 
     status: Status
     headline: str
@@ -114,10 +109,8 @@ def pooled(summary: pd.DataFrame, reading: Reading = "as measured", *, resamples
 
 
 def alone(runs: pd.DataFrame, by: Literal["task", "policy"], reading: Reading = "as measured") -> dict[str, Finding]:
-    """The comparison of each task, or of each policy, alone and pooled over the other, by name; decided together (Holm).
-
-    The verdict is on the average of all of them, which one of them may not share. Those without an interval are left out.
-    """
+    """The comparison of each task, or of each policy, alone and pooled over the other, by name; decided together (Holm). Those
+    without an interval are left out."""
     groups: dict[str, list[Family]] = {}
     for family in families(runs):
         groups.setdefault(family[0][0 if by == "task" else 1], []).append(family)
@@ -127,10 +120,7 @@ def alone(runs: pd.DataFrame, by: Literal["task", "policy"], reading: Reading = 
 
 
 def decided(runs: pd.DataFrame, reading: Reading = "as measured") -> pd.DataFrame:
-    """The runs of one arm by the rule: all of them together, each policy alone and each task alone, a row each.
-
-    Regret with interval, and status; those of policies, and those of tasks, are decided together.
-    """
+    """The runs of one arm by the rule: regret with interval and status of all of them together, each policy and each task."""
     together = pooled(runs, reading, resamples=1)
     found = ({"all": together[0]} if together else {}) | alone(runs, "policy", reading) | alone(runs, "task", reading)
     rows = {name: (f.of.regret.estimate, f.of.regret.low, f.of.regret.high, f.status) for name, f in found.items()}
@@ -138,21 +128,20 @@ def decided(runs: pd.DataFrame, reading: Reading = "as measured") -> pd.DataFram
 
 
 def known_truths(summary: pd.DataFrame) -> dict[str, Verdict]:
-    """The verdict on each family of reward models whose truth was built in, by name. The analysis sees each as a study of its
-    own under the name of the primary route, so nothing tells it which is which."""
+    """The verdict on each family of reward models whose truth was built in, by name, as if it were a study's primary route."""
     names = [arm for arm in dict.fromkeys(summary["arm"]) if arm.startswith("known-")]
     blind = {name: summary[summary["arm"] == name].assign(arm=PRIMARY) for name in names}
     return {name: verdict(runs, resamples=200) for name, runs in blind.items() if usable(runs).any()}
 
 
 def _compared(own: Sequence[Family], reading: Reading, resamples: int, seed: int) -> Comparison:
-    return compare(own, reading, smallest=SMALLEST_EFFECT, margin=EQUIVALENCE_MARGIN, resamples=resamples, seed=seed)
+    return compare(own, reading, margin=MARGIN, resamples=resamples, seed=seed)
 
 
 def _decided(comparisons: Sequence[Comparison]) -> list[Finding]:
-    """Findings on comparisons of one kind; the p-values of those that have what the rule needs are corrected together."""
+    """Findings on comparisons of one kind, the p-values of those that have what the rule needs corrected together."""
     lacks = [_missing(comparison) for comparison in comparisons]
-    raw = [(c.p_above, c.p_below, c.shape.p_two_lines) for c, lacking in zip(comparisons, lacks, strict=True) if not lacking]
+    raw = [(c.p_above, c.p_below, c.p_two_lines) for c, lacking in zip(comparisons, lacks, strict=True) if not lacking]
     corrected = zip(*(statistics.holm([1.0 if np.isnan(p) else p for p in ps]) for ps in zip(*raw, strict=True)), strict=True)
     found = []
     for comparison, lacking in zip(comparisons, lacks, strict=True):
@@ -186,9 +175,9 @@ def _headline(first: Finding | None) -> str:
         return "Undecided: the study has no PPO runs against the checkpoints of a reward model (route steps)."
     where = f"on average over {count(first.of.counts.rm_seeds, 'trajectory', 'trajectories')} of reward models"
     if first.status == "supported":
-        return f"Supported: a less accurate reward model trained policies better by more than {SMALLEST_EFFECT} {where}."
+        return f"Supported: a less accurate reward model trained policies better by more than {MARGIN} {where}."
     if first.status == "not supported":
-        return f"Not supported: {where}, the most accurate one cost less than {EQUIVALENCE_MARGIN} against any other rank."
+        return f"Not supported: {where}, the most accurate one cost less than {MARGIN} against any other rank."
     undecided = "these runs do not tell whether a less accurate reward model trains a better policy than the most accurate one."
     return " ".join([f"Undecided: {undecided}", *_lacks(first)])
 
@@ -210,7 +199,7 @@ def sentence(finding: Finding) -> str:
     left_out = f" of {counts.planned} (the others are not measured or have no finished run)"
     pairs += left_out if counts.reward_models < counts.planned else ""
     said.append(f"Spearman's correlation of accuracy and LM performance over {pairs} is {_number(f.spearman, 2)}.")
-    if np.isfinite(f.shape.p_two_lines) and not finding.missing:
+    if np.isfinite(f.p_two_lines) and not finding.missing:
         finds = "finds" if finding.inverted_u else "does not find"
         said.append(f"The two-lines test {finds} an inverted U (p = {finding.p_two_lines:.3f}).")
     return " ".join([*said, *_lacks(finding)])

@@ -9,9 +9,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from paradox_utils.data.tasks import TASKS
-from paradox_utils.figures.style import COLORS, FAINT, INK, LM_PERFORMANCE, PALETTE, panels, style
+from paradox_utils.figures.style import COLORS, FAINT, INK, LM_PERFORMANCE, PALETTE, panels, style, ticks
 
 
+@style()
 def ppo_curves(curve: pd.DataFrame, task: str) -> Figure:
     """Reward, KL, LM performance and length over the updates of one PPO run.
 
@@ -24,20 +25,20 @@ def ppo_curves(curve: pd.DataFrame, task: str) -> Figure:
         "lm_performance": ("LM performance", LM_PERFORMANCE[task]),
         "length": ("Response length", "tokens"),
     }
-    with style():
-        figure, axes = panels(2, 2, 4.8, sharex=True)
-        for axis, (column, (title, unit)) in zip(axes.flat, columns.items(), strict=True):
-            points, marker = curve.dropna(subset=[column]), "o" if column == "lm_performance" else ""
-            axis.plot(points["update"], points[column], color=color, marker=marker, markersize=4)
-            axis.set(title=title, ylabel=unit)
-            axis.xaxis.set_major_locator(MaxNLocator(6, integer=True, steps=[1, 2, 5, 10]))
-        for axis in axes[1]:
-            axis.set_xlabel("PPO update")
-        axes[0, 1].axhline(0, color=FAINT, linewidth=0.8)
-        figure.align_ylabels()
+    figure, axes = panels(2, 2, 4.8, sharex=True)
+    for axis, (column, (title, unit)) in zip(axes.flat, columns.items(), strict=True):
+        points, marker = curve.dropna(subset=[column]), "o" if column == "lm_performance" else ""
+        axis.plot(points["update"], points[column], color=color, marker=marker, markersize=4)
+        axis.set(title=title, ylabel=unit)
+        ticks(axis.xaxis, 6, integer=True)
+    for axis in axes[1]:
+        axis.set_xlabel("PPO update")
+    axes[0, 1].axhline(0, color=FAINT, linewidth=0.8)
+    figure.align_ylabels()
     return figure
 
 
+@style()
 def accuracy_by_step(metrics: pd.DataFrame, task: str) -> Figure:
     """A reward model's checkpoints on held-out feedback: accuracies with the majority class (left), F1 and calibration (right).
 
@@ -58,20 +59,20 @@ def accuracy_by_step(metrics: pd.DataFrame, task: str) -> Figure:
         "f1": ("F1 of the error class", {"color": color, "marker": "^"}),
         "calibration_error": ("expected calibration error", {"color": INK, "marker": "v", "linewidth": 1.0}),
     }
-    with style():
-        figure, axes = panels(1, 2, 3.4)
-        for axis, lines in zip(axes[0], (left, right), strict=True):
-            for column, (label, look) in lines.items():
-                points = metrics.dropna(subset=[column]).sort_values("step")
-                if len(points):
-                    axis.plot(points["step"], points[column], label=label, **({"markersize": 5} | look))
-            axis.set_xlabel("Training step of the reward model")
-            axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=2, handlelength=2.6)
-        axes[0, 0].set(title="Accuracy on held-out feedback", ylabel="share", ylim=(None, 1.02))
-        axes[0, 1].set(title="F1 and calibration", ylabel="between 0 and 1", ylim=(-0.03, 1.03))
+    figure, axes = panels(1, 2, 3.4)
+    for axis, lines in zip(axes[0], (left, right), strict=True):
+        for column, (label, look) in lines.items():
+            points = metrics.dropna(subset=[column]).sort_values("step")
+            if len(points):
+                axis.plot(points["step"], points[column], label=label, **({"markersize": 5} | look))
+        axis.set_xlabel("Training step of the reward model")
+        axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=2, handlelength=2.6)
+    axes[0, 0].set(title="Accuracy on held-out feedback", ylabel="share", ylim=(None, 1.02))
+    axes[0, 1].set(title="F1 and calibration", ylabel="between 0 and 1", ylim=(-0.03, 1.03))
     return figure
 
 
+@style()
 def accuracies_by_step(checkpoints: pd.DataFrame) -> Figure:
     """Accuracy of a study's reward models by training step, a panel a task, a line a trajectory; the majority class is dotted.
 
@@ -81,54 +82,53 @@ def accuracies_by_step(checkpoints: pd.DataFrame) -> Figure:
     tasks = [task for task in TASKS if (checkpoints["task"] == task).any()]
     kind = "accuracy" if checkpoints["accuracy"].notna().any() else "accuracy_noisy"
     truth = {"accuracy": "clean labels", "accuracy_noisy": "annotators' labels"}[kind]
-    with style():
-        figure, axes = panels(1, len(tasks), 2.9, sharey=True)
-        for axis, task in zip(axes[0], tasks, strict=True):
-            rows = checkpoints[checkpoints["task"] == task]
-            for _, model in rows.groupby("id", sort=False):
-                model = model.sort_values("step")
-                axis.plot(model["step"], model[kind].astype(float), color=PALETTE[task], marker="o", markersize=4)
-            axis.axhline(rows["majority"].astype(float).mean(), color=FAINT, linestyle=":", linewidth=1.2)
-            axis.set(title=task.capitalize(), xlabel="Training step")
-        axes[0, 0].set_ylabel(f"Accuracy, {truth}")
+    figure, axes = panels(1, len(tasks), 2.9, sharey=True)
+    for axis, task in zip(axes[0], tasks, strict=True):
+        rows = checkpoints[checkpoints["task"] == task]
+        for _, model in rows.groupby("id", sort=False):
+            model = model.sort_values("step")
+            axis.plot(model["step"], model[kind].astype(float), color=PALETTE[task], marker="o", markersize=4)
+        axis.axhline(rows["majority"].astype(float).mean(), color=FAINT, linestyle=":", linewidth=1.2)
+        axis.set(title=task.capitalize(), xlabel="Training step")
+    axes[0, 0].set_ylabel(f"Accuracy, {truth}")
     return figure
 
 
+@style()
 def training_loss(losses: pd.DataFrame) -> Figure:
     """Supervised training: ``loss`` (nats a token) by ``step`` with a running mean over a thirtieth of all points;
     ``validation_loss`` if there."""
     color, points = COLORS[0], losses.dropna(subset=["loss"]).sort_values("step")
     window = max(1, len(points) // 30)
     smooth = points["loss"].rolling(window, center=True, min_periods=1).mean()
-    with style():
-        figure, axes = panels(1, 1, 3.0)
-        axis = axes[0, 0]
-        if window > 1:
-            axis.plot(points["step"], points["loss"], color=color, alpha=0.3, linewidth=0.7, label="each step")
-        axis.plot(points["step"], smooth, color=color, label=f"mean of {window} steps" if window > 1 else "training")
-        if "validation_loss" in losses:
-            seen = losses.dropna(subset=["validation_loss"])
-            axis.plot(seen["step"], seen["validation_loss"], color=INK, marker="o", markersize=4, label="validation")
-        axis.set(xlabel="Training step", ylabel="Cross-entropy (nats a token)", ylim=(0, None))
-        axis.legend(loc="upper right")
+    figure, axes = panels(1, 1, 3.0)
+    axis = axes[0, 0]
+    if window > 1:
+        axis.plot(points["step"], points["loss"], color=color, alpha=0.3, linewidth=0.7, label="each step")
+    axis.plot(points["step"], smooth, color=color, label=f"mean of {window} steps" if window > 1 else "training")
+    if "validation_loss" in losses:
+        seen = losses.dropna(subset=["validation_loss"])
+        axis.plot(seen["step"], seen["validation_loss"], color=INK, marker="o", markersize=4, label="validation")
+    axis.set(xlabel="Training step", ylabel="Cross-entropy (nats a token)", ylim=(0, None))
+    axis.legend(loc="upper right")
     return figure
 
 
+@style()
 def label_counts(table: pd.DataFrame) -> Figure:
     """How often each label occurs: ``task``, ``label``, ``count``; a panel a task, bars are shares, numbers counts."""
     tasks: Sequence[str] = [task for task in TASKS if (table["task"] == task).any()]
     most = int(table.groupby("task")["label"].nunique().max())
-    with style():
-        figure, axes = panels(1, len(tasks), 1.1 + 0.34 * most)
-        for axis, task in zip(axes[0], tasks, strict=True):
-            rows = table[table["task"] == task].groupby("label", sort=False)["count"].sum()
-            shares = rows / rows.sum()
-            bars = axis.barh([str(label) for label in rows.index], shares, color=PALETTE[task], height=0.65)
-            axis.bar_label(bars, [f"{count:,}" for count in rows], padding=3, fontsize=8)
-            axis.set(title=task.capitalize(), xlim=(0, 1.25 * float(shares.max())))
-            axis.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-            axis.xaxis.set_major_locator(MaxNLocator(4))
-            axis.invert_yaxis()
-            axis.grid(visible=False, axis="y")
-        figure.supxlabel("Share of labels (number of labels at the bar)", fontsize=9)
+    figure, axes = panels(1, len(tasks), 1.1 + 0.34 * most)
+    for axis, task in zip(axes[0], tasks, strict=True):
+        rows = table[table["task"] == task].groupby("label", sort=False)["count"].sum()
+        shares = rows / rows.sum()
+        bars = axis.barh([str(label) for label in rows.index], shares, color=PALETTE[task], height=0.65)
+        axis.bar_label(bars, [f"{count:,}" for count in rows], padding=3, fontsize=8)
+        axis.set(title=task.capitalize(), xlim=(0, 1.25 * float(shares.max())))
+        axis.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+        axis.xaxis.set_major_locator(MaxNLocator(4))
+        axis.invert_yaxis()
+        axis.grid(visible=False, axis="y")
+    figure.supxlabel("Share of labels (number of labels at the bar)", fontsize=9)
     return figure

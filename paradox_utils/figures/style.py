@@ -9,7 +9,11 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 import seaborn as sns
+from matplotlib.artist import Artist
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
 
 from paradox_utils.data.tasks import TASKS
 
@@ -22,7 +26,7 @@ INK, FAINT = "#222222", "#8a8a8a"
 
 @contextmanager
 def style() -> Iterator[None]:
-    """The style of every figure; nothing of it stays behind."""
+    """The style of every figure, as ``@style()``; nothing of it stays behind."""
     settings: dict[str, Any] = {
         "figure.dpi": 110,
         "savefig.dpi": 110,
@@ -54,6 +58,21 @@ def panels(rows: int, columns: int, height: float, **options: Any) -> tuple[Figu
     plt.close(figure)
     figure.get_layout_engine().set(wspace=0.06, hspace=0.06)
     return figure, axes
+
+
+def ticks(x: Axis, most: int, **options: Any) -> None:
+    """Round numbers along an axis, at most about so many."""
+    x.set_major_locator(MaxNLocator(most, steps=[1, 2, 5, 10], **options))
+
+
+def dot(label: str, **look: Any) -> Line2D:
+    """A legend's marker, dark and round unless told otherwise."""
+    return Line2D([], [], label=label, **{"linestyle": "none", "marker": "o", "color": INK} | look)
+
+
+def legend(figure: Figure, handles: Sequence[Artist], columns: int, **options: Any) -> None:
+    """A legend below all panels."""
+    figure.legend(handles=handles, loc="outside lower center", ncols=columns, **options)
 
 
 def title(task: str, policy: str, policies: Sequence[str]) -> str:

@@ -14,99 +14,97 @@ from matplotlib.lines import Line2D
 from paradox_utils.analysis import overoptimisation
 from paradox_utils.analysis.teachers import BEFORE
 from paradox_utils.data.tasks import TASKS
-from paradox_utils.figures.style import FAINT, INK, LM_PERFORMANCE, PALETTE, panels, style, title
+from paradox_utils.figures.style import FAINT, INK, LM_PERFORMANCE, PALETTE, dot, legend, panels, style, title
 
 THIRDS = ("least accurate third", "middle third", "most accurate third")
 SHADES = sns.color_palette("viridis", 3)
 MARKERS = "osD^"  # a policy
 
 
+@style()
 def predictors(table: pd.DataFrame, words: Mapping[str, str]) -> Figure:
     """Correlation of each measure with the gain (rows of :func:`paradox_utils.analysis.teachers.correlations`): all tasks
     together as diamonds with 95 % intervals, single tasks as dots. A line parts what is known before PPO from what is measured
     along it."""
     pooled = table[table["task"] == "all"].set_index("measure")
     names = [name for name in words if name in pooled.index]
-    with style():
-        figure, axes = panels(1, 1, 0.9 + 0.3 * max(1, len(names)))
-        axis = axes[0, 0]
-        axis.axvline(0, color=FAINT, linewidth=0.8)
-        for place, name in enumerate(reversed(names)):
-            row = pooled.loc[name]
-            axis.plot([row["low"], row["high"]], [place, place], color=INK, linewidth=1.4)
-            axis.scatter([row["correlation"]], [place], color=INK, marker="D", s=26, zorder=3)
-            for index, task in enumerate(TASKS):
-                own = table[(table["task"] == task) & (table["measure"] == name)]
-                axis.scatter(own["correlation"], [place + 0.12 * (1 - index)] * len(own), color=PALETTE[task], s=16, zorder=2)
-        later = sum(name not in BEFORE for name in names)
-        if 0 < later < len(names):
-            axis.axhline(later - 0.5, color=FAINT, linewidth=0.8)
-        axis.set(yticks=range(len(names)), yticklabels=[words[name] for name in reversed(names)], xlim=(-1.02, 1.02))
-        axis.set_xlabel("Correlation with the gain in LM performance")
-        axis.grid(visible=False, axis="y")
-        handles = [Line2D([], [], color=INK, marker="D", markersize=5, label="all tasks")]
-        handles += [
-            Line2D([], [], color=PALETTE[task], marker="o", linestyle="none", markersize=4, label=task) for task in TASKS
-        ]
-        figure.legend(handles=handles, loc="outside lower center", ncols=4)
+    figure, axes = panels(1, 1, 0.9 + 0.3 * max(1, len(names)))
+    axis = axes[0, 0]
+    axis.axvline(0, color=FAINT, linewidth=0.8)
+    for place, name in enumerate(reversed(names)):
+        row = pooled.loc[name]
+        axis.plot([row["low"], row["high"]], [place, place], color=INK, linewidth=1.4)
+        axis.scatter([row["correlation"]], [place], color=INK, marker="D", s=26, zorder=3)
+        for index, task in enumerate(TASKS):
+            own = table[(table["task"] == task) & (table["measure"] == name)]
+            axis.scatter(own["correlation"], [place + 0.12 * (1 - index)] * len(own), color=PALETTE[task], s=16, zorder=2)
+    later = sum(name not in BEFORE for name in names)
+    if 0 < later < len(names):
+        axis.axhline(later - 0.5, color=FAINT, linewidth=0.8)
+    axis.set(yticks=range(len(names)), yticklabels=[words[name] for name in reversed(names)], xlim=(-1.02, 1.02))
+    axis.set_xlabel("Correlation with the gain in LM performance")
+    axis.grid(visible=False, axis="y")
+    handles = [dot("all tasks", marker="D", markersize=5, linestyle="-")]
+    handles += [dot(task, color=PALETTE[task], markersize=4) for task in TASKS]
+    legend(figure, handles, 4)
     return figure
 
 
+@style()
 def variance_and_gain(teachers: pd.DataFrame) -> Figure:
     """Gain in LM performance against accuracy on-policy (top) and reward variance within prompts (bottom), a panel a task, a
     marker a policy."""
     rows = {"probe_accuracy": "accuracy on-policy", "probe_variance": "reward variance within prompts"}
     markers = dict(zip(dict.fromkeys(teachers["policy"]), MARKERS, strict=False))
-    with style():
-        figure, axes = panels(len(rows), len(TASKS), 4.6)
-        for line, (name, words) in zip(axes, rows.items(), strict=True):
-            for axis, task in zip(line, TASKS, strict=True):
-                for policy, marker in markers.items():
-                    own = teachers[(teachers["task"] == task) & (teachers["policy"] == policy)]
-                    axis.scatter(own[name], own["gain"], s=14, color=PALETTE[task], alpha=0.7, linewidth=0, marker=marker)
-                axis.axhline(0, color=FAINT, linewidth=0.8)
-                axis.set(title=task.capitalize() if name == "probe_accuracy" else "", xlabel=words)
-            line[0].set_ylabel("gain in LM performance")
-        if len(markers) > 1:
-            handles = [Line2D([], [], color=INK, marker=m, linestyle="none", markersize=4, label=p) for p, m in markers.items()]
-            figure.legend(handles=handles, loc="outside lower center", ncols=len(handles))
+    figure, axes = panels(len(rows), len(TASKS), 4.6)
+    for line, (name, words) in zip(axes, rows.items(), strict=True):
+        for axis, task in zip(line, TASKS, strict=True):
+            for policy, marker in markers.items():
+                own = teachers[(teachers["task"] == task) & (teachers["policy"] == policy)]
+                axis.scatter(own[name], own["gain"], s=14, color=PALETTE[task], alpha=0.7, linewidth=0, marker=marker)
+            axis.axhline(0, color=FAINT, linewidth=0.8)
+            axis.set(title=task.capitalize() if name == "probe_accuracy" else "", xlabel=words)
+        line[0].set_ylabel("gain in LM performance")
+    if len(markers) > 1:
+        handles = [dot(policy, marker=marker, markersize=4) for policy, marker in markers.items()]
+        legend(figure, handles, len(handles))
     return figure
 
 
+@style()
 def overoptimised(table: pd.DataFrame, fits: pd.DataFrame) -> Figure:
     """Reward gained, by update (top) and along √KL (bottom), a panel a task and policy, a colour a third of accuracies: the
     reward model's own (dashed) and the true one (solid), means over runs, and along √KL the fitted R = d (α − β log d) (thin).
     """
-    with style():
-        figure, panels = _pairs(table)
-        for task, policy, top, bottom in panels:
-            for third, own in _thirds(table, task, policy):
-                means = own.groupby("update")[["distance", "proxy", "true"]].mean()
-                _gained(top, means.index, means, third)
-                _gained(bottom, means["distance"], means, third)
-                _curve(bottom, float(means["distance"].max()), _of(fits, task, policy, third + 1), third, "rl")
-            top.set(xlabel="PPO update")
-            bottom.set(xlabel="√KL from the reference policy")
-        figure.supylabel("reward gained (deviations of the true one)", fontsize=9)
-        figure.legend(handles=_thirds_and_rewards(), loc="outside lower center", ncols=3)
+    figure, panels = _pairs(table)
+    for task, policy, top, bottom in panels:
+        for third, own in _thirds(table, task, policy):
+            means = own.groupby("update")[["distance", "proxy", "true"]].mean()
+            _gained(top, means.index, means, third)
+            _gained(bottom, means["distance"], means, third)
+            _curve(bottom, float(means["distance"].max()), _of(fits, task, policy, third + 1), third, "rl")
+        top.set(xlabel="PPO update")
+        bottom.set(xlabel="√KL from the reference policy")
+    figure.supylabel("reward gained (deviations of the true one)", fontsize=9)
+    legend(figure, _thirds_and_rewards(), 3)
     return figure
 
 
+@style()
 def best_of_n(paths: pd.DataFrame, fits: pd.DataFrame) -> Figure:
     """The response with the highest reward among n, along √KL, a panel a task and policy, a colour a third: its LM performance
     (top), and the reward gained over a single response (bottom): the reward model's own (dashed) and the true one (solid), with
     the fitted R = d (α − β d) (thin)."""
-    with style():
-        figure, panels = _pairs(paths)
-        for task, policy, top, bottom in panels:
-            for third, own in _thirds(paths, task, policy):
-                means = own.groupby("n")[["distance", "lm_performance", "proxy", "true"]].mean()
-                top.plot(means["distance"], means["lm_performance"], color=SHADES[third], marker="o", markersize=3)
-                _gained(bottom, means["distance"], means, third)
-                _curve(bottom, float(means["distance"].max()), _of(fits, task, policy, third + 1), third, "best-of-n")
-            top.set(ylabel=LM_PERFORMANCE[task])
-            bottom.set(xlabel="√KL of best-of-n", ylabel="reward gained" if task == next(iter(TASKS)) else "")
-        figure.legend(handles=_thirds_and_rewards(), loc="outside lower center", ncols=3)
+    figure, panels = _pairs(paths)
+    for task, policy, top, bottom in panels:
+        for third, own in _thirds(paths, task, policy):
+            means = own.groupby("n")[["distance", "lm_performance", "proxy", "true"]].mean()
+            top.plot(means["distance"], means["lm_performance"], color=SHADES[third], marker="o", markersize=3)
+            _gained(bottom, means["distance"], means, third)
+            _curve(bottom, float(means["distance"].max()), _of(fits, task, policy, third + 1), third, "best-of-n")
+        top.set(ylabel=LM_PERFORMANCE[task])
+        bottom.set(xlabel="√KL of best-of-n", ylabel="reward gained" if task == next(iter(TASKS)) else "")
+    legend(figure, _thirds_and_rewards(), 3)
     return figure
 
 

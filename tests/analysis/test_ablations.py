@@ -7,7 +7,7 @@ from scipy import stats
 
 from paradox_utils.analysis import ablations, statistics
 from paradox_utils.analysis.ablations import ABLATIONS, BASE
-from paradox_utils.analysis.verdict import EQUIVALENCE_MARGIN
+from paradox_utils.analysis.verdict import MARGIN
 from paradox_utils.figures import study as draw
 from tests.worlds import curves_of, flat, lost, nested, offsets, probed, run_page, written
 
@@ -207,7 +207,7 @@ def test_the_page_runs_on_every_ablation(tmp_path):
     assert (len(names["pairs"]), len(names["effects"])) == (72, 21)
     assert {"KL coefficient: 0.1", "KL coefficient: 0.7"} < set(names["words"].values())
     assert names["finding"].startswith("Of 7 changes of LM performance 7 are clear; of 14 changes of what accuracy does 0 are")
-    assert f"and 14 are smaller than {EQUIVALENCE_MARGIN}" in names["finding"]
+    assert f"and 14 are smaller than {MARGIN}" in names["finding"]
     assert (tmp_path / "out" / "result.json").is_file()
 
 

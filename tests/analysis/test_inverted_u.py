@@ -52,8 +52,8 @@ def test_two_lines_by_hand():
 
 
 def test_the_breakpoint_is_found_between_rise_and_fall():
+    assert 0.4 <= inverted_u._robin_hood(*inverted_u._data(*tent(noise=0.02), None, 4)) <= 0.6
     found = inverted_u.two_lines(*tent(noise=0.02))
-    assert 0.4 <= found.breakpoint <= 0.6
     assert found.first.low > 0 > found.second.high
     assert found.first.units == 3
     assert found.p_supported < 0.001

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from paradox_utils.analysis import power, statistics, tables
+from paradox_utils.analysis import power, statistics, tables, verdict
 from tests.worlds import (
     TASKS,
     curves_of,
@@ -94,8 +94,50 @@ def test_questions_of_several_segments_weigh_more():
     by_run = asked["good"].str.split(expand=True).astype(float)
     shares = [[by_run.loc[f"factuality {i} {j}"] / 5 for j in range(2)] for i in range(3)]  # a run's mean is its pooled share
     performance = summary.pivot(index="rm_seed", columns="ppo_seed", values="lm_performance_final")
-    found = statistics.variance_components(performance, shares)
-    assert power.split(summary, asked).loc["factuality", "prompts"] == pytest.approx(np.sqrt(found.prompts))
+    found = power.variance_components(performance, shares)
+    assert power.split(summary, asked).loc["factuality", "prompts"] == pytest.approx(np.sqrt(found[3]))
+
+
+def test_variance_components_by_hand():
+    # row means 1, 3; column means 1, 2, 3; no interaction: var of row means 2 = rm, of column means 1 = ppo
+    found = power.variance_components([[0.0, 1.0, 2.0], [2.0, 3.0, 4.0]], np.zeros((2, 3, 2)))
+    assert found == pytest.approx((2, 1, 0, 0))
+    # only an interaction ±1: MS_rest = 4 / 1, and the unbiased main components are −4 / 2
+    found = power.variance_components([[1.0, -1.0], [-1.0, 1.0]], np.zeros((2, 2, 2)))
+    assert found[:3] == (-2, -2, 4)
+
+
+def test_variance_components_are_recovered():
+    random, found = np.random.default_rng(8), []
+    S, P, Q, truth = 4, 5, 50, (0.0025, 0.0009, 0.0016)
+    for _ in range(1500):
+        rm, ppo, run = (random.normal(0, np.sqrt(v), n) for v, n in zip(truth, [(S, 1, 1), (1, P, 1), (S, P, 1)], strict=True))
+        scores = rm + ppo + run + random.normal(0, 0.2, Q) + random.normal(0, 0.3, (S, P, Q))
+        found.append(power.variance_components(scores.mean(axis=2), scores))
+    expected = (0.0025, 0.0009, 0.0016 + 0.09 / Q, 0.09 / Q)
+    assert np.mean(found, axis=0) == pytest.approx(expected, rel=0.08)
+
+
+def test_nested_designs_average_more_ppo_noise_away():
+    assert power.design_variance(0.04, 0.02, 0.012, 4, 3, nested=False) == pytest.approx(0.01 + 0.02 / 3 + 0.001)
+    assert power.design_variance(0.04, 0.02, 0.012, 4, 3, nested=True) == pytest.approx(0.01 + 0.02 / 12 + 0.001)
+
+
+def test_design_variance_is_that_of_simulated_designs():
+    random = np.random.default_rng(9)
+    rm, run = random.normal(0, 0.2, (20_000, 3, 1)), random.normal(0, 0.1, (20_000, 3, 2))
+    for own, shape in ((False, (20_000, 1, 2)), (True, (20_000, 3, 2))):
+        means = (rm + run + random.normal(0, np.sqrt(0.02), shape)).mean(axis=(1, 2))
+        assert means.var() == pytest.approx(power.design_variance(0.04, 0.02, 0.01, 3, 2, own), rel=0.05)
+
+
+def test_unusable_pilots_are_refused():
+    for pilot in ([[1.0, 2.0]], [1.0, 2.0], [[1.0, np.nan], [1.0, 2.0]], []):
+        with pytest.raises(ValueError, match="at least 2 RM seeds"):
+            power.variance_components(pilot, np.zeros((2, 2, 4)))
+    for scores in (np.zeros((2, 3, 4)), np.zeros((2, 2, 1)), np.full((2, 2, 4), np.inf)):
+        with pytest.raises(ValueError, match="scores of shape"):
+            power.variance_components(np.zeros((2, 2)), scores)
 
 
 def test_a_component_below_zero_counts_as_zero():
@@ -136,6 +178,28 @@ def test_truths_have_the_stated_regret(regret, best):
     assert worlds["inverted U"][best - 1] == pytest.approx(0.9)
     assert (np.diff(worlds["rising"]) < 0).all()
     assert len(set(worlds["plateau"][: power.RANKS // 2])) == 1
+
+
+@pytest.mark.parametrize("truth", [[0.75, 0.83, 0.85, 0.80], [0.9, 0.82, 0.74, 0.66], [0.8, 0.82, 0.8, 0.8]])
+@pytest.mark.parametrize("units", [3, 6])
+def test_verdict_rates_are_those_of_the_studies_one_by_one(truth, units):
+    means = np.array([truth] * units)
+    counts = {"supported": 0, "not supported": 0}
+    for one in means + np.random.default_rng(0).normal(0, 0.02, (80, *means.shape)):
+        found = statistics.cross_fitted_regret(one - one[:, :1], margin=verdict.MARGIN)
+        if found.p_above <= verdict.ALPHA:
+            counts["supported"] += 1
+        elif found.p_below <= verdict.ALPHA:
+            counts["not supported"] += 1
+    rates = power.verdict_rates(means, 0.02, studies=80)
+    assert rates == {name: count / 80 for name, count in counts.items()}
+    assert max(rates.values()) > 0
+
+
+def test_a_rank_that_is_not_common_to_the_units_is_not_found():
+    same, apart = [[0.8, 0.9, 0.8]] * 3, [[0.8, 0.9, 0.8], [0.8, 0.8, 0.9], [0.9, 0.8, 0.8]]
+    assert power.verdict_rates(same, 0.01, studies=50)["supported"] > 0.5
+    assert power.verdict_rates(apart, 0.01, studies=50)["supported"] == 0
 
 
 def test_power_grows_with_units_and_effect_and_shrinks_with_noise():

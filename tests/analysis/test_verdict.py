@@ -144,7 +144,7 @@ def test_holm_withholds_what_one_test_alone_would_grant():
     findings = [f for found in several for f in found.findings]
     assert any(f.of.p_above <= verdict.ALPHA and f.status == "undecided" for f in findings)
     supported = [f for f in findings if f.status == "supported"]
-    assert all(f.p_above <= verdict.ALPHA and f.of.regret.low > verdict.SMALLEST_EFFECT for f in supported)
+    assert all(f.p_above <= verdict.ALPHA and f.of.regret.low > verdict.MARGIN for f in supported)
 
 
 def test_controls_do_not_enter():
@@ -247,8 +247,8 @@ def test_trajectories_with_few_finished_reward_models_have_no_shape():
     made = nested(rising, rm_seeds=3, tasks=TASKS[:1])
     made.loc[made.index[(made["rm_seed"] > 0) & (made["rm_step"] > 0)], "lm_performance_final"] = np.nan
     c = decide(made).findings[0].of
-    assert np.isnan(c.shape.turning_point)
-    assert not c.shape.turns_inside
+    assert np.isnan(c.quadratic.turning_point)
+    assert not c.quadratic.turns_inside
 
 
 def test_failed_rows_with_a_number_do_not_count():
@@ -267,5 +267,5 @@ def test_without_clean_labels_the_noisy_accuracy_stands_in():
 
 
 def test_rule_names_its_constants():
-    for constant in (verdict.SMALLEST_EFFECT, verdict.MIN_ACCURACIES, verdict.MIN_RM_SEEDS, verdict.ALPHA):
+    for constant in (verdict.MARGIN, verdict.MIN_ACCURACIES, verdict.MIN_RM_SEEDS, verdict.ALPHA):
         assert str(constant) in verdict.RULE
