@@ -132,6 +132,7 @@ def _is_progress(output: Mapping[str, Any]) -> bool:
     data = output.get("data", {})
     return (
         "\r" in output.get("text", "")
+        or not output.get("text", "-").strip()  # what a bar that was cleared leaves
         or "<progress" in data.get("text/html", "")
         or any("widget-view" in kind for kind in data)
     )
