@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import ast
 import hashlib
+import importlib.metadata
 import io
 import json
+import platform
 import subprocess
 import tokenize
 from collections.abc import Callable, Iterator
@@ -20,8 +22,8 @@ from typing import Any
 
 from paradox_utils import config
 from paradox_utils.files import PACKAGE, ROOT, FileError, resolve
-from paradox_utils.results import environment
 
+PACKAGES = ("torch", "transformers", "trl", "numpy")
 # The notebook of each stage, and the files and folders of the package whose code can change its numbers.
 NOTEBOOKS = {
     "supervised": "notebooks/02-supervised-policy.ipynb",
@@ -61,8 +63,20 @@ def made_by(parameters: config.Stage) -> dict[str, Any]:
         "parameters": parameters.model_dump(exclude={"out", "resume_every"}),
         "data": data_hash(parameters),
         "code": total(code_of(stage)),
-        "versions": environment()["versions"],
+        "versions": versions(),
     }
+
+
+def versions() -> dict[str, str | None]:
+    """Python's version, and those of the packages that can change a number."""
+    return {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}}
+
+
+def _version(name: str) -> str | None:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None  # the reader's environment has no torch
 
 
 def commit() -> str:

@@ -5,7 +5,6 @@ The tower that trains and the tower that reads meet only in these folders.
 
 from __future__ import annotations
 
-import importlib.metadata
 import os
 import platform
 import resource
@@ -20,8 +19,8 @@ from typing import Any
 
 from paradox_utils import config
 from paradox_utils.files import resolve, write_json
+from paradox_utils.identity import versions
 
-PACKAGES = ("torch", "transformers", "trl", "numpy")
 STATUSES = ("ok", "diverged")
 
 
@@ -76,7 +75,7 @@ def environment(device: str = "auto") -> dict[str, Any]:
     gpu = torch is not None and device != "cpu" and torch.cuda.is_available()
     threads = os.environ.get("OMP_NUM_THREADS", "")
     return {
-        "versions": {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}},
+        "versions": versions(),
         "device": torch.cuda.get_device_name() if gpu else "cpu",
         "threads": int(threads) if threads.isdigit() else None,
         "platform": platform.platform(),
@@ -95,10 +94,3 @@ def peak_memory(processes: int = 1) -> dict[str, int]:
     if torch is not None and torch.cuda.is_available() and torch.cuda.is_initialized():
         peak["peak_gpu_memory_mb"] = torch.cuda.max_memory_allocated() // 2**20
     return peak
-
-
-def _version(name: str) -> str | None:
-    try:
-        return importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return None  # the reader's environment has no torch
