@@ -180,7 +180,7 @@ def read(written):
     """The value of `` `0.2` ``, ``unset`` or ``empty``."""
     if written in ("unset", "empty"):
         return None if written == "unset" else ""
-    return yaml.load(written.strip("`"), Loader=config._Loader)
+    return yaml.load(written.strip("`"), Loader=study._Loader)
 
 
 def test_defaults_and_presets_are_those_of_the_schema():
