@@ -196,7 +196,8 @@ def _read(values: dict[str, Any]) -> Iterator[tuple[str, Path, Callable[[Path], 
     for file in tables:
         yield file.name, file, _whole
     names = ("policy", "value_weights", "backbone", "reward_model", "feedback", "evaluator", "benchmarks")
-    for name in filter(values.get, names):
+    unread = {"reward_model"} if values.get("reward", "model") != "model" else set()  # a control has none
+    for name in (name for name in names if values.get(name) and name not in unread):
         path = resolve(str(values[name]).format(task=values.get("task")))
         for file in [path] if path.is_file() else sorted(path.rglob("*")):
             if file.is_file():

@@ -1,5 +1,7 @@
 """Hashes that change with what can change a number, and with nothing else."""
 
+import ast
+
 import nbformat
 import pytest
 
@@ -136,6 +138,22 @@ def test_a_page_is_made_by_all_that_its_cells_import_and_by_its_cells(package, t
         file.write_text(text)
     assert identity.page_code(notebook(path, ("parameters", "seed = 1"), *CELLS[1:])) == before
     assert identity.page_code(notebook(path, *CELLS[:2], ("figure", "draw(2)"))) != before
+
+
+@pytest.mark.parametrize("stage", identity.MAKERS)
+def test_no_cell_that_makes_numbers_reads_what_a_cell_that_shows_has_made(stage):
+    """Else an edit to the second would change numbers and rename no run."""
+    made, shown = set(), set()
+    for cell in nbformat.read(files.resolve(identity.NOTEBOOKS[stage]), 4).cells:
+        if cell.cell_type != "code":
+            continue
+        names = [node for node in ast.walk(ast.parse(cell.source)) if isinstance(node, ast.Name)]
+        stored, read = ({node.id for node in names if isinstance(node.ctx, kind)} for kind in (ast.Store, ast.Load))
+        if identity.SHOWS & set(cell.metadata.get("tags", [])):
+            shown |= stored - made
+        else:
+            assert not read & (shown - stored - {"p"}), cell.source
+            made |= stored
 
 
 # What holds no number of a stage: parameters are in a run's id as they are resolved, and these write results down or show them.

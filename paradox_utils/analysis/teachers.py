@@ -82,7 +82,7 @@ def along(curves: pd.DataFrame) -> pd.DataFrame:
         rows[run] = {
             "reward_level": curve["reward_mean"].mean(),
             "reward_spread": curve["reward_mean"].var(ddof=1),
-            "reward_within": curve["reward_variance"].mean(),
+            "reward_within": curve["reward_variance"].mean() if "reward_variance" in curve else np.nan,
             "kl_level": curve["kl"].mean(),
             "agreement_end": agreement.iloc[-tenth:].mean(),
             "agreement_lost": agreement.iloc[:tenth].mean() - agreement.iloc[-tenth:].mean(),

@@ -17,7 +17,7 @@ def parameter_page() -> str:
     lines = [
         "# Every parameter",
         "",
-        "This page is written from `paradox_utils/config.py` each time the book is built; names and bounds live there.",
+        "This page is written from `paradox_utils/config/` each time the book is built; names and bounds live there.",
         "A value outside the bounds, a wrong type or an unknown name is refused before anything runs.",
         "",
         "## Shared by all stages that read questions",

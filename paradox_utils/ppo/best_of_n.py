@@ -39,7 +39,7 @@ def run(s: Setting) -> Outcome:
     cut = s.rewards.cut()
     validation, test = processes.agreed(lambda: [_asked(s, s.questions[name]) for name in ("validation", "test")])
     curve, reported = (pd.DataFrame(table(own)) for own in (validation, test))
-    curve = curve.rename(columns={"reward": "reward_mean"})
+    curve = curve.rename(columns={"reward": "reward_mean"}).assign(update=0)  # nothing was trained
     curve[["test_lm_performance", "test_true_return"]] = reported[["lm_performance", "true_return"]]
     curve["truncated_rm_inputs"] = [s.rewards.cut() - cut] + [0] * (len(curve) - 1)  # the first row read them for all
     best = curve["n"][curve["lm_performance"].idxmax()]  # of equals the smaller

@@ -107,6 +107,7 @@ def execute(name: str, run: Run, work: Path) -> dict[str, Any]:
         if not files.resolve(plan.results_folder(name)).joinpath(need, "run.json").is_file():
             raise files.FileError(f"needs {need}, which has not finished; run the whole study")
     notebook = plan.NOTEBOOKS[run.stage]
+    commit = identity.commit()  # now: another may stand there when the run ends
     notebooks.execute(files.resolve(notebook), work / "notebook.ipynb", run.parameters, work / "log.txt")
     if not (work / "result.json").is_file():
         raise files.FileError(f"{notebook} came to its end without a result: it must call run.finish(results)")
@@ -124,7 +125,7 @@ def execute(name: str, run: Run, work: Path) -> dict[str, Any]:
         "parameters": run.parameters,
         "needs": list(run.needs),
         "notebook": notebook,
-        "commit": identity.commit(),
+        "commit": commit,
         "code": run.code,
         "code_hash": identity.total(run.code),
         "data_hash": run.data,

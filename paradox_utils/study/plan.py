@@ -303,7 +303,7 @@ class _Planner:
         if stage not in self.codes:
             self.codes[stage] = identity.code_of(stage)
         code, data = self.codes[stage], identity.data_hash(checked, self.digests)
-        whole = [stage, checked.model_dump(exclude={"out"}), identity.total(code), data]
+        whole = [stage, checked.model_dump(exclude={"out", "resume_every"}), identity.total(code), data]
         name = f"{stage}-{hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()[:10]}"
         paths = {key: f"{work_folder(self.study.study, link.run.id)}/{link.file}" for key, link in links.items()}
         parameters = checked.model_dump() | paths | {"out": work_folder(self.study.study, name)}

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from paradox_utils import files
@@ -15,13 +17,25 @@ def reasons(name: str, runs: Sequence[Run]) -> dict[str, list[str]]:
     by_id = {run.id: run for run in runs}
     paths = [path for path in files.resolve(results_folder(name)).glob("*/run.json") if path.parent.name not in by_id]
     latest_first = sorted(paths, key=lambda path: path.stat().st_mtime, reverse=True)
-    earlier = [files.read_json(path) for path in latest_first]  # those that the plan no longer names
+    earlier = [record for path in latest_first if (record := _record(path))]  # those that the plan no longer names
     found = {}
-    for run in (run for run in runs if not finished(name, run)):  # of several arms' labels, a run has the first arm's
-        same = (record for record in earlier if (record["stage"], record["labels"]) == (run.stage, run.labels))
-        before = next(same, None)
+    for run in (run for run in runs if not finished(name, run)):
+        same = [record for record in earlier if (record["stage"], _asked(record["labels"])) == (run.stage, _asked(run.labels))]
+        before = min(same, key=lambda record: len(_differences(run, record, by_id)), default=None)  # of equals the latest
         found[run.id] = _differences(run, before, by_id) if before else ["it was never finished"]
     return found
+
+
+def _record(path: Path) -> dict[str, Any] | None:
+    """A run's record; None for one that is damaged, which the next call of the study removes."""
+    with contextlib.suppress(files.FileError):
+        return files.read_json(path)
+    return None
+
+
+def _asked(labels: Mapping[str, Any]) -> dict[str, Any]:
+    """What a run was asked, whatever its arm is called and states: that is told as a changed parameter."""
+    return {name: value for name, value in labels.items() if name not in ("arm", "setting")}
 
 
 def _differences(run: Run, before: dict[str, Any], planned: Mapping[str, Run]) -> list[str]:

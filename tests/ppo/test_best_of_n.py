@@ -1,6 +1,7 @@
 """Best-of-n on two questions whose samples are judged by hand."""
 
 import math
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -79,3 +80,7 @@ def test_without_an_oracle_there_is_no_true_return_and_a_broken_reward_is_said(s
     assert without.status == "ok"
     broken = best_of_n.run(setting(reward=[[math.nan] * 4] * 2))
     assert (broken.status, broken.reason) == ("diverged", "the reward is not finite; check the reward model")
+
+
+def test_every_optimiser_of_the_schema_is_there():
+    assert tuple(OPTIMISERS) == get_args(config.PPO.model_fields["optimiser"].annotation)

@@ -49,6 +49,15 @@ def test_a_changed_parameter_is_named_with_both_values_and_what_follows_from_it(
     assert "supervised" not in found
 
 
+def test_a_parameter_changed_in_an_arm_is_named_and_a_damaged_record_is_passed_by(finished, project):
+    damaged = project / "results/tiny/ppo-0000000000/run.json"
+    damaged.parent.mkdir()
+    damaged.write_text("{")
+    runs = planned(project, CONFIG.replace("dial_accuracy: 0.8", "dial_accuracy: 0.9"))
+    found = stale.reasons("tiny", runs)
+    assert list(found.values()) == [["parameter dial_accuracy: 0.8 → 0.9"]]
+
+
 def test_changed_code_is_named_by_its_file(finished, project, monkeypatch):
     real = identity.code_of
 
