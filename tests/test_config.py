@@ -99,6 +99,7 @@ def test_as_published_fills_in_the_published_estimators_and_yields_to_explicit_v
     assert published.log_probabilities == "full-softmax"
     assert published.top_k == 20
     assert published.dropout_in_updates
+    assert (published.value_head, published.schedule, published.adam_epsilon) == ("gelu", "step", 1.25e-6)
     assert config.check(PPO, {"preset": "as-published", "top_k": 0}).top_k == 0
     assert config.check(PPO, {}).log_probabilities == "sampling"
 

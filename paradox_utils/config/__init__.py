@@ -123,6 +123,9 @@ class RewardModel(Source):
     centre_sample: Count = Field(500, description="completeness: training responses whose scores centre the rewards")
     max_length: Count = Field(2048, description="tokens of a reward model's input; longer ones are cut and counted")
     global_attention: bool = Field(True, description="Longformer: segment marks attend globally (the paper's models: false)")
+    passage_bars: bool = Field(
+        True, description="passages are parted by ' | ' in training as they are in PPO (the paper's training inputs: false)"
+    )
     resume_every: CountOrZero = Field(200, description="steps between the states that a killed run goes on from; 0: none")
     seed: CountOrZero = 0
 
@@ -151,6 +154,11 @@ AS_PUBLISHED: dict[str, Any] = {
     "dropout_in_updates": 0.1,
     "whiten_rewards": True,
     "value_clip": 0.2,
+    "value_head": "gelu",
+    "schedule": "step",
+    # Its 1e-5 meets the sum of a rollout's 8 training batches: 8 times the token mean whose gradient is taken here. A factor of
+    # the gradient changes nothing in Adam but ε, and gradients are not clipped.
+    "adam_epsilon": 1e-5 / 8,
     "max_gradient_norm": None,
 }
 
@@ -203,6 +211,7 @@ class PPO(Source):
     value_weight: NonNegative = Field(1.0, description="weight of the value loss, which carries its own ½")
     value_model: Literal["separate", "shared"] = Field("separate", description="a network of its own, or a head on the policy")
     value_weights: str = Field("", description="weights a separate value model starts from; empty: the policy's")
+    value_head: Literal["relu", "gelu"] = Field("relu", description="what bends the hidden layer of the value model's head")
     # the optimizer
     epochs: Count = Field(4, description="optimizer steps on one rollout")
     pass_tokens: CountOrZero = Field(
@@ -211,6 +220,9 @@ class PPO(Source):
     learning_rate: Positive = 5e-4
     adam_epsilon: Positive = 1e-5
     warmup_updates: CountOrZero = 0
+    schedule: Literal["update", "step"] = Field(
+        "update", description="the learning rate moves at each update, or at each optimizer step, of which the first has 0"
+    )
     decay: bool = Field(True, description="linear decay of the learning rate to 0 over the updates")
     max_gradient_norm: Positive | None = Field(1.0, description="unset: gradients are not clipped (the paper)")
     dropout_in_updates: Share = Field(0.0, description="dropout probability in the updates; never in the rollout")

@@ -7,7 +7,7 @@ unpickled and no remote code runs: weights are safetensors.
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from tokenizers import AddedToken, Tokenizer, decoders, normalizers, pre_tokenizers
@@ -94,17 +94,18 @@ def load_policy(name: str, seed: int = 0) -> tuple[PreTrainedModel, PreTrainedTo
 class ValueModel(nn.Module):
     """Per-token values: an MLP head on a network of its own, or (``body`` None) on states that the policy hands over."""
 
-    def __init__(self, body: PreTrainedModel | None, width: int) -> None:
+    def __init__(self, body: PreTrainedModel | None, width: int, head: Literal["relu", "gelu"] = "relu") -> None:
         super().__init__()
         self.body = body
-        self.head = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, 1))
+        bend = nn.GELU() if head == "gelu" else nn.ReLU()
+        self.head = nn.Sequential(nn.Linear(width, width), bend, nn.Linear(width, 1))
 
     def forward(self, states: Tensor) -> Tensor:
         """States [batch, tokens, width] to values [batch, tokens]."""
         return self.head(states).squeeze(-1)
 
 
-def load_value_model(name: str, shared: bool, seed: int) -> ValueModel:
+def load_value_model(name: str, shared: bool, seed: int, head: Literal["relu", "gelu"] = "relu") -> ValueModel:
     """A value model that starts from the weights of ``name``, with a new head drawn from ``seed``."""
     torch.manual_seed(seed)
     if name in POLICY_PRESETS:
@@ -113,7 +114,7 @@ def load_value_model(name: str, shared: bool, seed: int) -> ValueModel:
         )
     config = load_pretrained(AutoConfig, name)
     body = None if shared else load_pretrained(AutoModel, name, dtype=torch.float32)
-    return ValueModel(body, config.hidden_size).eval()
+    return ValueModel(body, config.hidden_size, head).eval()
 
 
 def load_pretrained(kind: Any, name: str, presets: Collection[str] = (), **options: Any) -> Any:

@@ -78,14 +78,15 @@ def whiten(
 ) -> Tensor:
     """Scale to unit deviation over the masked tokens (population variance), and shift to mean 0 if ``shift_mean``.
 
-    ``root-of-standard-deviation`` divides by √σ as the released code does; ``padding`` leaves what that code leaves on padding
-    (its values are shifted too), else padding is 0. ``total`` as in :func:`masked_mean`.
+    ``root-of-standard-deviation`` divides by √(σ + 1e-8) as the released code does, where the default divides by σ, held at
+    1e-4 or more; ``padding`` leaves what that code leaves on padding (its values are shifted too), else padding is 0. ``total``
+    as in :func:`masked_mean`.
     """
     if how == "none":
         return values * mask
     mean = masked_mean(values, mask, total)
-    deviation = masked_mean((values - mean) ** 2, mask, total).clamp_min(EPSILON).sqrt()
-    scale = deviation if how == "standard-deviation" else deviation.sqrt()
+    variance = masked_mean((values - mean) ** 2, mask, total)
+    scale = variance.clamp_min(EPSILON).sqrt() if how == "standard-deviation" else (variance.sqrt() + EPSILON).sqrt()
     whitened = (values - mean) / scale + (0.0 if shift_mean else mean)
     return whitened if padding else whitened * mask
 

@@ -49,19 +49,19 @@ def optimise(
     p: config.PPO, actors: Actors, optimizer: torch.optim.Optimizer, rollout: Rollout, number: int
 ) -> dict[str, float]:
     """Update ``number`` (1-based): ``epochs`` optimizer steps on the whole rollout, each token weighing the same. Returns the
-    losses of the last epoch, the steps taken, and their learning rate.
+    losses of the last epoch, the steps taken, and the learning rate of the last.
 
     It stops before a step along a non-finite loss or gradient: the weights stay as they were.
     """
     actors.policy.train(p.dropout_in_updates > 0), actors.value.train(p.dropout_in_updates > 0)
-    rate = learning_rate(p, number)
-    for group in optimizer.param_groups:
-        group["lr"] = rate
     tokens, targets = processes.total(rollout.mask), estimates(p, rollout)
     parts = [(take(rollout.responses, chosen), rows_of(chosen, rollout.responses.samples))
              for chosen in passes(rollout.responses, p.pass_tokens)]  # fmt: skip
     steps = 0
-    for _ in range(p.epochs):
+    for epoch in range(p.epochs):
+        rate = learning_rate(p, number, epoch)
+        for group in optimizer.param_groups:
+            group["lr"] = rate
         optimizer.zero_grad(set_to_none=True)
         sums = torch.zeros(3, device=tokens.device)
         for part, rows in parts:
@@ -99,8 +99,15 @@ def _losses(
     return torch.stack([policy.sum(), value.sum(), clipped.sum()])
 
 
-def learning_rate(p: config.PPO, update: int) -> float:
-    """Linear warm-up over ``warmup_updates``, then linear decay to 0 after the last of ``updates`` (1-based)."""
-    warm = min(1.0, update / p.warmup_updates) if p.warmup_updates else 1.0
-    left = (p.updates - update + 1) / max(1, p.updates - p.warmup_updates) if p.decay else 1.0
+def learning_rate(p: config.PPO, update: int, epoch: int = 0) -> float:
+    """Of a step (``update`` 1-based, ``epoch`` 0-based): linear warm-up over ``warmup_updates``, then linear decay to 0 after
+    the last of ``updates``.
+
+    The steps of an update share a rate, and the first is above 0; or each has its own, from 0 on (``schedule`` "step": the
+    linear schedule of transformers over updates · epochs steps, as the released code has it).
+    """
+    each = p.schedule == "step"
+    done = update - 1 + epoch / p.epochs * each
+    warm = min(1.0, (done + (not each)) / p.warmup_updates) if p.warmup_updates else 1.0
+    left = (p.updates - done) / max(1, p.updates - p.warmup_updates) if p.decay else 1.0
     return p.learning_rate * warm * min(1.0, left)

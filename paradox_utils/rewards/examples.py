@@ -24,20 +24,24 @@ MIN_SIMILARITY = 0.85
 PAIRS = tuple(itertools.combinations(range(4), 2))  # the order of `Feedback.preference`
 
 
-def training_examples(p: config.Source, records: list[Feedback], task: TaskName) -> list[SegmentExample] | list[PairExample]:
-    """What a reward model of ``task`` learns from (or is measured on)."""
+def training_examples(
+    p: config.Source, records: list[Feedback], task: TaskName, bars: bool = True
+) -> list[SegmentExample] | list[PairExample]:
+    """What a reward model of ``task`` learns from (or is measured on); ``bars`` as in :func:`context_of`."""
     if TASKS[task].reads_passages and not SOURCES[p.source].passages:
         raise DataError(f"task = {task!r}: its reward models read passages, and source = {p.source!r} has none; name another")
     make = pair_examples if TASKS[task].pairwise else segment_examples
-    return make(records, task, splitter_of(p), p.passage_sentences)
+    return make(records, task, splitter_of(p), p.passage_sentences, bars)
 
 
 # --- the reward model's input -------------------------------------------------------------------------------------------------
 
 
 @lru_cache(maxsize=16384)
-def context_of(question: Question, task: TaskName, passage_sentences: int = 0) -> str:
+def context_of(question: Question, task: TaskName, passage_sentences: int = 0, bars: bool = True) -> str:
     """The reward model's input up to the response: the question, its passages where the task has them read, and ``answer:``.
+
+    ``bars`` between passages: the released code has them in the inputs of PPO, and not in those of reward-model training.
 
     ``passage_sentences`` > 0 keeps only so many sentences of all passages together: those most similar to the question by the
     cosine of TF-IDF vectors (document frequencies from the question and its sentences), the earlier one on a tie, in their
@@ -49,7 +53,7 @@ def context_of(question: Question, task: TaskName, passage_sentences: int = 0) -
         passages = _most_similar(question.text, passages, passage_sentences)
     if passages:
         pages = (f"wikipage: {passage.title} text: {' '.join(passage.sentences)}" for passage in passages)
-        parts.append(f"context: {' | '.join(pages)}")
+        parts.append(f"context: {(' | ' if bars else ' ').join(pages)}")
     return " ".join(" ".join([*parts, "answer:"]).split())
 
 
@@ -94,7 +98,7 @@ def segment_labels(
 
 
 def segment_examples(
-    records: Iterable[Feedback], task: TaskName, splitter: str, passage_sentences: int = 0
+    records: Iterable[Feedback], task: TaskName, splitter: str, passage_sentences: int = 0, bars: bool = True
 ) -> list[SegmentExample]:
     """One example a record, on its first response; a response without a segment to train or measure on gives none."""
     examples = []
@@ -107,14 +111,16 @@ def segment_examples(
             labels, clean = (tuple(segment_labels(text, spans, task, splitter, exhaustive=True)) for spans in both)
         if any(label is not None for label in (*labels, *(clean or ()))):
             pieces = tuple(text[start:end] for start, end in segment(text, task, splitter))
-            examples.append(SegmentExample(context_of(record.question, task, passage_sentences), pieces, labels, clean))
+            examples.append(SegmentExample(context_of(record.question, task, passage_sentences, bars), pieces, labels, clean))
     return examples
 
 
 # --- pairs of responses -------------------------------------------------------------------------------------------------------
 
 
-def pair_examples(records: Iterable[Feedback], task: TaskName, splitter: str, passage_sentences: int = 0) -> list[PairExample]:
+def pair_examples(
+    records: Iterable[Feedback], task: TaskName, splitter: str, passage_sentences: int = 0, bars: bool = True
+) -> list[PairExample]:
     """Pairs of responses, the more complete one chosen; ties give no pair.
 
     With the oracle's scores (Atlas) the annotators' ``preference`` decides and ``clean`` says whether the oracle agrees;
@@ -122,7 +128,7 @@ def pair_examples(records: Iterable[Feedback], task: TaskName, splitter: str, pa
     """
     examples = []
     for record in records:
-        context, oracle = context_of(record.question, task, passage_sentences), record.clean_scores
+        context, oracle = context_of(record.question, task, passage_sentences, bars), record.clean_scores
         preference = prefer(completeness_scores(record, splitter) or ()) if oracle is None else record.preference
         for (first, second), better in zip(PAIRS, preference, strict=False):
             if better == 0:
@@ -136,8 +142,9 @@ def pair_examples(records: Iterable[Feedback], task: TaskName, splitter: str, pa
 def completeness_scores(record: Feedback, splitter: str) -> list[float] | None:
     """The share of the needed passage sentences that each response has, in [0, 1]; None where nothing is needed.
 
-    Needed is what the corrected response has, without the sentences marked Missing-Minor-Auxiliary, unless a sub-sentence that
-    matches one stands, case aside, in the first response. A text *has* the passage sentences that its sub-sentences match.
+    Needed is what the corrected response has, without the sentences marked Missing-Minor-Auxiliary, unless the (last)
+    sub-sentence that matches one stands, case aside, in the first response. A text *has* the passage sentences that its
+    sub-sentences match.
     """
     matcher = _Matcher([sentence for passage in record.question.passages for sentence in passage.sentences])
     offsets = [0, *itertools.accumulate(len(passage.sentences) for passage in record.question.passages)]
@@ -149,7 +156,8 @@ def completeness_scores(record: Feedback, splitter: str) -> list[float] | None:
     }
     first = record.responses[0].lower()
     corrected = matcher.matches(record.corrected, splitter)
-    needed = {sentence for piece, sentence in corrected if sentence not in minor or piece.lower() in first}
+    standing = {sentence: sentence not in minor or piece.lower() in first for piece, sentence in corrected}  # the last decides
+    needed = {sentence for sentence, stands in standing.items() if stands}
     if not needed:
         return None
     found = [{sentence for _, sentence in matcher.matches(response, splitter)} for response in record.responses]

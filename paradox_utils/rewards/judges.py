@@ -158,8 +158,9 @@ def measure_judge(judge: Judge, p: config.PPO, records: Sequence[Feedback]) -> d
 def reward_function(tokenizer: PreTrainedTokenizerFast, judge: Judge, centre: Centre, p: config.PPO) -> RewardFunction:
     """Responses to rewards [B, T]: each segment's reward on its last text token, a pairwise task's score on the last token.
 
-    All are divided by the deviation of ``centre``. ``reward_pooling = "mean"`` divides by the number of segments. All rewards
-    are NaN where the judge's scores are not finite: PPO ends at that.
+    Of two segments that end on one token the later is paid, as in the released code: a token has one label. All are divided by
+    the deviation of ``centre``. ``reward_pooling = "mean"`` divides by the number of segments. All rewards are NaN where the
+    judge's scores are not finite: PPO ends at that.
     """
     size, pairwise = size_of(p), TASKS[p.task].pairwise
     places_of = functools.lru_cache(maxsize=4096)(functools.partial(last_tokens, tokenizer))  # responses come back
@@ -178,7 +179,7 @@ def reward_function(tokenizer: PreTrainedTokenizerFast, judge: Judge, centre: Ce
             places = places_of(tuple(ids), text, tuple(end for _, end in offsets[row]))
             share = len(places) if p.reward_pooling == "mean" else 1
             for place, value in zip(places, values[row], strict=True):
-                grid[row, place] += size * value / (share * centre.std)
+                grid[row, place] = size * value / (share * centre.std)
         return grid.to(responses.ids.device)
 
     return rewards

@@ -2,6 +2,9 @@
 
 Token models read ``context </s> segment </s> segment …``: the label of a segment sits on the mark ``</s>`` before it, or after
 it for a causal backbone, which sees nothing to its right. Pairwise models read ``context response`` and give one score.
+
+What a token model reads is words with a space before each, segments split on white space, as in the released code: a byte-level
+tokenizer (RoBERTa's, Longformer's) spells a word without one differently. A pairwise input is the text as it is.
 """
 
 from __future__ import annotations
@@ -87,9 +90,9 @@ class RewardScorer:
         """Token-model inputs within the limit. The context is cut first, from its end; then the last segments."""
         heads, (mark,) = _special(self.tokenizer)
         before, room = not is_causal(self.model), self.limit - len(heads) - 1
-        flat = iter(self._ids([piece for pieces in segments for piece in pieces]))
+        flat = iter(self._ids([f" {' '.join(piece.split())}" for pieces in segments for piece in pieces]))
         inputs = []
-        for context, pieces in zip(self._context_ids(contexts), segments, strict=True):
+        for context, pieces in zip(self._context_ids([f" {context}" for context in contexts]), segments, strict=True):
             body: list[int] = []
             marks: list[int] = []
             for piece in itertools.islice(flat, len(pieces)):
@@ -140,7 +143,8 @@ class RewardScorer:
             tensors["token_type_ids"] = padded("types", 0)
         if self.model.config.model_type == "longformer":
             attends = torch.zeros_like(tensors["input_ids"])
-            if self.global_attention:
+            # a score is always read from a token that sees all
+            if self.global_attention or self.model.config.num_labels == 1:
                 for index, row in enumerate(rows):
                     attends[index, row["marks"]] = 1
             tensors["global_attention_mask"] = attends

@@ -72,8 +72,8 @@ def train(p: config.RewardModel, feedback: dict[str, list[Feedback]], folder: Pa
     pairwise = TASKS[p.task].pairwise
     records = feedback[p.split][: p.feedback_limit or None]
     rng = random.Random(f"reward model {p.seed}")
-    examples = noisy(training_examples(p, records, p.task), p, rng)
-    heldout = training_examples(p, feedback["heldout"], p.task)
+    examples = noisy(training_examples(p, records, p.task, p.passage_bars), p, rng)
+    heldout = training_examples(p, feedback["heldout"], p.task, p.passage_bars)
     if not examples or not heldout:
         raise DataError(f"{p.task}: {len(examples)} examples to train on, {len(heldout)} held out; give more feedback")
     _forget_broken(p, folder)
@@ -179,7 +179,7 @@ def _corrupted(p: config.RewardModel, count: int, rng: random.Random) -> list:
     for question in rng.choices(questions, k=max(count, 1000)):
         responses = tuple(atlas.corrupt(question, rng) for _ in range(4))
         records.append(oracle.feedback_on(question, responses, 0.0, random.Random(0)))
-    return training_examples(p, records, p.task)
+    return training_examples(p, records, p.task, p.passage_bars)
 
 
 def _label_replaced_tokens(rows: list[dict], tokenizer: PreTrainedTokenizerFast, bad: int) -> None:

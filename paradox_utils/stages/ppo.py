@@ -151,7 +151,7 @@ def load_actors(p: config.PPO) -> Actors:
     device = device_of(p.device)
     policy, tokenizer = load_policy(p.policy)
     shared = p.value_model == "shared"
-    value = load_value_model(p.policy if shared else p.value_weights or p.policy, shared, p.seed)
+    value = load_value_model(p.policy if shared else p.value_weights or p.policy, shared, p.seed, p.value_head)
     mine, its = policy.config, value.body.config if value.body is not None else policy.config
     if (its.is_encoder_decoder, its.vocab_size) != (mine.is_encoder_decoder, mine.vocab_size):
         raise ModelError(

@@ -24,7 +24,14 @@ from paradox_utils.data import atlas
 from paradox_utils.data.tasks import LABELS
 from paradox_utils.policies import models
 from paradox_utils.policies.decoding import generate
-from paradox_utils.policies.models import POLICY_PRESETS, ModelError, atlas_policy_tokenizer, load_policy, load_value_model
+from paradox_utils.policies.models import (
+    POLICY_PRESETS,
+    ModelError,
+    ValueModel,
+    atlas_policy_tokenizer,
+    load_policy,
+    load_value_model,
+)
 from paradox_utils.policies.passes import forward, last_states
 from paradox_utils.policies.prompts import decode, encode_prompts
 from paradox_utils.rewards.encoders import ENCODER_PRESETS, atlas_reward_tokenizer, is_causal, load_encoder
@@ -132,6 +139,15 @@ def test_the_policies_are_small_and_the_value_head_is_seeded(tmp_path):
     head = shared.head
     by_hand = (states @ head[0].weight.T + head[0].bias).relu() @ head[2].weight.T + head[2].bias
     torch.testing.assert_close(shared(states), by_hand[..., 0])
+
+
+def test_a_value_head_bends_as_it_is_told():
+    for head, bent in (("relu", [0.0, 1.0]), ("gelu", [-0.158655, 0.841345])):  # GELU is x Φ(x), and Φ(1) = 0.841345
+        model = ValueModel(None, 2, head)
+        for layer in (model.head[0], model.head[2]):
+            torch.nn.init.eye_(layer.weight), torch.nn.init.zeros_(layer.bias)
+        found = [model(torch.tensor([[[x, 0.0]]])).item() for x in (-1.0, 1.0)]
+        assert found == pytest.approx(bent, abs=1e-6)
 
 
 # --- the paper's architectures at tiny size -----------------------------------------------------------------------------------

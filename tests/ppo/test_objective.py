@@ -109,6 +109,18 @@ def test_whitening_a_constant_gives_zeros():
     close(objective.whiten(rows([3, 3]), rows([1, 1]), "standard-deviation"), [[0.0, 0.0]])
 
 
+@pytest.mark.parametrize(
+    ("how", "expected"),
+    [
+        # σ = 3e-8: as published √(σ + 1e-8) = 2e-4; by default σ is held at 1e-4
+        ("root-of-standard-deviation", 3e-8 / 2e-4),
+        ("standard-deviation", 3e-8 / 1e-4),
+    ],
+)
+def test_whitening_a_tiny_spread(how, expected):
+    close(objective.whiten(rows([-3e-8, 3e-8]), rows([1, 1]), how), [[-expected, expected]], 1e-9)
+
+
 def test_as_published_whitened_rewards_leak_from_padding_into_real_advantages():
     """Padding becomes mean − mean/scale, which is not 0, and the advantages of the shorter response swallow it."""
     rewards, mask, values = rows([0, 4, 0, 0], [2, 2, 2, 2]), rows([1, 1, 0, 0], [1, 1, 1, 1]), torch.zeros(2, 4)

@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from transformers import get_scheduler
 
 from paradox_utils import config
-from paradox_utils.policies.passes import forward
+from paradox_utils.policies.passes import forward, grid
 from paradox_utils.policies.prompts import Responses
 from paradox_utils.ppo import loop, objective, ppo
 from paradox_utils.stages.ppo import load_actors
@@ -327,6 +328,65 @@ def test_learning_rate_by_hand(settings):
     assert rates(updates=6, warmup_updates=2) == [0.5, 1.0, 1.0, 0.75, 0.5, 0.25]
     assert rates(updates=3, warmup_updates=2, decay=False) == [0.5, 1.0, 1.0]
     assert rates(updates=2, warmup_updates=4) == [0.25, 0.5]  # never warm
+
+
+@pytest.mark.parametrize(("updates", "warm", "epochs"), [(4, 2, 4), (3, 0, 2), (5, 9, 1)])
+def test_as_published_the_learning_rate_moves_at_each_step_from_0_on(settings, updates, warm, epochs):
+    p = settings(preset="as-published", updates=updates, warmup_updates=warm, epochs=epochs, learning_rate=1.0)
+    found = [ppo.learning_rate(p, update, epoch) for update in range(1, updates + 1) for epoch in range(epochs)]
+    optimizer = torch.optim.SGD([torch.zeros(1)], lr=1.0)
+    schedule, expected = get_scheduler("linear", optimizer, warm * epochs, updates * epochs), []
+    for _ in found:
+        expected += schedule.get_last_lr()
+        optimizer.step(), schedule.step()
+    assert found == pytest.approx(expected)
+    if warm == 2:  # 2 warm updates of 4 steps each, then 8 steps down
+        assert found == [k / 8 for k in range(8)] + [1 - k / 8 for k in range(8)]
+
+
+def test_adam_of_8_times_the_gradient_is_adam_of_an_eighth_of_epsilon():
+    gradients = torch.tensor([[1e-6, 3e-7, 1e-3], [-2e-6, 1e-7, 2e-3]])
+    moved = []
+    for scale, epsilon in ((8.0, 1e-5), (1.0, 1.25e-6), (1.0, 1e-5)):
+        weight = torch.zeros(3, requires_grad=True)
+        adam = torch.optim.Adam([weight], lr=1.0, eps=epsilon)
+        for gradient in gradients:
+            weight.grad = scale * gradient
+            adam.step()
+            moved.append(weight.detach().clone())
+    torch.testing.assert_close(moved[:2], moved[2:4])
+    # the first step is lr · g / (|g| + ε): at g = 1e-6 it is 1 / 2.25 against 1 / 11
+    assert moved[2][0].item() == pytest.approx(-1 / 2.25, rel=1e-4)
+    assert moved[4][0].item() == pytest.approx(-1 / 11, rel=1e-4)
+
+
+def test_as_published_updates_are_those_on_the_sum_of_training_batches(settings):
+    """The released code: each of 8 batches has its token mean as loss, weighted by the batch's mean length over the rollout's;
+    Adam with ε = 1e-5 steps along the sum of their gradients, at a rate that moves with each step."""
+    p = settings(preset="as-published", dropout_in_updates=0.0, samples_per_prompt=8, epochs=2, warmup_updates=1)
+    actors, other = load_actors(p), load_actors(p)
+    rollout = rolled_out(p, actors)
+    optimizer = ppo.optimizer_of(p, actors)
+    for update in (1, 2):
+        ppo.optimise(p, actors, optimizer, rollout, update)
+
+    networks = (other.policy, other.value)
+    adam = torch.optim.Adam([weight for network in networks for weight in network.parameters()], lr=p.learning_rate, eps=1e-5)
+    schedule = get_scheduler("linear", adam, p.warmup_updates * p.epochs, p.updates * p.epochs)
+    mask, (advantages, returns) = rollout.mask, ppo.estimates(p, rollout)
+    batches = torch.arange(len(mask)).chunk(8)
+    assert len({float(mask[batch].sum()) for batch in batches}) > 3  # of unequal length
+    for _ in range(2 * p.epochs):
+        logits, seen = forward(other.policy, rollout.responses)
+        log_p = grid(objective.log_probabilities(logits, rollout.responses.ids[mask.bool()], 1.0), mask)
+        values = loop.value_of(other.value, rollout.responses, seen)
+        losses = objective.policy_loss(log_p, rollout.log_p, advantages, p.clip)[0]
+        losses = losses + objective.value_loss(values, rollout.values, returns, p.value_clip)
+        adam.zero_grad()
+        sum(objective.masked_mean(losses[b], mask[b]) * mask[b].sum(1).mean() / mask.sum(1).mean() for b in batches).backward()
+        adam.step(), schedule.step()
+    for mine, theirs in ((actors.policy, other.policy), (actors.value, other.value)):
+        torch.testing.assert_close(weights(mine), weights(theirs), atol=1e-5, rtol=1e-5)
 
 
 def test_the_schedule_is_what_the_optimizer_steps_by(settings):

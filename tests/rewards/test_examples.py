@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from paradox_utils import config
 from paradox_utils.data.records import Feedback, Missing, Passage, Question, Span
 from paradox_utils.rewards import examples
 
@@ -43,6 +44,16 @@ def test_contexts_by_task():
     bare = Question("q", "Who?", (), "", ())
     assert examples.context_of(bare, "factuality") == "question: Who? answer:"
     assert examples.context_of(bare, "factuality", 3) == "question: Who? answer:"
+    assert examples.context_of(QUESTION, "factuality", bars=False) == expected.replace(" | ", " ")
+
+
+@pytest.mark.parametrize(("bars", "joint"), [(True, "It has a market. | wikipage:"), (False, "It has a market. wikipage:")])
+@pytest.mark.parametrize("task", ["factuality", "completeness"])
+def test_training_inputs_have_their_passages_parted_or_not(task, bars, joint):
+    record = feedback(RESPONSES, corrected=CORRECTED)
+    p = config.Source(source="qa-feedback", sentence_splitter="punctuation")
+    for example in examples.training_examples(p, [record], task, bars):
+        assert example.context.count(joint) == 1
 
 
 def test_selected_sentences_keep_their_order_and_drop_empty_passages():
@@ -122,6 +133,18 @@ RESPONSES = (
     "",
 )
 CORRECTED = "The river Ost crosses Velm. Noss is an island. It has a market."
+
+
+@pytest.mark.parametrize(
+    ("one", "last", "second"),
+    [("It has a market.", "It has a markes.", 0.0), ("It has a markes.", "It has a market.", 0.5)],
+)
+def test_of_several_pieces_that_match_a_minor_sentence_the_last_decides(one, last, second):
+    """Both pieces match "It has a market."; it is needed where the last of them stands in the first response."""
+    minor = (Missing("Missing-Minor-Auxiliary", 0, (2,)),)
+    responses = ("Noss is an island. It has a market.", "It has a market.", "", "")
+    record = feedback(responses, corrected=f"{one} Noss is an island. {last}", missing=minor)
+    assert examples.completeness_scores(record, "punctuation") == [1.0, second, 0.0, 0.0]
 
 
 @pytest.mark.parametrize(

@@ -7,9 +7,12 @@ from dataclasses import replace
 
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
+from tokenizers import Tokenizer, pre_tokenizers, trainers
+from tokenizers.models import BPE
+from transformers import LlamaConfig, LlamaForCausalLM, RobertaConfig, RobertaForMaskedLM
 
 from paradox_utils import config
+from paradox_utils.policies.models import fast_tokenizer
 from paradox_utils.rewards import examples, judges, model
 from paradox_utils.rewards.encoders import atlas_reward_tokenizer, load_encoder
 from paradox_utils.rewards.model import IGNORED, NonFiniteScoresError, RewardScorer
@@ -158,6 +161,57 @@ def test_labels_sit_on_the_marks_and_padding_is_ignored():
     tensors = scorer_of("atlas-bert-32").collate(rows)
     assert tensors["token_type_ids"][0].tolist() == inputs[0].types + [0] * (longest - len(inputs[0].ids))
     assert "global_attention_mask" not in tensors
+
+
+@pytest.mark.parametrize("attention", [True, False])
+def test_a_pairwise_longformer_attends_globally_from_its_first_token_and_no_other(attention):
+    scorer = scorer_of("atlas-longformer", pairwise=True, global_attention=attention)
+    rows = [model.features(one) for one in scorer.encode_wholes([CONTEXT, "a"], CLAUSES)]
+    mask = scorer.collate(rows)["global_attention_mask"]
+    assert mask.nonzero().tolist() == [[0, 0], [1, 0]]
+
+
+BYTES_TEXT = ["which of the towns is it , then? answer: question:", "The town is  Velm,\n which The river crosses. Velm!"]
+
+
+@pytest.fixture(scope="module")
+def byte_level(tmp_path_factory):
+    """Directory of a tiny RoBERTa with a byte-level tokenizer, which spells a word without its space differently."""
+    folder = tmp_path_factory.mktemp("roberta")
+    tokenizer = Tokenizer(BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    special, alphabet = ["<s>", "<pad>", "</s>"], pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(vocab_size=330, initial_alphabet=alphabet, special_tokens=special, show_progress=False)
+    tokenizer.train_from_iterator(BYTES_TEXT * 3, trainer)
+    fast_tokenizer(
+        tokenizer, bos_token="<s>", cls_token="<s>", pad_token="<pad>", eos_token="</s>", sep_token="</s>"
+    ).save_pretrained(folder)
+    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    RobertaForMaskedLM(RobertaConfig(vocab_size=330, pad_token_id=1, **sizes)).save_pretrained(folder)
+    return str(folder)
+
+
+def test_segments_are_words_with_a_space_before_each(byte_level):
+    """As ``add_prefix_space`` and ``is_split_into_words`` of the released code make them, whatever white space the text has."""
+    scorer = scorer_of(byte_level)
+    segments = ["The town is  Velm,", "\nwhich The river\u00a0crosses."]
+    (one,) = scorer.encode_segments(["question: which town? answer:"], [segments])
+    spelled = scorer.tokenizer.convert_ids_to_tokens(one.ids)
+    first, second = spelled.index("</s>"), spelled.index("</s>", spelled.index("</s>") + 1)
+    assert spelled[0] == "<s>"
+    assert {spelled[place + 1][0] for place in (0, first, second)} == {"Ġ"}
+    words = f"question: which town? answer: </s> {' </s> '.join(segments)}".split()
+    backend = Tokenizer.from_str(scorer.tokenizer.backend_tokenizer.to_str())
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+    assert one.ids == [0, *backend.encode(words, is_pretokenized=True, add_special_tokens=False).ids, 2]
+    assert scorer.tokenizer.decode(one.ids).count("  ") == 0
+
+
+def test_a_pairwise_input_is_the_text_as_it_is(byte_level):
+    scorer = scorer_of(byte_level, pairwise=True)
+    (one,) = scorer.encode_wholes(["question: which? answer:"], ["The  town\nis Velm."])
+    whole = scorer.tokenizer("question: which? answer: The  town\nis Velm.", add_special_tokens=False).input_ids
+    assert one.ids == [0, *whole, 2]
 
 
 # --- scores -------------------------------------------------------------------------------------------------------------------
@@ -315,8 +369,9 @@ def test_a_context_is_tokenised_once(pairwise, batch, monkeypatch):
     monkeypatch.setattr(model, "KEPT_CONTEXTS", 10)
     for _ in range(2):
         assert torch.equal(scored(contexts), expected)
-    assert [counting.seen.count(context) for context in contexts] == [1] * len(contexts)  # one of them stands there twice
-    assert counting.seen.count(segments[0][0] if not pairwise else " " + " ".join(segments[0])) >= 2
+    seen = [text.removeprefix(" ") for text in counting.seen]
+    assert [seen.count(context) for context in contexts] == [1] * len(contexts)  # one of them stands there twice
+    assert seen.count(segments[0][0] if not pairwise else " ".join(segments[0])) >= 2
     scored([f"{context} more" for context in contexts])
     assert len(scorer.known) == 2 * len(set(contexts)) > 10
     scored(contexts)  # over the limit: the table starts over

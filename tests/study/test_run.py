@@ -196,11 +196,13 @@ def test_the_papers_configs_hold_the_papers_settings(project, size):
         "factuality": 5e-6,
         "completeness": 5e-5,
     }
-    assert all(p["max_length"] == 2048 and p["weight_decay"] == 0.001 and not p["global_attention"] for p in models.values())
+    assert all(p["max_length"] == 2048 and p["weight_decay"] == 0.001 for p in models.values())
+    assert not any(p["global_attention"] or p["passage_bars"] for p in models.values())
     for p in (run.parameters for run in runs if run.stage == "ppo"):
         assert p["updates"] * p["prompts_per_update"] * p["samples_per_prompt"] == 80_000
         assert (p["top_k"], p["temperature"], p["kl_coefficient"], p["learning_rate"]) == (20, 0.7, 0.3, 1e-5)
         assert (p["whitening"], p["whiten_padding"], p["value_clip"]) == ("root-of-standard-deviation", True, 0.2)
+        assert (p["value_head"], p["schedule"], p["adam_epsilon"]) == ("gelu", "step", 1.25e-6)
         assert (p["prompt_limit"], p["response_limit"], p["warmup_updates"]) == (1024, 200, 100)
 
 
