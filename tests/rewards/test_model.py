@@ -375,7 +375,7 @@ def test_a_context_is_tokenised_once(pairwise, batch, monkeypatch):
     scored([f"{context} more" for context in contexts])
     assert len(scorer.known) == 2 * len(set(contexts)) > 10
     scored(contexts)  # over the limit: the table starts over
-    assert scorer.known.keys() == set(contexts)
+    assert {context.removeprefix(" ") for context in scorer.known} == set(contexts)
 
 
 def test_scoring_loads_nothing_that_only_training_needs():
