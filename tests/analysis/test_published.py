@@ -325,3 +325,25 @@ def test_figures_have_a_panel_a_pair(data, chance):
     few = data.curves.groupby(["policy", "task", "rm_role", "metric"]).head(50)
     assert len(plots.curves(few, "raw_reward").axes) == 9
     assert len(plots.variance_parts(published.curve_variances(few, data.training)).axes) == 2
+
+
+@pytest.mark.parametrize(
+    ("policy", "task", "size", "rollouts"),
+    [
+        ("T5-small", "relevance", 0.3, {128}),
+        ("T5-small", "factuality", 0.5, {32}),
+        ("T5-base", "relevance", 0.3, {16}),
+        ("T5-base", "factuality", 0.5, {16, 32}),
+        ("T5-large", "relevance", 0.3, {8}),
+        ("T5-large", "factuality", 0.5, {8}),
+    ],
+)
+def test_the_steps_of_mean_rewards_tell_the_size_of_a_rollout(data, policy, task, size, rollouts):
+    """Segments earn plus or minus ``size``, so the mean of n responses is a multiple of size / n; most are of no smaller n."""
+    curves = data.curves
+    rewards = curves[(curves["policy"] == policy) & (curves["task"] == task) & (curves["metric"] == "raw_reward")]
+    found = set()
+    for _, values in rewards.groupby("rm_role")["value"]:
+        steps = {n: values * n / size for n in (2, 4, 8, 16, 32, 64, 128)}
+        found.add(next(n for n, step in steps.items() if ((step - step.round()).abs() < 1e-3).all()))
+    assert found == rollouts
