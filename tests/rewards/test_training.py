@@ -239,6 +239,16 @@ def test_other_backbones_train(task, name, judged, pairs, tmp_path, request):
     assert {"step": 12, **training.measure(scorer, parameters(task), heldout, train)} == pytest.approx(metrics[-1])
 
 
+@pytest.mark.parametrize("bars", [True, False])
+def test_models_train_and_are_measured_with_bars_between_passages_or_without(few, tmp_path, bars, monkeypatch):
+    read = []
+    encode = RewardScorer.encode_segments
+    monkeypatch.setattr(RewardScorer, "encode_segments", lambda scorer, *given: read.extend(given[0]) or encode(scorer, *given))
+    fit(tmp_path, few, "factuality", checkpoint_steps=[1], passage_bars=bars, corruption_steps=0)
+    assert len(read) == len(few["train"]) + len(few["heldout"])
+    assert {" | wikipage:" in context for context in read} == {bars}
+
+
 def test_over_long_training_inputs_are_counted(few, tmp_path):
     *_, truncated = fit(tmp_path, few, checkpoint_steps=[1], max_length=60)
     limit, tokenizer = 60, atlas_reward_tokenizer()
