@@ -32,6 +32,7 @@ EXPLAINED = {
     "update": "transformers calls a cache's layer",
     "batch_select_indices": "transformers calls a cache's layer",
     "preset": "a validator of config reads it before it is a field",
+    "yaml_implicit_resolvers": "yaml reads it",
     "use_sticky_edges": "matplotlib reads it",
     "normalizer": "tokenizers reads it",
     "pad_token": "transformers reads it",

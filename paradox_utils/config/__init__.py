@@ -6,16 +6,24 @@ checks its parameters before it pays for torch.
 
 from __future__ import annotations
 
+import ast
+import contextlib
 import difflib
 import itertools
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from types import ModuleType
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-Count = Annotated[int, Field(ge=1)]
-CountOrZero = Annotated[int, Field(ge=0)]
+LARGEST = 10**9  # of any count: more would not end, or not fit; what the words on a parameter leave out
+Count = Annotated[int, Field(ge=1, le=LARGEST)]
+CountOrZero = Annotated[int, Field(ge=0, le=LARGEST)]
+Questions = Annotated[int, Field(ge=1, le=100_000)]  # 25 times what people have judged, and seconds to make
+Size = Annotated[int, Field(ge=1, le=16_384)]  # of what is in memory at once: tokens of a text, or texts of a pass
+LARGEST_ROLLOUT = 65_536  # responses
+Seed = Annotated[int, Field(ge=0, lt=2**32)]  # NumPy takes no larger one, and seeds derived from it stay below torch's 2⁶³
 Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -52,10 +60,12 @@ class Source(Stage):
 
     source: Literal["atlas", "qa-feedback"] = Field("atlas", description="the generated world, or Wu et al.'s human feedback")
     data: str = Field("tasksource/QA-Feedback", description="qa-feedback: hub id, or directory of the original JSON files")
-    world_seed: int = Field(0, description="atlas: seed of the world and its questions")
-    train_questions: CountOrZero = Field(4000, description="questions to train on; 0: all (qa-feedback)")
-    validation_questions: Count = Field(100, description="questions that select checkpoints")
-    test_questions: Count = Field(200, description="questions that results are reported on")
+    world_seed: Seed = Field(0, description="atlas: seed of the world and its questions")
+    train_questions: Annotated[int, Field(ge=0, le=100_000)] = Field(
+        4000, description="questions to train on; 0: all (qa-feedback)"
+    )
+    validation_questions: Questions = Field(100, description="questions that select checkpoints")
+    test_questions: Questions = Field(200, description="questions that results are reported on")
     heldout_share: Share = Field(0.2, description="share of feedback questions that measure a reward model's accuracy")
     evaluator_share: Share = Field(0.0, description="share of feedback questions that train the evaluator and nothing else")
     sentence_splitter: Literal["auto", "punctuation", "pysbd", "spacy"] = Field(
@@ -64,12 +74,16 @@ class Source(Stage):
     passage_sentences: CountOrZero = Field(
         0, description="keep only this many passage sentences, the most similar to the question; 0: all"
     )
-    prompt_limit: Count = Field(64, description="tokens of a prompt; longer ones are cut at the end and counted")
-    response_limit: Count = Field(64, description="tokens of a response, end-of-sequence included")
+    prompt_limit: Size = Field(64, description="tokens of a prompt; longer ones are cut at the end and counted")
+    response_limit: Size = Field(64, description="tokens of a response, end-of-sequence included")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: the GPU where there is one")
 
     @model_validator(mode="after")
     def _every_part_has_questions(self) -> Source:
+        if self.train_questions == 0 and self.source in WITH_ORACLE:
+            raise ValueError(
+                f"train_questions = 0: stands for all there are, and source = {self.source!r} has no end; ask for 1 or more"
+            )
         if not 0 < self.heldout_share < 1 - self.evaluator_share:
             raise ValueError(
                 f"heldout_share = {self.heldout_share}, evaluator_share = {self.evaluator_share}: the first must be above 0, "
@@ -83,22 +97,22 @@ class Supervised(Source):
 
     policy: str = Field("atlas-t5", description="an Atlas preset, a hub id, or a directory of pretrained weights")
     steps: CountOrZero = Field(1200, description="optimizer steps; 0: the policy as it comes")
-    batch_size: Count = Field(32, description="demonstrations a step")
+    batch_size: Size = Field(32, description="demonstrations a step")
     learning_rate: Positive = Field(5e-3, description="peak of AdamW's linear schedule")
     warmup_share: Share = Field(0.05, description="share of steps with a rising learning rate")
     resume_every: CountOrZero = Field(500, description="steps between the states that a killed run goes on from; 0: none")
-    seed: CountOrZero = 0
+    seed: Seed = 0
 
 
 class FeedbackParameters(Source):
     """Stage ``feedback``: responses, judged."""
 
     policy: str = Field(FIXTURE_POLICY, description="atlas: directory of the supervised policy whose responses are judged")
-    prompts: Count = Field(2000, description="atlas: questions to collect feedback on")
+    prompts: Questions = Field(2000, description="atlas: questions to collect feedback on")
     responses_per_prompt: Literal[4] = Field(4, description="responses compared for each question")
     temperature: Positive = Field(0.7, description="atlas: sampling temperature of the responses")
     annotator_noise: Share = Field(0.1, description="atlas: probability that the annotator gets a label or a comparison wrong")
-    seed: CountOrZero = 0
+    seed: Seed = 0
 
 
 class RewardModel(Source):
@@ -115,19 +129,19 @@ class RewardModel(Source):
     corruption_steps: CountOrZero = Field(
         0, description="atlas: the first so many steps teach to read passages, on corrupted answers"
     )
-    batch_size: Count = 32
+    batch_size: Size = 32
     micro_batch: CountOrZero = Field(0, description="examples a forward pass; 0: the whole batch")
     learning_rate: Positive = 1e-3
     weight_decay: NonNegative = 0.001
     warmup_share: Share = 0.1
     centre_sample: Count = Field(500, description="completeness: training responses whose scores centre the rewards")
-    max_length: Count = Field(2048, description="tokens of a reward model's input; longer ones are cut and counted")
+    max_length: Size = Field(2048, description="tokens of a reward model's input; longer ones are cut and counted")
     global_attention: bool = Field(True, description="Longformer: segment marks attend globally (the paper's models: false)")
     passage_bars: bool = Field(
         True, description="passages are parted by ' | ' in training as they are in PPO (the paper's training inputs: false)"
     )
     resume_every: CountOrZero = Field(200, description="steps between the states that a killed run goes on from; 0: none")
-    seed: CountOrZero = 0
+    seed: Seed = 0
 
     @model_validator(mode="after")
     def _steps_rise(self) -> RewardModel:
@@ -182,7 +196,7 @@ class PPO(Source):
     dial_kind: Literal["prejudice", "noise"] = Field(
         "prejudice", description="flips keyed by the segment's text alone, or by prompt and segment"
     )
-    dial_seed: CountOrZero = Field(0, description="dial: key of the flips; another key is another reward model")
+    dial_seed: Seed = Field(0, description="dial: key of the flips; another key is another reward model")
     scale_matched: bool = Field(False, description="dial: undo the expected shrinkage of the reward (by 2 accuracy − 1)")
     reward_size: Positive | None = Field(None, description="reward of a good segment; unset: 0.3, 0.5, 0.3 by task")
     reward_form: Literal["arg-max", "probability"] = "arg-max"
@@ -192,8 +206,8 @@ class PPO(Source):
     )
     # the rollout
     updates: CountOrZero = Field(40, description="rollouts, each followed by `epochs` optimizer steps")
-    prompts_per_update: Count = 16
-    samples_per_prompt: Count = 4
+    prompts_per_update: Size = 16
+    samples_per_prompt: Size = 4
     temperature: Positive = 0.7
     top_k: CountOrZero = Field(0, description="sample from the k likeliest tokens; 0: from all")
     log_probabilities: Literal["sampling", "full-softmax"] = Field(
@@ -233,14 +247,14 @@ class PPO(Source):
     probe_prompts: CountOrZero = Field(
         0, description="validation questions on whose sampled responses the reward is measured before any update; 0: none"
     )
-    probe_samples: Count = Field(16, description="responses to each question that a probe, or best-of-n, samples")
+    probe_samples: Size = Field(16, description="responses to each question that a probe, or best-of-n, samples")
     kl_stop: Positive | None = Field(None, description="a rollout whose summed KL exceeds this counts towards stopping")
     kl_stop_count: Count = Field(5, description="such rollouts, in all, that stop the run")
-    rm_micro_batch: Count = Field(64, description="responses a reward-model pass")
-    evaluation_batch: Count = Field(100, description="prompts a greedy pass")
+    rm_micro_batch: Size = Field(64, description="responses a reward-model pass")
+    evaluation_batch: Size = Field(100, description="prompts a greedy pass")
     processes: Count = Field(1, description="processes that share the run, each with its part of a rollout's prompts")
     resume_every: CountOrZero = Field(20, description="updates between the states that a killed run goes on from; 0: none")
-    seed: CountOrZero = 0
+    seed: Seed = 0
 
     @model_validator(mode="before")
     @classmethod
@@ -276,6 +290,11 @@ class PPO(Source):
             raise ValueError(
                 f"processes = {self.processes}: more than prompts_per_update = {self.prompts_per_update}; each needs a prompt"
             )
+        if (rollout := self.prompts_per_update * self.samples_per_prompt) > LARGEST_ROLLOUT:
+            raise ValueError(
+                f"samples_per_prompt = {self.samples_per_prompt}: with prompts_per_update = {self.prompts_per_update} that "
+                f"makes {rollout} responses a rollout; lower one, as {LARGEST_ROLLOUT} are the most"
+            )
         if self.whiten_padding and self.whitening == "none":
             raise ValueError("whiten_padding = True: needs a whitening")
         return self
@@ -286,7 +305,7 @@ class Analysis(Stage):
 
     results: str = Field("results/recorded/quick", description="folder with summary.csv (and curves.csv)")
     bootstrap: Count = Field(2000, description="resamples of an interval")
-    seed: CountOrZero = 0
+    seed: Seed = 0
 
 
 class Design(Stage):
@@ -303,7 +322,7 @@ class Published(Stage):
 
     tables: str = Field("book/published", description="folder of the tables read from the paper's figures")
     permutations: Count = Field(10_000, description="draws from each world without, or with a measured, effect of accuracy")
-    seed: CountOrZero = 0
+    seed: Seed = 0
 
 
 class Cost(Stage):
@@ -356,8 +375,29 @@ def check_alone(schema: type[Parameters], name: str, value: Any, where: str) -> 
 
 
 def check_notebook(schema: type[Model], namespace: Mapping[str, Any]) -> Model:
-    """The parameters among a notebook's globals, checked; call it in the cell after ``parameters``, before heavy imports."""
+    """The parameters among a notebook's globals, checked; call it in the cell after ``parameters``, before heavy imports.
+
+    Refuses what papermill was given and the notebook then overwrote: without a cell tagged ``parameters``, papermill puts its
+    own first.
+    """
+    for name, given in _injected_first(namespace).items():
+        if namespace.get(name) != given:
+            raise ParameterError(
+                f"{name} = {given!r}: was given, but a later cell sets {namespace.get(name)!r}, as no cell of this notebook is "
+                "tagged `parameters`; tag the cell that sets its parameters, or restore the notebook from the repository"
+            )
     return check(schema, {name: value for name, value in namespace.items() if _is_parameter(name, value)})
+
+
+def _injected_first(namespace: Mapping[str, Any]) -> dict[str, Any]:
+    """What papermill's cell sets, where it is the first that this kernel has run."""
+    first = next((cell for cell in namespace.get("In", []) if cell), "")
+    if not first.startswith("# Parameters\n"):  # papermill's heading
+        return {}
+    set_by = [node for node in ast.parse(first).body if isinstance(node, ast.Assign)]
+    with contextlib.suppress(ValueError):  # float("nan") is no literal; the schema takes none
+        return {ast.unparse(node.targets[0]): ast.literal_eval(node.value) for node in set_by}
+    return {}
 
 
 def _is_parameter(name: str, value: Any) -> bool:
@@ -365,20 +405,49 @@ def _is_parameter(name: str, value: Any) -> bool:
     return not (name.startswith("_") or name in ipython or isinstance(value, ModuleType | type) or callable(value))
 
 
+# What a value of a wrong type must be, and what a right one looks like.
+TYPES = {
+    "string_type": ("must be text; put it in quotes", ""),
+    "int_type": ("must be an integer", "40"),
+    "float_type": ("must be a number", "0.5"),
+    "bool_type": ("must be true or false", "true"),
+    "list_type": ("must be a list", "[0, 10]"),
+    "dict_type": ("must be names, each with its value", "{name: value}"),
+    "model_type": ("must be names, each with its value", "{name: value}"),
+}
+
+
 def _explain(schema: type[Parameters], problem: Mapping[str, Any]) -> str:
-    name = ".".join(str(part) for part in problem["loc"])
-    value = problem["input"]
+    """One problem as a sentence: the parameter, its value, what is wrong, and what is allowed."""
+    place = [part for part in problem["loc"] if part != "[key]"]
+    name, value = ".".join(map(str, place)), repr(problem["input"])
+    value = value if len(value) <= 100 else f"{value[:100]}…"
+    schema, field = _innermost(schema, place)
     if problem["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(str(problem["loc"][-1]), schema.model_fields, n=1, cutoff=0.0)
+        near = difflib.get_close_matches(field, schema.model_fields, n=1, cutoff=0.0)
         hint = f"; the nearest existing name is {near[0]!r} ({describe(schema, near[0])})" if near else ""
-        return f"unknown parameter {name!r} = {value!r}{hint}"
+        return f"unknown parameter {name!r} = {value}{hint}"
     if problem["type"] == "missing":
         return f"parameter {name!r} is missing; give it a value"
-    if not problem["loc"]:
+    if not place:
         return problem["msg"].removeprefix("Value error, ")
-    field = str(problem["loc"][0])
+    wrong, example = TYPES.get(problem["type"], (re.sub(r"^\w+ should ", "must ", problem["msg"]), ""))
+    if problem["type"] == "int_type" and isinstance(problem["input"], float) and problem["input"].is_integer():
+        wrong += f", written as {int(problem['input'])}"
+    if example and isinstance(problem["input"], str):
+        wrong += f", not text: give a plain {example} (with papermill: -y '{name}: {example}' in the place of -p)"
     allowed = f" (allowed: {describe(schema, field)})" if field in schema.model_fields else ""
-    return f"{name} = {value!r}: {problem['msg'][0].lower()}{problem['msg'][1:]}{allowed}"
+    return f"{name} = {value}: {wrong}{allowed}"
+
+
+def _innermost(schema: type[Parameters], place: Sequence[str | int]) -> tuple[type[Parameters], str]:
+    """The schema that a place's last named field belongs to, and that field: of ``arms.0.route`` an arm's, and ``route``."""
+    field = str(place[0]) if place else ""
+    if len(place) > 2 and field in schema.model_fields:
+        for inner in get_args(schema.model_fields[field].annotation):
+            if isinstance(inner, type) and issubclass(inner, Parameters):
+                return _innermost(inner, place[2:])
+    return schema, field
 
 
 def describe(schema: type[Parameters], name: str) -> str:
@@ -396,7 +465,7 @@ def _words(option: Mapping[str, Any]) -> str:
     if "const" in option:
         return repr(option["const"])
     names = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<", "pattern": "matching"}
-    bounds = [f"{sign} {option[key]}" for key, sign in names.items() if key in option]
+    bounds = [f"{sign} {option[key]}" for key, sign in names.items() if key in option and option[key] != LARGEST]
     inner = f" of {_words(option['items'])}" if option.get("items") else ""
     kind = option["$ref"].rsplit("/", 1)[-1] if "$ref" in option else option.get("type", "any")
     return " ".join([{"null": "unset"}.get(kind, kind) + inner, *bounds])

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, ClassVar, Literal, get_args
 
 import yaml
 from pydantic import Field
 
-from paradox_utils.config import CountOrZero, ParameterError, Parameters, TaskName, check
+from paradox_utils.config import CountOrZero, ParameterError, Parameters, Seed, TaskName, check
 
 # How a reward model comes to its accuracy. Controls train none: each is a reward form of its own.
 Route = Literal["steps", "label-noise", "data-size", "model-size", "dial", "constant", "length"]
@@ -33,8 +34,8 @@ class Arm(Parameters):
     policies: list[str] | None = Field(None, description="names from `policies`; unset: all")
     vary: dict[str, list[Any]] = {}
     checkpoints: Literal["all", "last"] | list[CountOrZero] = "all"
-    rm_seeds: list[CountOrZero] = [0]
-    ppo_seeds: list[CountOrZero] = [0]
+    rm_seeds: list[Seed] = [0]
+    ppo_seeds: list[Seed] = [0]
     seeds: Literal["crossed", "nested"] = "crossed"
     reward_model: dict[str, Any] = {}
     ppo: dict[str, Any] = {}
@@ -43,7 +44,7 @@ class Arm(Parameters):
 class Study(Parameters):
     """A config file: common parameters by stage, changes by task, and the arms to run."""
 
-    study: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$")]
+    study: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$", max_length=100)]
     about: str = ""
     source: dict[str, Any] = {}
     policies: dict[str, dict[str, Any]] = Field(
@@ -59,33 +60,92 @@ class Study(Parameters):
 
 def _merged(base: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
     """``base`` with ``changes``: mappings are merged name by name, everything else is replaced."""
-    both = {name: _merged(base[name], changes[name]) for name in base if isinstance(base[name], dict) and name in changes}
-    return base | dict(changes) | both
+    both = {name: value for name, value in changes.items() if isinstance(value, dict) and isinstance(base.get(name), dict)}
+    return base | dict(changes) | {name: _merged(base[name], value) for name, value in both.items()}
+
+
+LARGEST_FILE = 100_000  # values of a config file, each alias written out
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML 1.1 reads ``1e-4`` as a string; people who write learning rates do not expect it."""
+    """A word is a number, true, false or null only where it looks like one to everybody (YAML 1.2, and ``1e-4`` besides).
 
-
-_Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"^[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789"))
-
-
-def load_study(path: Path) -> Study:
-    """The study of a config file; raises :class:`ParameterError` for an unreadable file or an impossible parameter.
-
-    ``extends: OTHER.yaml`` in the file starts from a config beside it and states only what differs; its `policies` and
-    `arms` replace those of the other.
+    YAML 1.1 reads ``no`` as false, ``010`` as 8, ``1:30`` as 90, ``1_000`` as 1000 and a date as no text: all stay text here,
+    which the schema then takes or refuses. A name given twice, and aliases without end, are refused.
     """
+
+    yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {}
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str] = set()
+        for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode) and key.value != "<<"):
+            if key.value in seen:
+                raise yaml.MarkedYAMLError(problem=f"{key.value!r} is given twice; keep one", problem_mark=key.start_mark)
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+    def construct_document(self, node: yaml.Node) -> Any:
+        if sum(1 for _ in itertools.islice(_nodes(node), LARGEST_FILE + 1)) > LARGEST_FILE:
+            raise yaml.YAMLError(f"holds more than {LARGEST_FILE} values")
+        return super().construct_document(node)
+
+
+for _kind, _pattern, _first in [
+    ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
+    ("bool", r"true|True|TRUE|false|False|FALSE", list("tTfF")),
+    ("int", r"[-+]?(0|[1-9]\d*)", list("-+0123456789")),
+    ("float", r"[-+]?((0|[1-9]\d*)?\.\d+|(0|[1-9]\d*)\.)([eE][-+]?\d+)?|[-+]?\d+[eE][-+]?\d+", list("-+.0123456789")),
+    ("float", r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)", list("-+.")),
+    ("merge", r"<<", ["<"]),
+]:
+    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_kind}", re.compile(rf"^(?:{_pattern})$"), _first)
+
+
+def _nodes(node: yaml.Node) -> Iterator[yaml.Node]:
+    """A node and all that stand in it, those that aliases repeat as often as they do."""
+    yield node
+    for child in node.value if isinstance(node, yaml.CollectionNode) else ():
+        for part in child if isinstance(child, tuple) else (child,):
+            yield from _nodes(part)
+
+
+def _read(path: Path) -> Any:
+    """What a YAML file holds; raises :class:`ParameterError` for one that cannot be read."""
     try:
-        raw = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
+        content = path.read_bytes()
+        return yaml.load(content, Loader=_Loader)
     except OSError as error:
         known = ", ".join(sorted(p.as_posix() for p in path.parent.glob("*.yaml"))) or "none"
         raise ParameterError(f"{path}: cannot be read ({error.strerror}); configs in that folder: {known}") from error
-    except yaml.YAMLError as error:
-        raise ParameterError(f"{path}: is not YAML ({' '.join(str(error).split())})") from error
+    except yaml.reader.ReaderError as error:
+        line = content[: error.position].count(b"\n") + 1
+        raise ParameterError(f"{path}, line {line}: is not UTF-8 text ({error.reason}); save the file as UTF-8") from error
+    except yaml.MarkedYAMLError as error:
+        line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
+        problem = ", ".join(filter(None, (error.context, error.problem)))
+        if isinstance(error, yaml.scanner.ScannerError | yaml.parser.ParserError):
+            problem = f"is not YAML ({problem}); indent by spaces, and put text with any of {{ }} [ ] , : # in quotes"
+        raise ParameterError(f"{path}{line}: {problem}") from error
+    except (yaml.YAMLError, RecursionError) as error:
+        problem = "is nested without end" if isinstance(error, RecursionError) else str(error)
+        raise ParameterError(f"{path}: {problem}; write out what its aliases (*name) stand for") from error
+
+
+def load_study(path: Path, extended_by: tuple[Path, ...] = ()) -> Study:
+    """The study of a config file; raises :class:`ParameterError` for an unreadable file or an impossible parameter.
+
+    ``extends: OTHER.yaml`` in the file starts from a config beside it and states only what differs; its `policies` and
+    `arms` replace those of the other. ``extended_by``: the files on the way here, which cannot be extended again.
+    """
+    raw = _read(path)
     if not isinstance(raw, dict):
         raise ParameterError(f"{path}: must hold a mapping with `study:` and `arms:`")
     if "extends" in raw:
-        base = load_study(path.parent / str(raw.pop("extends"))).model_dump(exclude_unset=True)
+        name, chain = raw.pop("extends"), (*extended_by, path.resolve())
+        if not isinstance(name, str) or not (other := path.parent / name).is_file():
+            raise ParameterError(f"{path}: extends = {name!r}: must name a config file beside this one, such as quick.yaml")
+        if other.resolve() in chain:
+            raise ParameterError(f"{path}: extends = {name!r}: comes back to a file that extends this one; take one out")
+        base = load_study(other, chain).model_dump(exclude_unset=True)
         raw = _merged({name: value for name, value in base.items() if name not in {"policies", "arms"} & raw.keys()}, raw)
     return check(Study, raw, where=str(path))

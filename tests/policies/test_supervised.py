@@ -162,4 +162,4 @@ def test_a_loss_that_breaks_after_the_last_report_is_noticed_too():
 
 def test_no_questions_are_refused(tmp_path):
     with pytest.raises(DataError, match="nothing to train on"):
-        supervised.train(parameters(train_questions=0), tmp_path)
+        supervised.train(parameters().model_copy(update={"train_questions": 0}), tmp_path)
