@@ -12,7 +12,9 @@ import hashlib
 import importlib.metadata
 import io
 import json
+import os
 import platform
+import re
 import subprocess
 import tokenize
 from collections.abc import Callable, Iterator
@@ -37,6 +39,14 @@ MAKERS: dict[str, tuple[str, ...]] = {
     "reward_model": ("states.py", "data", "policies", "rewards", "stages/reward_model.py"),
     "ppo": ("states.py", "data", "policies", "rewards", "ppo", "stages/ppo.py"),
 }
+MODELS = (
+    "policy",
+    "value_weights",
+    "backbone",
+    "reward_model",
+    "evaluator",
+)  # the parameters that name one: a folder, or a hub id
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 SHOWS = frozenset({"parameters", "injected-parameters", "figure", "finding"})  # tags of cells that change no stored number
 
 
@@ -191,17 +201,41 @@ def data_hash(parameters: config.Stage, known: dict[Path, bytes] | None = None) 
 
 def _read(values: dict[str, Any]) -> Iterator[tuple[str, Path, Callable[[Path], bytes]]]:
     """Label, path, and what stands for the content, of each file that a stage of these parameters reads."""
-    tables = sorted(resolve(values["data"]).glob("*.json")) if values.get("source") == "qa-feedback" else []
+    tables = sorted(resolve(values["data"]).glob("*.json")) if values.get("source", "atlas") not in config.WITH_ORACLE else []
     tables += sorted(resolve(values["results"]).glob("*.csv*")) if "results" in values else []
     for file in tables:
         yield file.name, file, _whole
-    names = ("policy", "value_weights", "backbone", "reward_model", "feedback", "evaluator", "benchmarks")
-    unread = {"reward_model"} if values.get("reward", "model") != "model" else set()  # a control has none
-    for name in (name for name in names if values.get(name) and name not in unread):
-        path = resolve(str(values[name]).format(task=values.get("task")))
+    for name, path in named(values):
         for file in [path] if path.is_file() else sorted(path.rglob("*")):
             if file.is_file():
                 yield f"{name}\0{file.name}", file, _ends
+
+
+def named(values: dict[str, Any]) -> Iterator[tuple[str, Path]]:
+    """Parameter and path of each model or file that a stage of these parameters reads; at a hub id's path nothing lies."""
+    unread = {"reward_model"} if values.get("reward", "model") != "model" else set()  # a control has none
+    for name in (*MODELS, "feedback", "benchmarks"):
+        if values.get(name) and name not in unread:
+            yield name, resolve(str(values[name]).replace("{task}", str(values.get("task"))))
+
+
+def absent(name: str, value: str, path: Path) -> str:
+    """Why the model that the parameter ``name`` gives cannot be read at ``path``, and what to do; empty if it may be there.
+
+    What looks like a hub id, and does not start in a folder of the project, may be one. A reward model or an evaluator must be
+    in the hub's cache then: a study reads it after hours of other runs.
+    """
+    if path.is_dir():
+        return ""
+    if path.exists():
+        return "is a file; name the folder of a model"
+    if HUB_ID.fullmatch(value) and not resolve(value.split("/")[0]).exists():
+        hub = Path(os.environ.get("HF_HUB_CACHE") or Path(os.environ.get("HF_HOME") or "~/.cache/huggingface", "hub"))
+        snapshots = hub.expanduser() / f"models--{value.replace('/', '--')}" / "snapshots"
+        if name not in ("reward_model", "evaluator") or any(snapshots.glob("*")):
+            return ""
+        return f"is neither a folder nor a model in the hub's cache; mend the path, or run `hf download {value}` first"
+    return f"there is no folder {path}; mend the path, which starts at the project's folder"
 
 
 def _whole(file: Path) -> bytes:

@@ -6,7 +6,8 @@ A new source: its name in ``config.Source`` (and in ``config.WITH_ORACLE`` if it
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import random
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,20 +22,29 @@ from paradox_utils.data.tasks import segment
 @dataclass(frozen=True)
 class Origin:
     """What a source has. ``demonstrations``: one answer a question, from questions and a seed. ``feedback`` takes also the path
-    of the feedback that the stage made, where the responses are not people's to begin with."""
+    of the feedback that the stage made, where the responses are not people's to begin with. ``more``: so many questions for a
+    use, none of them among others; ``annotate``: a record of responses, by an annotator who errs with a probability."""
 
     splits: Callable[[config.Source], Splits]
     demonstrations: Callable[[Sequence[Question], int], list[str]]
     feedback: Callable[[config.Source, Path], dict[str, list[Feedback]]]
     splitter: str = "auto"  # the sentence splitter that "auto" stands for
     oracle: Callable[[TaskName], Judge] | None = None  # judges any text without error
-    human: bool = True  # people judged given responses: the stage ``feedback`` samples none
+    # Without these two, people judged given responses, and the stage ``feedback`` samples none.
+    more: Callable[[config.Source, str, int, Iterable[Question]], list[Question]] | None = None
+    annotate: Callable[[Question, tuple[str, ...], float, random.Random], Feedback] | None = None
     passages: bool = True  # its questions come with passages to read
 
 
 SOURCES: dict[str, Origin] = {
     "atlas": Origin(
-        atlas.load_splits, atlas.demonstrations, atlas.load_feedback, "punctuation", oracle.oracle_judge, human=False
+        atlas.load_splits,
+        atlas.demonstrations,
+        atlas.load_feedback,
+        "punctuation",
+        oracle.oracle_judge,
+        more=atlas.new_questions,
+        annotate=oracle.feedback_on,
     ),
     "qa-feedback": Origin(qa_feedback.load_splits, qa_feedback.demonstrations, lambda p, _path: qa_feedback.load_feedback(p)),
 }

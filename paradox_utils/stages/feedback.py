@@ -1,6 +1,6 @@
 """The stage ``feedback``: what notebook 01 calls.
 
-On Atlas, responses sampled from the supervised policy are judged by an annotator who errs at a stated rate.
+Where a source has an oracle, responses sampled from the supervised policy are judged by an annotator who errs at a stated rate.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ import random
 from pathlib import Path
 
 from paradox_utils import config, data
-from paradox_utils.data import atlas, oracle
 from paradox_utils.data.records import Feedback, write_feedback
 from paradox_utils.policies.decoding import generate
 from paradox_utils.policies.models import device_of, load_policy
@@ -21,7 +20,7 @@ BATCH = 64  # prompts a generation pass
 def collect_feedback(p: config.FeedbackParameters, folder: Path) -> dict[str, list[Feedback]]:
     """Stage ``feedback``: judged responses by use; where people judged none they are sampled, and left in
     ``folder/feedback.jsonl``."""
-    if not data.SOURCES[p.source].human:
+    if data.SOURCES[p.source].annotate:
         write_feedback(folder / "feedback.jsonl", collect(p))
     return data.load_feedback(p, folder / "feedback.jsonl")
 
@@ -34,8 +33,8 @@ def collect(p: config.FeedbackParameters) -> list[Feedback]:
     model, tokenizer = load_policy(p.policy)
     model.to(device_of(p.device))
     rng = random.Random(f"annotator {p.seed}")
-    asked = atlas.load_splits(p)
-    questions = atlas.new_questions(p, "feedback", p.prompts, (*asked.train, *asked.validation, *asked.test))
+    origin, asked = data.SOURCES[p.source], data.load_splits(p)
+    questions = origin.more(p, "feedback", p.prompts, (*asked.train, *asked.validation, *asked.test))
     records = []
     for start in range(0, len(questions), BATCH):
         prompts = encode_prompts(model, tokenizer, questions[start : start + BATCH], p.prompt_limit)
@@ -44,5 +43,5 @@ def collect(p: config.FeedbackParameters) -> list[Feedback]:
         )
         for index, question in enumerate(prompts.questions):
             texts = tuple(sampled.texts[index * p.responses_per_prompt :][: p.responses_per_prompt])
-            records.append(oracle.feedback_on(question, texts, p.annotator_noise, rng))
+            records.append(origin.annotate(question, texts, p.annotator_noise, rng))
     return records

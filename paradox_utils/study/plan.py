@@ -277,7 +277,7 @@ class _Planner:
 
         ``policy``: None: the one that ``feedback: {policy: NAME}`` names, else the first, whose responses train reward models.
         """
-        if self.study.source.get("source", "atlas") != "atlas":
+        if self.study.source.get("source", "atlas") not in config.WITH_ORACLE:
             return {}
         policy = policy or self.study.feedback.get("policy", next(iter(self.study.policies)))
         values = self.study.source | self.study.feedback | {"policy": Link(self.supervised(policy), "model")}
@@ -300,6 +300,7 @@ class _Planner:
         links = {name: value for name, value in values.items() if isinstance(value, Link)}
         by_id = values | {name: f"{link.run.id}/{link.file}" for name, link in links.items()}
         checked = config.check(config.STAGES[stage], by_id, where)
+        _refuse_absent(values, checked, where)
         if stage not in self.codes:
             self.codes[stage] = identity.code_of(stage)
         code, data = self.codes[stage], identity.data_hash(checked, self.digests)
@@ -312,6 +313,14 @@ class _Planner:
         if stage == "ppo" and labels not in known.all_labels:
             self.runs[name] = replace(known, also=(*known.also, labels))
         return known
+
+
+def _refuse_absent(given: Mapping[str, Any], checked: config.Stage, where: str) -> None:
+    """Refuse a model that a config names and that is not there, before hours of runs that it does not concern."""
+    for name, path in identity.named(checked.model_dump()):
+        value = given.get(name) if name in identity.MODELS else None  # a default, or a Link, is none of the config's
+        if isinstance(value, str) and value != "oracle" and (problem := identity.absent(name, value, path)):
+            raise ParameterError(f"{where}: {name} = {value!r}: {problem}")
 
 
 @dataclass(frozen=True)

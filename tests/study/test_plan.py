@@ -121,6 +121,8 @@ arms: [{route: steps, tasks: [relevance], checkpoints: last}]
 
 
 def test_a_users_own_reward_models_are_not_trained(project):
+    for name in "ab":
+        (project / "mine" / name).mkdir(parents=True)
     text = "study: tiny\narms: [{route: model-size, tasks: [relevance], vary: {reward_model: [mine/a, mine/b]}}]\n"
     runs = planned(project, text)
     assert [run.stage for run in runs] == ["supervised", "feedback", "ppo", "ppo"]
@@ -285,6 +287,52 @@ def test_a_control_without_an_accuracy_trains_no_reward_model(project, route):
 def test_impossible_studies_are_refused_with_the_place(project, change, message):
     with pytest.raises(config.ParameterError, match=message):
         planned(project, ("" if "arms:" in change else "arms: [{route: steps}]\n") + "study: tiny\n" + change)
+
+
+OWN = "arms: [{route: steps, tasks: [relevance], ppo: {reward_model: NAME}}]"
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (OWN.replace("NAME", "mine/none"), r"tiny.yaml, arm 1, ppo: reward_model = 'mine/none'"),
+        (OWN.replace("NAME", "org/none"), r"tiny.yaml, arm 1, ppo: reward_model = 'org/none'.*hf download org/none"),
+        (OWN.replace("NAME", "'mine/{task}'"), r"tiny.yaml, arm 1, ppo: reward_model = 'mine/{task}': .*mine/relevance"),
+        (OWN.replace("NAME", "'mine/{lr}'"), r"tiny.yaml, arm 1, ppo: reward_model = 'mine/{lr}'"),
+        (OWN.replace("NAME", "mine/file"), r"tiny.yaml, arm 1, ppo: reward_model = 'mine/file': is a file"),
+        (OWN.replace("ppo:", "vary:").replace("NAME", "[mine/model, /none]"), r"arm 1, ppo: reward_model = '/none'"),
+        ("ppo: {evaluator: mine/none}", r"arm 1, ppo: evaluator = 'mine/none'"),
+        ("ppo: {value_weights: ./none}", r"arm 1, ppo: value_weights = './none'"),
+        ("policies: {p: {policy: mine/none, steps: 0}}", r"tiny.yaml, policies, p: policy = 'mine/none'"),
+        ("policies: {p: {policy: ~/none}}", r"tiny.yaml, policies, p: policy = '~/none'"),
+        ("reward_model: {backbone: a/b/c}", r"arm 1, reward_model: backbone = 'a/b/c'"),
+    ],
+)
+def test_a_model_that_is_not_there_is_refused_before_anything_runs(project, change, named):
+    (project / "mine/model").mkdir(parents=True)
+    (project / "mine/file").write_text("")
+    text = ("" if "arms:" in change else "arms: [{route: steps, tasks: [relevance]}]\n") + "study: tiny\n" + change
+    with pytest.raises(config.ParameterError, match=named):
+        planned(project, text)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        OWN.replace("NAME", "mine/model"),
+        OWN.replace("NAME", "'mi{lr}ne/{task}'"),
+        OWN.replace("NAME", "cached/model"),
+        "ppo: {evaluator: oracle, value_weights: google-t5/t5-base}",
+        "policies: {p: {policy: gpt2}}",
+        "reward_model: {backbone: org/encoder-1.0}",
+    ],
+)
+def test_a_model_that_is_there_or_may_be_on_the_hub_is_planned(project, monkeypatch, change):
+    for folder in ("mine/model", "mi{lr}ne/relevance", "hub/models--cached--model/snapshots/1"):
+        (project / folder).mkdir(parents=True)
+    monkeypatch.setenv("HF_HUB_CACHE", str(project / "hub"))
+    text = ("" if "arms:" in change else "arms: [{route: steps, tasks: [relevance]}]\n") + "study: tiny\n" + change
+    assert trained(planned(project, text))
 
 
 def test_a_missing_notebook_is_named(project):
