@@ -167,11 +167,19 @@ def _stripped(source: str, where: str = "") -> str:
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) and ast.get_docstring(node):
             text = node.body[0]
             lines[text.lineno - 1 : text.end_lineno] = [""] * (text.end_lineno - text.lineno + 1)
+    quoted: set[int] = set()  # rows that end inside a string: its blank lines, and blanks at their ends, are code
+    opened: list[int] = []
     for token in tokenize.generate_tokens(io.StringIO("\n".join(lines) + "\n").readline):
-        if token.type == tokenize.COMMENT:
+        kind = tokenize.tok_name[token.type]
+        if kind == "COMMENT":
             row, column = token.start
             lines[row - 1] = lines[row - 1][:column]
-    return "\n".join(line.rstrip() for line in lines if line.strip())
+        elif kind.endswith("STRING_START"):  # an f-string is one token up to Python 3.11, and many from there
+            opened.append(token.start[0])
+        elif kind == "STRING" or kind.endswith("STRING_END"):
+            quoted |= set(range(token.start[0] if kind == "STRING" else opened.pop(), token.end[0]))
+    numbered = enumerate(lines, 1)
+    return "\n".join(line if row in quoted else line.rstrip() for row, line in numbered if row - 1 in quoted or line.strip())
 
 
 def _digest(text: str) -> str:
@@ -239,7 +247,12 @@ def absent(name: str, value: str, path: Path) -> str:
 
 
 def _whole(file: Path) -> bytes:
-    return hashlib.sha256(file.read_bytes()).digest()
+    return hashlib.sha256(unix(file)).digest()
+
+
+def unix(file: Path) -> bytes:
+    """What a file holds, its lines ended as on Unix: git may have written them another way."""
+    return file.read_bytes().replace(b"\r\n", b"\n")
 
 
 def _ends(file: Path) -> bytes:

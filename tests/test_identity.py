@@ -109,6 +109,13 @@ def test_docstrings_of_functions_and_classes_are_no_code_and_other_strings_are()
     assert identity._stripped('a = 1\n"""not a docstring"""') != identity._stripped("a = 1")
 
 
+@pytest.mark.parametrize("quote", ['"""', 'f"""'])
+def test_what_stands_in_a_string_of_several_lines_is_code(quote):
+    text = f'a = {quote}b\n\n  c  \n# d\n"""  # why\n\ne = 1\n'
+    assert identity._stripped(text) == f'a = {quote}b\n\n  c  \n# d\n"""\ne = 1'
+    assert identity._stripped('a = (\n    "b"  # why\n\n    "c"\n)') == 'a = (\n    "b"\n    "c"\n)'
+
+
 def test_cells_that_show_change_no_run_and_those_that_make_do(package, tmp_path):
     path, before = tmp_path / identity.NOTEBOOKS["ppo"], codes()
     same = [
@@ -233,6 +240,17 @@ def test_data_hash_follows_the_files_a_stage_reads(tmp_path, monkeypatch):
     assert identity.data_hash(p) != third
     assert identity.data_hash(config.RewardModel()) == identity.data_hash(config.RewardModel(seed=5))
     assert identity.data_hash(config.RewardModel()) != identity.data_hash(config.RewardModel(world_seed=1))
+
+
+def test_neither_code_nor_data_depends_on_how_lines_end(package, tmp_path):
+    path = notebook(tmp_path / "page.ipynb", *CELLS)
+    (tmp_path / "qa").mkdir()
+    (tmp_path / "qa/dev.json").write_bytes(b"[\n1]\n")
+    p = config.RewardModel(source="qa-feedback", data=str(tmp_path / "qa"))
+    before = codes(), identity.page_code(path), identity.data_hash(p)
+    for file in [path, tmp_path / "qa/dev.json", *package.rglob("*.py")]:
+        file.write_bytes(file.read_bytes().replace(b"\n", b"\r\n"))
+    assert (codes(), identity.page_code(path), identity.data_hash(p)) == before
 
 
 def test_files_known_already_are_not_read_again(tmp_path):

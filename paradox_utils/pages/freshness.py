@@ -87,7 +87,7 @@ def _contents(paths: Iterable[Path]) -> Iterable[bytes]:
         for file in sorted(p for p in (path.rglob("*") if path.is_dir() else [path]) if p.is_file()):
             if "__pycache__" not in file.parts:
                 yield file.relative_to(files.ROOT).as_posix().encode()
-                yield file.read_bytes()
+                yield identity.unix(file)
 
 
 def _digest(parts: Iterable[bytes]) -> str:
