@@ -110,16 +110,25 @@ def page_code(notebook: Path) -> str:
     return total(made | {"cells": _digest(_stripped(source, notebook.name))})
 
 
-def cells(notebook: Path, skipped: frozenset[str]) -> Iterator[str]:
-    """The code cells of a notebook that have none of the tags ``skipped``, as Python: IPython's own lines are left out."""
+def cells(notebook: Path, skipped: frozenset[str]) -> list[str]:
+    """The code cells of a notebook that have none of the tags ``skipped``, as Python: IPython's own lines are left out.
+
+    Raises :class:`FileError` for one that cannot be read, or in which papermill's parameters would not take effect.
+    """
     try:
         content = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
-    except (OSError, ValueError, KeyError) as error:
+        coded = [(set(c["metadata"].get("tags", [])), "".join(c["source"])) for c in content if c["cell_type"] == "code"]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise FileError(f"{notebook}: no readable notebook ({error!r}); restore it from the repository") from error
-    for cell in content:
-        if cell["cell_type"] == "code" and not skipped & set(cell["metadata"].get("tags", [])):
-            lines = "".join(cell["source"]).splitlines()
-            yield "\n".join(line for line in lines if not line.lstrip().startswith(("%", "!")))
+    checked = next((place for place, (_, source) in enumerate(coded) if "check_notebook(" in source), len(coded))
+    tagged = [place for place, (tags, _) in enumerate(coded) if "parameters" in tags]
+    if len(tagged) != 1 or tagged[0] > checked or any("injected-parameters" in tags for tags, _ in coded):
+        raise FileError(
+            f"{notebook}: must have one cell tagged `parameters`, before that of check_notebook, and none tagged "
+            "`injected-parameters`, or what a study or papermill sets would not take effect; restore it from the repository"
+        )
+    lines = [source.splitlines() for tags, source in coded if not skipped & tags]
+    return ["\n".join(line for line in cell if not line.lstrip().startswith(("%", "!"))) for cell in lines]
 
 
 def imported(source: str, where: str) -> dict[str, Path]:

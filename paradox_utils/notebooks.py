@@ -31,6 +31,7 @@ def execute(source: Path, target: Path, parameters: dict[str, Any], log: Path) -
             cwd=files.ROOT,
             config=Config({"ConnectionFileMixin": connection}),
             kernel_name="python3",  # this environment's, whatever the notebook was last saved with
+            language="python",
             progress_bar=False,
             stdout_file=sink,
             stderr_file=sink,

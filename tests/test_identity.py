@@ -119,7 +119,6 @@ def test_what_stands_in_a_string_of_several_lines_is_code(quote):
 def test_cells_that_show_change_no_run_and_those_that_make_do(package, tmp_path):
     path, before = tmp_path / identity.NOTEBOOKS["ppo"], codes()
     same = [
-        ("injected-parameters", "seed = 7"),
         ("parameters", "seed = 1"),
         CELLS[1],
         ("figure", "draw(2)"),
@@ -127,7 +126,7 @@ def test_cells_that_show_change_no_run_and_those_that_make_do(package, tmp_path)
     ]
     content = nbformat.read(notebook(path, *same), 4)
     content.cells[0].source = "other words"
-    content.cells[3].outputs = [nbformat.v4.new_output("stream", text="7")]
+    content.cells[2].outputs = [nbformat.v4.new_output("stream", text="7")]
     nbformat.write(content, path)
     assert codes() == before
     notebook(path, CELLS[0], ("", "from paradox_utils.stages import ppo\nppo.run(2)"))
@@ -194,7 +193,16 @@ def test_what_made_a_state_names_parameters_data_and_code(package):
     assert identity.made_by(config.PPO()) != first
 
 
-@pytest.mark.parametrize("text", ["", "{}", "not json"])
+@pytest.mark.parametrize(
+    "tags", [("", "", ""), ("parameters", "parameters", ""), ("", "", "parameters"), ("parameters", "injected-parameters", "")]
+)
+def test_a_notebook_whose_parameters_would_not_take_effect_is_refused(tmp_path, tags):
+    path = notebook(tmp_path / "a.ipynb", *zip(tags, ("seed = 0", "p = check_notebook(seed)", "run(p)"), strict=True))
+    with pytest.raises(files.FileError, match=r"a\.ipynb: .*`parameters`"):
+        identity.cells(path, identity.SHOWS)
+
+
+@pytest.mark.parametrize("text", ["", "{}", "[]", '{"cells": 1}', '{"cells": [1]}', "not json"])
 def test_an_unreadable_notebook_is_named(tmp_path, text):
     (tmp_path / "a.ipynb").write_text(text)
     with pytest.raises(files.FileError, match=r"a\.ipynb: no readable notebook"):
@@ -205,7 +213,7 @@ def test_an_unreadable_notebook_is_named(tmp_path, text):
 
 def test_a_cell_that_is_not_python_is_named(package, tmp_path):
     with pytest.raises(files.FileError, match="is not Python"):
-        identity.page_code(notebook(tmp_path / "a.ipynb", ("", "def")))
+        identity.page_code(notebook(tmp_path / "a.ipynb", CELLS[0], ("", "def")))
 
 
 def test_the_commit_is_that_of_the_checkout(tmp_path, monkeypatch):

@@ -1,7 +1,8 @@
 """Whether a page still shows what its code, parameters and data would show today, and the execution of those that do not.
 
 A stored output says nothing about the code that made it, so a page carries a stamp: hashes of its code (the package modules it
-imports included), of its parameters, and of the data it reads. A page whose stamp no longer fits is stale, and a test fails.
+imports included), of its parameters, of the data it reads, and of what it shows. A page whose stamp no longer fits is stale,
+and a test fails.
 """
 
 from __future__ import annotations
@@ -32,18 +33,25 @@ def pages() -> list[Path]:
 
 
 def stamp(path: Path) -> dict[str, str]:
-    """Hashes of a page's code, parameters and data: equal stamps mean that executing it again would show the same."""
-    schema = _schema(path)
-    parameters = config.check(schema, _assigned(read_page(path), path), where=shown(path)).model_dump(mode="json")
+    """Hashes of a page's code, parameters and data, by which executing it again would show the same, and of its outputs."""
+    schema, page = _schema(path), read_page(path)
+    parameters = config.check(schema, _assigned(page, path), where=shown(path)).model_dump(mode="json")
     return {
         "code": identity.page_code(path),
         "parameters": _digest([json.dumps(parameters, sort_keys=True).encode()]),
         "data": _digest(_contents(_data(schema, parameters))),
+        "outputs": _outputs(page),
     }
 
 
+def _outputs(page: NotebookNode) -> str:
+    """Of what a page shows: none stripped, none changed by hand."""
+    outputs = [[dict(output) | {"execution_count": None} for output in cell.get("outputs", [])] for cell in page.cells]
+    return _digest([json.dumps(outputs, sort_keys=True).encode()])
+
+
 def stale(paths: Iterable[Path]) -> dict[Path, list[str]]:
-    """The pages whose stored stamp does not fit, and what changed since: of code, parameters, data."""
+    """The pages whose stored stamp does not fit, and what changed since: of code, parameters, data, outputs."""
     reasons = {}
     for path in paths:
         kept, current = read_page(path).metadata.get("paradox", {}), stamp(path)
@@ -63,14 +71,15 @@ def _schema(path: Path) -> type[config.Stage]:
 
 def _assigned(notebook: NotebookNode, path: Path) -> dict[str, Any]:
     """Names and literal values of the cell tagged ``parameters``."""
-    cells = [cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", [])]
-    if len(cells) != 1:
-        raise FileError(f"{shown(path)}: {len(cells)} cells are tagged `parameters`; tag exactly one")
+    cell = next(cell for cell in notebook.cells if cell.cell_type == "code" and "parameters" in cell.metadata.get("tags", []))
     values = {}
-    for node in ast.parse(cells[0].source).body:
-        if isinstance(node, ast.Assign | ast.AnnAssign) and node.value:
-            target = node.target if isinstance(node, ast.AnnAssign) else node.targets[0]
-            values[ast.unparse(target)] = ast.literal_eval(node.value)
+    try:
+        for node in ast.parse(cell.source).body:
+            if isinstance(node, ast.Assign | ast.AnnAssign) and node.value:
+                target = node.target if isinstance(node, ast.AnnAssign) else node.targets[0]
+                values[ast.unparse(target)] = ast.literal_eval(node.value)
+    except (SyntaxError, ValueError) as error:
+        raise FileError(f"{shown(path)}: its cell tagged `parameters` must give names plain values ({error})") from error
     return values
 
 
@@ -109,7 +118,7 @@ def execute(paths: Iterable[Path]) -> None:
             output = Path(folder) / path.name
             notebooks.execute(path, output, {}, Path(folder) / "log.txt")
             notebook = clean(nbformat.read(output, as_version=4))
-        notebook.metadata["paradox"] = before
+        notebook.metadata["paradox"] = before | {"outputs": _outputs(notebook)}
         files.write_text(path, nbformat.writes(notebook) + "\n")
         print(f"executed {shown(path)}", flush=True)
 

@@ -1,5 +1,6 @@
 """Pages know whether they are fresh, staging touches nothing tracked, and the prose keeps to what the code says."""
 
+import json
 import re
 import shutil
 import subprocess
@@ -91,9 +92,80 @@ def test_an_edited_page_is_stale(root, change, reason):
     assert freshness.stale([path]) == {path: [reason]}
 
 
+OUTPUT = new_output("stream", name="stdout", text="0.731\n")
+
+
+@pytest.mark.parametrize("shows", [(), (OUTPUT, OUTPUT), (new_output("stream", name="stdout", text="0.732\n"),)])
+def test_a_page_whose_outputs_were_stripped_or_written_over_is_stale(root, shows):
+    path = stamped(write(root / "notebooks" / "a.ipynb", outputs=[OUTPUT]))
+    assert freshness.stale([path]) == {}
+    notebook = nbformat.read(path, as_version=4)
+    notebook.cells[-1].outputs = list(shows)
+    nbformat.write(notebook, path)
+    assert freshness.stale([path]) == {path: ["outputs"]}
+
+
+def no_tags(page):
+    for cell in page["cells"]:
+        cell["metadata"] = {}
+
+
+def tag_last(page):
+    no_tags(page)
+    page["cells"][-1]["metadata"] = {"tags": ["parameters"]}
+
+
+def injected(page):
+    page["cells"][-1]["metadata"] = {"tags": ["injected-parameters"]}
+
+
+def no_literal(page):
+    page["cells"][1]["source"] = "task = str()"
+
+
+@pytest.mark.parametrize("change", [no_tags, tag_last, injected, no_literal])
+def test_a_page_saved_so_that_parameters_would_not_take_effect_is_refused(root, change):
+    path = stamped(write(root / "notebooks" / "a.ipynb"))
+    page = json.loads(path.read_text())
+    change(page)
+    path.write_text(json.dumps(page))
+    with pytest.raises(files.FileError, match=r"a\.ipynb: .*`parameters`"):
+        freshness.stale([path])
+
+
+def by_an_editor(page):
+    for cell in page["cells"]:
+        cell["metadata"] |= {"vscode": {"languageId": "python"}, "collapsed": False}
+
+
+def no_ids(page):
+    for cell in page["cells"]:
+        cell.pop("id", None)
+
+
+def other_kernel(page):
+    page["metadata"] |= {"kernelspec": {"display_name": "mine", "name": "mine"}, "language_info": {"name": "python"}}
+
+
+def no_kernel(page):
+    page["metadata"] = {"paradox": page["metadata"]["paradox"]}
+
+
+@pytest.mark.filterwarnings("ignore:Cell is missing an id field")
+@pytest.mark.parametrize("change", [by_an_editor, no_ids, other_kernel, no_kernel])
+def test_a_page_that_another_program_saved_is_fresh_and_runs(root, change):
+    path = stamped(write(root / "notebooks" / "a.ipynb"))
+    page = json.loads(path.read_text())
+    change(page)
+    path.write_text(json.dumps(page))
+    assert freshness.stale([path]) == {}
+    freshness.execute([path])
+    assert nbformat.read(path, as_version=4).cells[-1].outputs[0].data["text/plain"] == "2"
+
+
 def test_a_page_without_a_stamp_is_stale(root):
     path = write(root / "notebooks" / "a.ipynb")
-    assert freshness.stale([path]) == {path: ["code", "parameters", "data"]}
+    assert freshness.stale([path]) == {path: ["code", "parameters", "data", "outputs"]}
 
 
 def test_writing_out_a_default_changes_nothing(root):
@@ -138,7 +210,7 @@ def test_a_notebook_that_checks_nothing_is_refused(root):
 def test_check_names_the_page_and_the_way_out(root, capsys):
     write(root / "notebooks" / "a.ipynb")
     assert __main__.main(["check"]) == 1
-    assert "notebooks/a.ipynb: its code, parameters, data changed" in (said := capsys.readouterr().err)
+    assert "notebooks/a.ipynb: its code, parameters, data, outputs changed" in (said := capsys.readouterr().err)
     assert "make pages" in said
 
 
