@@ -21,8 +21,9 @@ LARGEST = 10**9  # of any count: more would not end, or not fit; what the words 
 Count = Annotated[int, Field(ge=1, le=LARGEST)]
 CountOrZero = Annotated[int, Field(ge=0, le=LARGEST)]
 Questions = Annotated[int, Field(ge=1, le=100_000)]  # 25 times what people have judged, and seconds to make
-Size = Annotated[int, Field(ge=1, le=16_384)]  # of what is in memory at once: tokens of a text, or texts of a pass
-LARGEST_ROLLOUT = 65_536  # responses
+Tokens = Annotated[int, Field(ge=1, le=16_384)]  # of a text: four times a Longformer's
+Texts = Annotated[int, Field(ge=1, le=4_096)]  # in memory at once: forty times the paper's largest batch
+LARGEST_ROLLOUT = 8_192  # responses: 64 times the paper's
 Seed = Annotated[int, Field(ge=0, lt=2**32)]  # NumPy takes no larger one, and seeds derived from it stay below torch's 2⁶³
 Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
@@ -74,8 +75,8 @@ class Source(Stage):
     passage_sentences: CountOrZero = Field(
         0, description="keep only this many passage sentences, the most similar to the question; 0: all"
     )
-    prompt_limit: Size = Field(64, description="tokens of a prompt; longer ones are cut at the end and counted")
-    response_limit: Size = Field(64, description="tokens of a response, end-of-sequence included")
+    prompt_limit: Tokens = Field(64, description="tokens of a prompt; longer ones are cut at the end and counted")
+    response_limit: Tokens = Field(64, description="tokens of a response, end-of-sequence included")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: the GPU where there is one")
 
     @model_validator(mode="after")
@@ -97,7 +98,7 @@ class Supervised(Source):
 
     policy: str = Field("atlas-t5", description="an Atlas preset, a hub id, or a directory of pretrained weights")
     steps: CountOrZero = Field(1200, description="optimizer steps; 0: the policy as it comes")
-    batch_size: Size = Field(32, description="demonstrations a step")
+    batch_size: Texts = Field(32, description="demonstrations a step")
     learning_rate: Positive = Field(5e-3, description="peak of AdamW's linear schedule")
     warmup_share: Share = Field(0.05, description="share of steps with a rising learning rate")
     resume_every: CountOrZero = Field(500, description="steps between the states that a killed run goes on from; 0: none")
@@ -129,13 +130,13 @@ class RewardModel(Source):
     corruption_steps: CountOrZero = Field(
         0, description="atlas: the first so many steps teach to read passages, on corrupted answers"
     )
-    batch_size: Size = 32
+    batch_size: Texts = 32
     micro_batch: CountOrZero = Field(0, description="examples a forward pass; 0: the whole batch")
     learning_rate: Positive = 1e-3
     weight_decay: NonNegative = 0.001
     warmup_share: Share = 0.1
     centre_sample: Count = Field(500, description="completeness: training responses whose scores centre the rewards")
-    max_length: Size = Field(2048, description="tokens of a reward model's input; longer ones are cut and counted")
+    max_length: Tokens = Field(2048, description="tokens of a reward model's input; longer ones are cut and counted")
     global_attention: bool = Field(True, description="Longformer: segment marks attend globally (the paper's models: false)")
     passage_bars: bool = Field(
         True, description="passages are parted by ' | ' in training as they are in PPO (the paper's training inputs: false)"
@@ -206,8 +207,8 @@ class PPO(Source):
     )
     # the rollout
     updates: CountOrZero = Field(40, description="rollouts, each followed by `epochs` optimizer steps")
-    prompts_per_update: Size = 16
-    samples_per_prompt: Size = 4
+    prompts_per_update: Texts = 16
+    samples_per_prompt: Texts = 4
     temperature: Positive = 0.7
     top_k: CountOrZero = Field(0, description="sample from the k likeliest tokens; 0: from all")
     log_probabilities: Literal["sampling", "full-softmax"] = Field(
@@ -247,11 +248,11 @@ class PPO(Source):
     probe_prompts: CountOrZero = Field(
         0, description="validation questions on whose sampled responses the reward is measured before any update; 0: none"
     )
-    probe_samples: Size = Field(16, description="responses to each question that a probe, or best-of-n, samples")
+    probe_samples: Texts = Field(16, description="responses to each question that a probe, or best-of-n, samples")
     kl_stop: Positive | None = Field(None, description="a rollout whose summed KL exceeds this counts towards stopping")
     kl_stop_count: Count = Field(5, description="such rollouts, in all, that stop the run")
-    rm_micro_batch: Size = Field(64, description="responses a reward-model pass")
-    evaluation_batch: Size = Field(100, description="prompts a greedy pass")
+    rm_micro_batch: Texts = Field(64, description="responses a reward-model pass")
+    evaluation_batch: Texts = Field(100, description="prompts a greedy pass")
     processes: Count = Field(1, description="processes that share the run, each with its part of a rollout's prompts")
     resume_every: CountOrZero = Field(20, description="updates between the states that a killed run goes on from; 0: none")
     seed: Seed = 0

@@ -18,7 +18,7 @@ def parameter_page() -> str:
         "# Every parameter",
         "",
         "This page is written from `paradox_utils/config/` each time the book is built; names and bounds live there.",
-        "A value outside the bounds, a wrong type or an unknown name is refused before anything runs.",
+        "A value outside the bounds, a wrong type or an unknown name is refused before anything runs; so is a count beyond a billion.",
         "",
         "## Shared by all stages that read questions",
         "",

@@ -24,6 +24,8 @@ from paradox_utils.data.records import DataError
 from paradox_utils.policies.models import device_of, load_policy
 from paradox_utils.policies.prompts import CUE
 
+MOST_EXAMPLES = 100_000_000  # their order is held in memory: some 4 GB
+
 
 class NonFiniteLossError(RuntimeError):
     """Training produced a loss that is not a number."""
@@ -83,6 +85,8 @@ def shuffled(examples: int, count: int, seed: int) -> list[int]:
     """``count`` indices of examples: a fresh shuffle each epoch, drawn from ``seed``."""
     if count and not examples:
         raise DataError("nothing to train on: the data holds no usable example; give more questions or feedback")
+    if count > MOST_EXAMPLES:
+        raise DataError(f"steps × batch_size = {count}: more than {MOST_EXAMPLES} examples of a training; lower one of them")
     rng, order = random.Random(seed), []
     while len(order) < count:
         order += rng.sample(range(examples), examples)

@@ -160,6 +160,11 @@ def test_a_loss_that_breaks_after_the_last_report_is_noticed_too():
             stop.on_log(arguments, state, None, logs)
 
 
+def test_more_examples_than_memory_holds_are_refused_before_any_is_drawn():
+    with pytest.raises(DataError, match=r"steps .* batch_size = 100000001: "):
+        supervised.shuffled(10, 10**8 + 1, seed=0)
+
+
 def test_no_questions_are_refused(tmp_path):
     with pytest.raises(DataError, match="nothing to train on"):
         supervised.train(parameters().model_copy(update={"train_questions": 0}), tmp_path)
