@@ -41,8 +41,11 @@ def run_ppo(p: config.PPO, folder: Path) -> tuple[Outcome, dict]:
     if p.processes > 1 and processes.count() == 1:
         return _shared(p, folder)
     splits = data.load_splits(p)
-    if len(splits.train) < p.processes:
-        raise DataError(f"{len(splits.train)} questions to train on: raise train_questions ({p.train_questions})")
+    if len(splits.train) < p.prompts_per_update:
+        raise DataError(
+            f"prompts_per_update = {p.prompts_per_update}: more than the {len(splits.train)} questions to train on; lower it, "
+            f"or raise train_questions ({p.train_questions})"
+        )
     actors = load_actors(p)
     rewards, metrics = _rewards(p, actors.tokenizer)
     score = evaluation(actors.policy, actors.tokenizer, rewards.evaluator, rewards.true, p)
@@ -55,7 +58,7 @@ def run_ppo(p: config.PPO, folder: Path) -> tuple[Outcome, dict]:
 
     def prompts(update: int) -> Prompts:
         rng = random.Random(f"prompts {p.seed} {update}")  # no state to keep for a run that goes on after it was killed
-        chosen: list[Question] = rng.sample(splits.train, min(p.prompts_per_update, len(splits.train)))
+        chosen: list[Question] = rng.sample(splits.train, p.prompts_per_update)
         return encode(p, actors, chosen[processes.rank() :: processes.count()])
 
     def evaluate() -> dict[str, float]:

@@ -277,7 +277,7 @@ def test_a_diverged_run_has_its_results_and_its_reason(changes, words, tmp_path)
 
 
 def test_no_questions_to_train_on_are_refused_and_leave_nothing(tmp_path):
-    with pytest.raises(DataError, match="0 questions to train on: raise train_questions"):
+    with pytest.raises(DataError, match=r"prompts_per_update = \d+: .* the 0 questions"):
         ppo.run_ppo(parameters().model_copy(update={"train_questions": 0}), tmp_path)
     assert list(tmp_path.iterdir()) == []
 
