@@ -8,16 +8,15 @@ from __future__ import annotations
 
 import ast
 import contextlib
-import difflib
 import itertools
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from types import ModuleType
-from typing import Annotated, Any, Literal, TypeVar, get_args
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-LARGEST = 10**9  # of any count: more would not end, or not fit; what the words on a parameter leave out
+from paradox_utils.config.words import LARGEST, explain
+
 Count = Annotated[int, Field(ge=1, le=LARGEST)]
 CountOrZero = Annotated[int, Field(ge=0, le=LARGEST)]
 Questions = Annotated[int, Field(ge=1, le=100_000)]  # 25 times what people have judged, and seconds to make
@@ -361,7 +360,7 @@ def check(schema: type[Model], values: Mapping[str, Any], where: str = "paramete
     try:
         return schema.model_validate(dict(values))
     except ValidationError as error:
-        lines = [_explain(schema, problem) for problem in error.errors()]
+        lines = [explain(schema, problem) for problem in error.errors()]
         raise ParameterError("\n".join(f"{where}: {line}" for line in lines)) from None
 
 
@@ -370,7 +369,7 @@ def check_alone(schema: type[Parameters], name: str, value: Any, where: str) -> 
     try:
         schema.model_validate({name: value})
     except ValidationError as error:
-        lines = [_explain(schema, problem) for problem in error.errors() if problem["loc"]]
+        lines = [explain(schema, problem) for problem in error.errors() if problem["loc"]]
         if lines:
             raise ParameterError("\n".join(f"{where}: {line}" for line in lines)) from None
 
@@ -404,69 +403,3 @@ def _injected_first(namespace: Mapping[str, Any]) -> dict[str, Any]:
 def _is_parameter(name: str, value: Any) -> bool:
     ipython = {"In", "Out", "get_ipython", "exit", "quit", "open"}
     return not (name.startswith("_") or name in ipython or isinstance(value, ModuleType | type) or callable(value))
-
-
-# What a value of a wrong type must be, and what a right one looks like.
-TYPES = {
-    "string_type": ("must be text; put it in quotes", ""),
-    "int_type": ("must be an integer", "40"),
-    "float_type": ("must be a number", "0.5"),
-    "bool_type": ("must be true or false", "true"),
-    "list_type": ("must be a list", "[0, 10]"),
-    "dict_type": ("must be names, each with its value", "{name: value}"),
-    "model_type": ("must be names, each with its value", "{name: value}"),
-}
-
-
-def _explain(schema: type[Parameters], problem: Mapping[str, Any]) -> str:
-    """One problem as a sentence: the parameter, its value, what is wrong, and what is allowed."""
-    place = [part for part in problem["loc"] if part != "[key]"]
-    name, value = ".".join(map(str, place)), repr(problem["input"])
-    value = value if len(value) <= 100 else f"{value[:100]}…"
-    schema, field = _innermost(schema, place)
-    if problem["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(field, schema.model_fields, n=1, cutoff=0.0)
-        hint = f"; the nearest existing name is {near[0]!r} ({describe(schema, near[0])})" if near else ""
-        return f"unknown parameter {name!r} = {value}{hint}"
-    if problem["type"] == "missing":
-        return f"parameter {name!r} is missing; give it a value"
-    if not place:
-        return problem["msg"].removeprefix("Value error, ")
-    wrong, example = TYPES.get(problem["type"], (re.sub(r"^\w+ should ", "must ", problem["msg"]), ""))
-    if problem["type"] == "int_type" and isinstance(problem["input"], float) and problem["input"].is_integer():
-        wrong += f", written as {int(problem['input'])}"
-    if example and isinstance(problem["input"], str):
-        wrong += f", not text: give a plain {example} (with papermill: -y '{name}: {example}' in the place of -p)"
-    allowed = f" (allowed: {describe(schema, field)})" if field in schema.model_fields else ""
-    return f"{name} = {value}: {wrong}{allowed}"
-
-
-def _innermost(schema: type[Parameters], place: Sequence[str | int]) -> tuple[type[Parameters], str]:
-    """The schema that a place's last named field belongs to, and that field: of ``arms.0.route`` an arm's, and ``route``."""
-    field = str(place[0]) if place else ""
-    if len(place) > 2 and field in schema.model_fields:
-        for inner in get_args(schema.model_fields[field].annotation):
-            if isinstance(inner, type) and issubclass(inner, Parameters):
-                return _innermost(inner, place[2:])
-    return schema, field
-
-
-def describe(schema: type[Parameters], name: str) -> str:
-    """Type, bounds, default and meaning of one parameter, in words."""
-    field = schema.model_json_schema()["properties"][name]
-    words = [_words(option) for option in field.get("anyOf", [field])]
-    default = "" if "default" not in field else f", default {field['default']!r}"
-    meaning = f": {field['description']}" if "description" in field else ""
-    return " or ".join(words) + default + meaning
-
-
-def _words(option: Mapping[str, Any]) -> str:
-    if "enum" in option:
-        return " | ".join(map(repr, option["enum"]))
-    if "const" in option:
-        return repr(option["const"])
-    names = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<", "pattern": "matching"}
-    bounds = [f"{sign} {option[key]}" for key, sign in names.items() if key in option and option[key] != LARGEST]
-    inner = f" of {_words(option['items'])}" if option.get("items") else ""
-    kind = option["$ref"].rsplit("/", 1)[-1] if "$ref" in option else option.get("type", "any")
-    return " ".join([{"null": "unset"}.get(kind, kind) + inner, *bounds])

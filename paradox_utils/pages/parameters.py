@@ -9,6 +9,7 @@ from typing import Any
 
 from paradox_utils import config
 from paradox_utils.config.study import Arm, Study
+from paradox_utils.config.words import describe
 
 
 def parameter_page() -> str:
@@ -45,7 +46,7 @@ def _table(schema: type[config.Parameters], names: Iterable[str]) -> list[str]:
     for name in names:
         field, default = properties[name], ""
         meaning = field.get("description", "")
-        words = config.describe(schema, name).removesuffix(f": {meaning}")
+        words = describe(schema, name).removesuffix(f": {meaning}")
         if "default" in field:
             words = words.removesuffix(f", default {field['default']!r}")
             default = f"; default {_code_span(field['default'])}"
@@ -56,7 +57,7 @@ def _table(schema: type[config.Parameters], names: Iterable[str]) -> list[str]:
 
 def _shared(schema: type[config.Parameters], name: str) -> bool:
     shared = config.Source
-    return name in shared.model_fields and config.describe(schema, name) == config.describe(shared, name)
+    return name in shared.model_fields and describe(schema, name) == describe(shared, name)
 
 
 def _first_sentence(schema: type[config.Parameters]) -> str:
