@@ -27,6 +27,11 @@ def resolve(path: str | Path) -> Path:
     return ROOT / path
 
 
+def for_task(name: str, task: str | None) -> str:
+    """``name`` with the task in place of ``{task}``; other braces are its own."""
+    return name.replace("{task}", task) if task else name
+
+
 def acquire(lock: IO[str]) -> bool:
     """Take the lock on an open file if nobody holds it; the kernel drops it when its last holder dies, however it dies."""
     try:

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from paradox_utils import config
-from paradox_utils.files import PACKAGE, ROOT, FileError, resolve
+from paradox_utils.files import PACKAGE, ROOT, FileError, for_task, resolve
 
 PACKAGES = ("torch", "transformers", "trl", "numpy")
 # The notebook of each stage, and the files and folders of the package whose code can change its numbers.
@@ -233,7 +233,7 @@ def named(values: dict[str, Any]) -> Iterator[tuple[str, Path]]:
     unread = {"reward_model"} if values.get("reward", "model") != "model" else set()  # a control has none
     for name in (*MODELS, "feedback", "benchmarks"):
         if values.get(name) and name not in unread:
-            yield name, resolve(str(values[name]).replace("{task}", str(values.get("task"))))
+            yield name, resolve(for_task(values[name], values.get("task")))
 
 
 def absent(name: str, value: str, path: Path) -> str:

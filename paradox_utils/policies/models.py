@@ -6,10 +6,15 @@ unpickled and no remote code runs: weights are safetensors.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from huggingface_hub import hf_hub_download
+from huggingface_hub.errors import EntryNotFoundError, HFValidationError
+from huggingface_hub.utils import validate_repo_id
 from tokenizers import AddedToken, Tokenizer, decoders, normalizers, pre_tokenizers
 from tokenizers.models import WordLevel
 from torch import Tensor, nn
@@ -17,9 +22,11 @@ from transformers import (
     AutoConfig,
     AutoModel,
     AutoModelForCausalLM,
+    AutoModelForMaskedLM,
     AutoModelForSeq2SeqLM,
     AutoTokenizer,
     GenerationConfig,
+    PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerFast,
     T5Config,
@@ -27,6 +34,9 @@ from transformers import (
 
 from paradox_utils.data import atlas
 from paradox_utils.files import resolve
+
+LFS = b"version https://git-lfs.github.com/spec/"  # opens what Git LFS leaves in place of a file that was not fetched
+TABLES = ("position_embeddings", "embed_positions", "wpe")  # what architectures call their table of positions
 
 
 class ModelError(ValueError):
@@ -80,15 +90,48 @@ def load_policy(name: str, seed: int = 0) -> tuple[PreTrainedModel, PreTrainedTo
         model = AutoModelForSeq2SeqLM.from_config(config)
     else:
         config = load_pretrained(AutoConfig, name, POLICY_PRESETS)
-        kind = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
-        model, tokenizer = load_pretrained(kind, name, dtype=torch.float32), load_pretrained(AutoTokenizer, name)
-    if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.eos_token
+        if not config.is_encoder_decoder and reads_both_ways(config):
+            raise ModelError(
+                f"{name!r}: its model_type {config.model_type!r} is an encoder, which cannot write; name an encoder-decoder or "
+                "decoder-only model"
+            )
+        model = load_weights(AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM, name)
+        tokenizer = load_tokenizer(name, model)
+        if config.is_encoder_decoder:
+            _set_start(model, name)
     start = getattr(model.config, "decoder_start_token_id", None)
     model.generation_config = GenerationConfig(
         pad_token_id=tokenizer.pad_token_id, eos_token_id=tokenizer.eos_token_id, decoder_start_token_id=start
     )
     return model.eval(), tokenizer
+
+
+def _set_start(model: PreTrainedModel, name: str) -> None:
+    """The token that a decoder starts from stands in the model's config, or in the generation config alone."""
+    configs = (model.config, model.generation_config)
+    starts = [getattr(c, key, None) for key in ("decoder_start_token_id", "bos_token_id") for c in configs]
+    model.config.decoder_start_token_id = next((start for start in starts if start is not None), None)
+    if model.config.decoder_start_token_id is None:
+        raise ModelError(f"{name!r}: neither of its configs has a decoder_start_token_id; write it into config.json")
+
+
+def reads_both_ways(config: PretrainedConfig) -> bool:
+    """Whether a token sees what stands after it: there is a masked language model of this kind, and this one is no decoder."""
+    return type(config) in AutoModelForMaskedLM._model_mapping and not getattr(config, "is_decoder", False)
+
+
+def positions_of(network: PreTrainedModel) -> int | None:
+    """Tokens that a network has positions for; None: any number.
+
+    From its table of positions, of which some kinds leave the first rows unused (RoBERTa's start after the padding id);
+    without a table, what its config says it was trained for.
+    """
+    rooms = [
+        table.num_embeddings - getattr(table, "offset", 0 if table.padding_idx is None else table.padding_idx + 1)
+        for name, table in network.named_modules()
+        if name.rsplit(".", 1)[-1] in TABLES and isinstance(table, nn.Embedding)
+    ]
+    return min(rooms, default=getattr(network.config, "max_position_embeddings", None))
 
 
 class ValueModel(nn.Module):
@@ -113,8 +156,69 @@ def load_value_model(name: str, shared: bool, seed: int, head: Literal["relu", "
             f"policy = {name!r}: an untrained preset is nothing to start PPO from; name a supervised policy's directory"
         )
     config = load_pretrained(AutoConfig, name)
-    body = None if shared else load_pretrained(AutoModel, name, dtype=torch.float32)
+    body = None if shared else load_weights(AutoModel, name, new_head=True)
     return ValueModel(body, config.hidden_size, head).eval()
+
+
+# --- loading ------------------------------------------------------------------------------------------------------------------
+
+
+def load_weights(
+    kind: Any, name: str, presets: Collection[str] = (), new_head: bool = False, **options: Any
+) -> PreTrainedModel:
+    """A model (float32) of a directory or hub id, every weight of which was read there; raises :class:`ModelError`.
+
+    ``new_head``: only the body must be there, and is: the head is a new one (with the pooler before it, which some checkpoints
+    lack), and what the backbone had for its last task is left.
+    """
+    options |= {"dtype": torch.float32, "output_loading_info": True, "ignore_mismatched_sizes": True}
+    model, found = load_pretrained(kind, name, presets, **options)
+    missing, left = set(found["missing_keys"]), set(found["unexpected_keys"])
+    reshaped = {key for key, *_ in found["mismatched_keys"]}
+    wrapper = next((key.split(".")[0] for key in left if key.partition(".")[2] in missing), None)
+    if new_head:
+        body = "" if model is model.base_model else f"{model.base_model_prefix}."
+        missing, reshaped = (
+            {key for key in keys if key.startswith(body) and "pooler" not in key.split(".")} for keys in (missing, reshaped)
+        )
+        own = {re.sub(r"\d+", "0", key) for key in model.state_dict()}
+        left = {key for key in left if {re.sub(r"\d+", "0", key), re.sub(r"\d+", "0", body + key)} & own}  # further layers
+    problems = {"missing": missing, "of another shape": reshaped, "left over": left}
+    if any(problems.values()):
+        why = "; ".join(f"{what}: {_some(keys)}" for what, keys in problems.items() if keys)
+        out = f"remove {wrapper + '.'!r}, which a wrapper put before the names" if wrapper else "save the whole model again"
+        raise ModelError(f"{name!r}: its weights do not fit {type(model).__name__} ({why}); {out}, or name another model")
+    return model
+
+
+def _some(names: Collection[str]) -> str:
+    first = ", ".join(sorted(names)[:3])
+    return f"{first} and {len(names) - 3} more" if len(names) > 3 else first
+
+
+def load_tokenizer(name: str, model: PreTrainedModel, presets: Collection[str] = (), **options: Any) -> PreTrainedTokenizerFast:
+    """The tokenizer of a loaded ``model``: one that has words, an end of text, and no text token that the model cannot embed.
+
+    A padding token that is missing or beyond the embedding gives way to the end of text: padding is masked everywhere.
+    """
+    tokenizer = load_pretrained(AutoTokenizer, name, presets, **options)
+    vocabularies = tokenizer.vocab_files_names.values()
+    if vocabularies and not any(beside(name, file) for file in vocabularies):
+        raise ModelError(f"{name!r}: has no tokenizer ({' or '.join(vocabularies)}); save the model's own beside its weights")
+    ends = (tokenizer.eos_token,) if model.can_generate() else (tokenizer.sep_token, tokenizer.eos_token)
+    end = next((token for token in ends if token is not None), None)
+    if end is None:
+        raise ModelError(f"{name!r}: its tokenizer has no eos_token, so no text can end; name it in tokenizer_config.json")
+    rows, vocabulary = model.get_input_embeddings().weight.shape[0], tokenizer.get_vocab()
+    if tokenizer.pad_token is None or vocabulary.get(tokenizer.pad_token, rows) >= rows:
+        tokenizer.pad_token = end
+    unused = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special} - {end, tokenizer.cls_token}
+    if beyond := [token for token, place in vocabulary.items() if place >= rows and token not in unused]:
+        raise ModelError(
+            f"{name!r}: its tokenizer knows {_some(beyond)}, for which the model's embedding of {rows} tokens has no row; "
+            "resize the model's embedding, or give it its own tokenizer"
+        )
+    return tokenizer
 
 
 def load_pretrained(kind: Any, name: str, presets: Collection[str] = (), **options: Any) -> Any:
@@ -126,9 +230,40 @@ def load_pretrained(kind: Any, name: str, presets: Collection[str] = (), **optio
         options["use_safetensors"] = True
     try:
         return kind.from_pretrained(str(local) if local.is_dir() else name, **options)
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
+    except Exception as error:  # the libraries raise anything at files that are not what their names say
+        described = str(error).strip().splitlines() or [""]
+        plain = isinstance(error, OSError | ValueError)
+        reason = _instead(name) or (described[0] if plain else f"{type(error).__name__}: {described[0]}")
         raise ModelError(
             f"{name!r} cannot be loaded ({reason}); name a directory of safetensors weights"
             f"{',' if presets else ' or'} a hub id that can be reached{', or one of ' if presets else ''}{', '.join(presets)}"
         ) from error
+
+
+def _instead(name: str) -> str:
+    """What there is in place of a model that cannot be loaded, as far as that explains it."""
+    folder = resolve(name)
+    if not folder.is_dir():
+        try:
+            validate_repo_id(name)
+        except HFValidationError:
+            return "it is a file" if folder.exists() else "there is no such directory"
+        return ""
+    for file in sorted(path for path in folder.iterdir() if path.is_file()):
+        with file.open("rb") as opened:
+            if opened.read(len(LFS)) == LFS:
+                return f"its {file.name} is a Git LFS pointer in place of the file: run `git lfs pull` in its repository"
+    if not (folder / "config.json").is_file() and (inside := sorted(path.parent.name for path in folder.glob("*/config.json"))):
+        return f"it holds no model itself, but its subfolder {' and '.join(inside)} does"
+    return ""
+
+
+def beside(name: str, file: str) -> Path | None:
+    """A file of a model's directory, or of its hub repository; None where it has none."""
+    local = resolve(name)
+    if local.is_dir():
+        return local / file if (local / file).is_file() else None
+    try:
+        return Path(hf_hub_download(name, file))
+    except (EntryNotFoundError, HFValidationError):  # without a network: none in the cache
+        return None

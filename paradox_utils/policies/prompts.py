@@ -12,7 +12,9 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
+from paradox_utils import config
 from paradox_utils.data.records import DataError, Question
+from paradox_utils.policies.models import ModelError, positions_of
 
 CUE = " answer:"  # tells a decoder-only policy where the prompt ends
 
@@ -47,16 +49,39 @@ class Responses:
         return [row[:length] for row, length in zip(self.ids.tolist(), self.mask.sum(1).tolist(), strict=True)]
 
 
+def tail_of(network: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, limit: int) -> list[int]:
+    """The tokens that end a prompt, for which ``limit`` must leave room."""
+    apart = network.config.is_encoder_decoder
+    tail = [tokenizer.eos_token_id] if apart else tokenizer(CUE, add_special_tokens=False).input_ids
+    if limit <= len(tail):
+        raise DataError(f"prompt_limit = {limit}: leaves no room for a prompt; allow more than {len(tail)} tokens")
+    return tail
+
+
+def prompt_room(network: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, p: config.Source) -> int:
+    """Tokens that a prompt may have: ``p.prompt_limit``, or what the network's positions leave it beside the response.
+
+    Raises :class:`ModelError` where that is nothing, or the positions do not even hold the response.
+    """
+    least, apart = len(tail_of(network, tokenizer, p.prompt_limit)) + 1, network.config.is_encoder_decoder
+    parts = (network.get_encoder(), network.get_decoder()) if apart else (network, network)
+    reads, writes = map(positions_of, parts)
+    room = p.prompt_limit if reads is None else min(p.prompt_limit, reads if apart else reads - p.response_limit)
+    if room < least or (writes is not None and writes < p.response_limit):
+        raise ModelError(
+            f"response_limit = {p.response_limit}: the {network.config.model_type} model has {writes} positions"
+            f"{'' if apart else ', for prompt and response together'}; lower response_limit, or name another model"
+        )
+    return room
+
+
 def encode_prompts(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, questions: Sequence[Question], limit: int
 ) -> Prompts:
     """Prompts padded to the longest of the batch and cut to ``limit`` tokens (their number is counted)."""
     if not questions:
         raise DataError("no prompts: the data holds no question for this use; raise train_, validation_ or test_questions")
-    causal = not model.config.is_encoder_decoder
-    tail = tokenizer(CUE, add_special_tokens=False).input_ids if causal else [tokenizer.eos_token_id]
-    if limit <= len(tail):
-        raise DataError(f"prompt_limit = {limit}: leaves no room for a prompt; allow more than {len(tail)} tokens")
+    causal, tail = not model.config.is_encoder_decoder, tail_of(model, tokenizer, limit)
     rows, truncated = [], 0
     for ids in tokenizer([q.prompt for q in questions], add_special_tokens=False).input_ids:
         truncated += len(ids) > limit - len(tail)

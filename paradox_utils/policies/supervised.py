@@ -22,7 +22,7 @@ from transformers import (
 from paradox_utils import config, data, identity, states
 from paradox_utils.data.records import DataError
 from paradox_utils.policies.models import device_of, load_policy
-from paradox_utils.policies.prompts import CUE
+from paradox_utils.policies.prompts import prompt_room, tail_of
 
 MOST_EXAMPLES = 100_000_000  # their order is held in memory: some 4 GB
 
@@ -97,17 +97,16 @@ def encode_demonstrations(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, pairs: Sequence[tuple[str, str]], p: config.Supervised
 ) -> list[dict]:
     """(prompt, answer) texts to training examples; a decoder-only model is trained on the answer alone."""
-    examples = []
+    examples: list[dict] = []
+    room = prompt_room(model, tokenizer, p)
+    tail = tail_of(model, tokenizer, room)
     prompts = tokenizer([prompt for prompt, _ in pairs], add_special_tokens=False).input_ids
     answers = tokenizer([answer for _, answer in pairs], add_special_tokens=False).input_ids
-    cue = tokenizer(CUE, add_special_tokens=False).input_ids
     for prompt, answer in zip(prompts, answers, strict=True):
         target = [*answer[: p.response_limit - 1], tokenizer.eos_token_id]
-        if model.config.is_encoder_decoder:
-            ids, labels = [*prompt[: p.prompt_limit - 1], tokenizer.eos_token_id], target
-        else:
-            prompt = [*prompt[: p.prompt_limit - len(cue)], *cue]
-            ids, labels = prompt + target, [-100] * len(prompt) + target
+        ids, labels = [*prompt[: room - len(tail)], *tail], target
+        if not model.config.is_encoder_decoder:
+            ids, labels = ids + target, [-100] * len(ids) + target
         examples.append({"input_ids": ids, "attention_mask": [1] * len(ids), "labels": labels})
     return examples
 

@@ -11,10 +11,8 @@ from tokenizers.models import WordPiece
 from torch import nn
 from transformers import (
     AutoConfig,
-    AutoModelForMaskedLM,
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
-    AutoTokenizer,
     BertConfig,
     LongformerConfig,
     PretrainedConfig,
@@ -24,7 +22,14 @@ from transformers import (
 
 from paradox_utils.data import atlas
 from paradox_utils.data.tasks import LABELS
-from paradox_utils.policies.models import ModelError, fast_tokenizer, load_pretrained
+from paradox_utils.policies.models import (
+    ModelError,
+    fast_tokenizer,
+    load_pretrained,
+    load_tokenizer,
+    load_weights,
+    reads_both_ways,
+)
 
 
 def _sizes(width: int) -> dict[str, Any]:
@@ -72,11 +77,8 @@ def load_encoder(name: str, pairwise: bool, seed: int) -> tuple[PreTrainedModel,
         model = kind.from_config(config)
         _favour_equal_tokens(model)
     else:
-        tokenizer = load_pretrained(AutoTokenizer, name, ENCODER_PRESETS)
-        # a head of another shape, left from the backbone's last task, is replaced by a new one
-        model = load_pretrained(kind, name, dtype=torch.float32, ignore_mismatched_sizes=True, **classes)
-    if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.eos_token
+        model = load_weights(kind, name, ENCODER_PRESETS, new_head=True, **classes)
+        tokenizer = load_tokenizer(name, model)
     model.config.pad_token_id = tokenizer.pad_token_id
     return model.eval(), tokenizer
 
@@ -96,17 +98,35 @@ def _favour_equal_tokens(model: PreTrainedModel) -> None:
             getattr(attention, key).weight.copy_(getattr(attention, query).weight)
 
 
-def load_reward_model(checkpoint: Path, pairwise: bool) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
-    """A trained reward model; refuses a checkpoint whose labels do not fit the task."""
-    config = load_pretrained(AutoConfig, str(checkpoint))
-    labels = tuple(config.id2label[i] for i in range(config.num_labels))
-    if len(labels) != 1 if pairwise else labels != LABELS:
-        needed = "one score" if pairwise else f"the classes {LABELS}"
-        raise ModelError(f"{checkpoint}: has the classes {labels}, but its task needs {needed}; name another reward model")
-    kind = AutoModelForSequenceClassification if pairwise else AutoModelForTokenClassification
-    return load_pretrained(kind, str(checkpoint), dtype=torch.float32).eval(), load_pretrained(AutoTokenizer, str(checkpoint))
+def load_reward_model(checkpoint: str | Path, pairwise: bool) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
+    """A trained reward model, of a directory or hub id; refuses one whose kind or labels do not fit the task."""
+    name = str(checkpoint)
+    config = load_pretrained(AutoConfig, name)
+    kind, other = AutoModelForSequenceClassification, "ForTokenClassification"
+    if not pairwise:
+        kind, other = AutoModelForTokenClassification, "ForSequenceClassification"
+    needed = "one score a text" if pairwise else f"the classes {dict(enumerate(LABELS))} on its tokens"
+    if wrong := [each for each in config.architectures or [] if each.endswith(other)]:
+        raise ModelError(f"{name!r}: is a {wrong[0]}, but its task needs {needed}; name another reward model")
+    classes = {int(index): label for index, label in config.id2label.items()}
+    if len(classes) != 1 if pairwise else classes != dict(enumerate(LABELS)):
+        raise ModelError(f"{name!r}: id2label = {classes}, but its task needs {needed}; name another reward model")
+    model = load_weights(kind, name)
+    tokenizer = load_tokenizer(name, model)
+    model.config.pad_token_id = _padding(model, tokenizer)
+    return model.eval(), tokenizer
+
+
+def _padding(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> int:
+    """The token to pad with: by ``config.pad_token_id`` some sequence classifiers find the last token of a text. Without one
+    they take the very last, so any does that ends no text."""
+    rows, own = model.get_input_embeddings().weight.shape[0], model.config.pad_token_id
+    if own is not None and 0 <= own < rows:
+        return own
+    ends = {tokenizer.sep_token_id, tokenizer.eos_token_id}
+    return next(token for token in (tokenizer.pad_token_id, 0, 1, 2) if token not in ends)
 
 
 def is_causal(model: PreTrainedModel) -> bool:
-    """Whether a token sees only what stands before it: the backbone is no masked language model."""
-    return type(model.config) not in AutoModelForMaskedLM._model_mapping
+    """Whether a token sees only what stands before it."""
+    return not reads_both_ways(model.config)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import itertools
-import json
+import math
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ from transformers import PreTrainedTokenizerFast
 from paradox_utils import config, data
 from paradox_utils.data.records import DataError, Feedback, Judge, Offsets, Question, unit_interval
 from paradox_utils.data.tasks import GOOD, LABELS, TASKS
-from paradox_utils.files import resolve
+from paradox_utils.files import for_task
 from paradox_utils.policies.prompts import Responses, decode
 from paradox_utils.rewards import model
 from paradox_utils.rewards.examples import context_of, training_examples
@@ -221,22 +221,27 @@ class Reward(NamedTuple):
 
 
 def _model(p: config.PPO, tokenizer: PreTrainedTokenizerFast, feedback: dict[str, list[Feedback]]) -> Reward:
-    """A trained reward model."""
-    checkpoint, pairwise = resolve(p.reward_model.format(task=p.task)), TASKS[p.task].pairwise
-    scorer = model.load_scorer(checkpoint, p.task, p, p.rm_micro_batch)
-    stored = checkpoint / "metrics.json"
-    metrics = json.loads(stored.read_text()) if stored.is_file() else {}
-    if pairwise and not {"score_mean", "score_std"} <= metrics.keys():
-        raise DataError(
-            f"{stored}: needs score_mean and score_std, mean and deviation of the model's scores on its training responses, "
-            f"to scale a {p.task} reward; write them there"
-        )
-    judge, centre = model_judge(scorer, p), Centre()
+    """A trained reward model, its metrics measured on held-out feedback as it was loaded."""
+    checkpoint, pairwise = for_task(p.reward_model, p.task), TASKS[p.task].pairwise
+    stored, centre = model.saved(checkpoint, "metrics.json"), Centre()
     if pairwise and p.normalise_reward is not False:
-        centre = Centre(metrics["score_mean"], metrics["score_std"])
-    elif p.normalise_reward:
+        scores = config.check(model.TrainingScores, stored, f"{checkpoint}/metrics.json (scales a {p.task} reward)")
+        centre = Centre(scores.score_mean, scores.score_std)
+    scorer = model.load_scorer(checkpoint, p.task, p, p.rm_micro_batch)
+    judge, metrics = model_judge(scorer, p), model.measured(scorer, p.task, training_examples(p, feedback["heldout"], p.task))
+    if p.normalise_reward and not pairwise:
         centre = Centre(0.0, spread_of(judge, p, feedback["train"]))
-    return Reward(reward_function(tokenizer, judge, centre, p), metrics, lambda: scorer.truncated)
+    return Reward(reward_function(tokenizer, judge, centre, p), _as_stored(metrics, stored), lambda: scorer.truncated)
+
+
+def _as_stored(metrics: dict, stored: dict) -> dict:
+    """The metrics, in the digits of the ``stored`` ones that they confirm: among other texts a pass rounds otherwise."""
+
+    def confirmed(name: str, value: float | None) -> bool:
+        other = stored.get(name)
+        return isinstance(value, float) and isinstance(other, float) and math.isclose(value, other, rel_tol=ROUNDING)
+
+    return {name: stored[name] if confirmed(name, value) else value for name, value in metrics.items()}
 
 
 def _dial(p: config.PPO, tokenizer: PreTrainedTokenizerFast, feedback: dict[str, list[Feedback]]) -> Reward:
@@ -310,9 +315,11 @@ def true_reward(
     return exact and reward_function(tokenizer, exact, exact_centre(p.task, feedback), p)
 
 
-def evaluator_of(p: config.PPO) -> Judge:
+def evaluator_of(p: config.PPO, feedback: dict[str, list[Feedback]]) -> Judge:
     """Who scores the policy: the oracle, or a reward model by its arg-max labels."""
     if p.evaluator == "oracle":
         return data.oracle_of(p, p.task)
-    scorer = model.load_scorer(resolve(p.evaluator), p.task, p, p.rm_micro_batch)
+    scorer = model.load_scorer(for_task(p.evaluator, p.task), p.task, p, p.rm_micro_batch)
+    if scorer.task is None:  # its labels say whose they are
+        model.measured(scorer, p.task, training_examples(p, feedback["heldout"], p.task))
     return model_judge(scorer, p.model_copy(update={"reward_form": "arg-max"}))

@@ -10,25 +10,32 @@ tokenizer (RoBERTa's, Longformer's) spells a word without one differently. A pai
 from __future__ import annotations
 
 import itertools
-import json
 from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
+import numpy as np
 import torch
+from pydantic import ConfigDict, Field
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from paradox_utils import config
-from paradox_utils.data.tasks import TASKS
-from paradox_utils.policies.models import device_of
+from paradox_utils import config, files
+from paradox_utils.data.records import PairExample, SegmentExample
+from paradox_utils.data.tasks import GOOD, LABELS, TASKS
+from paradox_utils.policies.models import ModelError, beside, device_of, positions_of
 from paradox_utils.rewards.encoders import is_causal, load_reward_model
+from paradox_utils.rewards.measures import pair_metrics, segment_metrics
 
 IGNORED = -100  # the label that cross-entropy skips
 KEPT_CONTEXTS = 8192  # tokenised contexts a scorer keeps: 64 MB where each fills 2048 tokens
 
+SHORTEST = 4  # tokens of an input: the opening, a token of text, its mark, the end
+
 TokenIds = Sequence[int]
+Schema = TypeVar("Schema", bound=config.Parameters)
 
 
 class NonFiniteScoresError(RuntimeError):
@@ -50,7 +57,7 @@ class RewardScorer:
     """A reward model ready to score texts, ``batch`` of them a pass.
 
     ``truncated`` counts the inputs that were longer than ``max_length`` so far; ``known`` holds the token ids of contexts:
-    every rollout and evaluation comes back to the same questions.
+    every rollout and evaluation comes back to the same questions. ``task``: what its checkpoint says it is for.
     """
 
     model: PreTrainedModel
@@ -59,6 +66,7 @@ class RewardScorer:
     global_attention: bool = True
     batch: int = 64
     truncated: int = 0
+    task: config.TaskName | None = None
     known: dict[str, TokenIds] = field(default_factory=dict, init=False, repr=False)
 
     def segment_logits(self, contexts: Sequence[str], segments: Sequence[Sequence[str]]) -> list[Tensor]:
@@ -81,10 +89,11 @@ class RewardScorer:
 
     @property
     def limit(self) -> int:
-        """Tokens the model can read: ``max_length``, or its position table where that is shorter."""
-        positions = getattr(self.model.config, "max_position_embeddings", self.max_length)
-        offset = 2 if self.model.config.model_type in {"longformer", "roberta", "mpnet", "xlm-roberta"} else 0
-        return min(self.max_length, positions - offset)
+        """Tokens the model can read: ``max_length``, or its positions where those are fewer."""
+        limit = min(self.max_length, positions_of(self.model) or self.max_length)
+        if limit < SHORTEST:
+            raise ModelError(f"max_length = {limit}: leaves a reward model nothing to read; allow {SHORTEST} tokens or more")
+        return limit
 
     def encode_segments(self, contexts: Sequence[str], segments: Sequence[Sequence[str]]) -> list[Input]:
         """Token-model inputs within the limit. The context is cut first, from its end; then the last segments."""
@@ -137,7 +146,7 @@ class RewardScorer:
         def padded(name: str, filler: int) -> Tensor:
             return torch.tensor([row[name] + [filler] * (longest - len(row[name])) for row in rows])
 
-        tensors = {"input_ids": padded("ids", self.tokenizer.pad_token_id)}
+        tensors = {"input_ids": padded("ids", self.model.config.pad_token_id)}
         tensors["attention_mask"] = torch.tensor([[1] * len(row["ids"]) + [0] * (longest - len(row["ids"])) for row in rows])
         if getattr(self.model.config, "type_vocab_size", 0) > 1:
             tensors["token_type_ids"] = padded("types", 0)
@@ -183,14 +192,78 @@ def _fetched(chosen: list[int], logits: Tensor) -> tuple[list[int], Tensor]:
     return chosen, logits.cpu()
 
 
-def load_scorer(checkpoint: Path, task: config.TaskName, p: config.Source, batch: int = 64) -> RewardScorer:
-    """The reward model of a checkpoint folder, with the input limits it was trained with."""
+class Settings(config.Parameters):
+    """``settings.json`` of a checkpoint: how its inputs are laid out, and its task (unset: not written down)."""
+
+    model_config = ConfigDict(extra="ignore")
+    max_length: config.Count = 2048
+    global_attention: bool = True
+    task: config.TaskName | None = None
+
+
+class TrainingScores(config.Parameters):
+    """What centres a pairwise reward, of a checkpoint's ``metrics.json``: the model's scores on its training responses."""
+
+    model_config = ConfigDict(extra="ignore")
+    score_mean: float = Field(description="mean of the scores")
+    score_std: config.Positive = Field(description="their standard deviation")
+
+
+def saved(checkpoint: str | Path, file: str) -> dict:
+    """A JSON object of a checkpoint, empty where it has no such file; raises :class:`ModelError`."""
+    path = beside(str(checkpoint), file)
+    try:
+        content = files.read_json(path) if path else {}
+    except files.FileError as error:
+        raise ModelError(f"{path}: is no JSON ({error.__cause__}); mend it, or name another reward model") from error
+    if not isinstance(content, dict):
+        raise ModelError(f"{path}: is a {type(content).__name__}, no JSON object; write one, or name another reward model")
+    return content
+
+
+def load_scorer(checkpoint: str | Path, task: config.TaskName, p: config.Source, batch: int = 64) -> RewardScorer:
+    """The reward model of a directory or hub id, with the input limits it was trained with; raises :class:`ModelError` where
+    it cannot be one of the task, and :class:`~paradox_utils.config.ParameterError` for settings that cannot be."""
+    settings = config.check(Settings, saved(checkpoint, "settings.json"), f"{checkpoint}/settings.json")
+    if settings.task not in (None, task):
+        raise ModelError(f"{checkpoint}: is for task = {settings.task!r} (settings.json), not for {task!r}; name another")
     model, tokenizer = load_reward_model(checkpoint, TASKS[task].pairwise)
-    settings = checkpoint / "settings.json"
-    saved = json.loads(settings.read_text()) if settings.is_file() else {}
-    return RewardScorer(
-        model.to(device_of(p.device)), tokenizer, saved.get("max_length", 2048), saved.get("global_attention", True), batch
-    )
+    model.to(device_of(p.device))
+    return RewardScorer(model, tokenizer, settings.max_length, settings.global_attention, batch, task=settings.task)
+
+
+# --- measuring ----------------------------------------------------------------------------------------------------------------
+
+
+def measured(scorer: RewardScorer, task: config.TaskName, heldout: Sequence[SegmentExample] | Sequence[PairExample]) -> dict:
+    """Metrics on held-out feedback (see :mod:`paradox_utils.rewards.measures`), empty without an example.
+
+    Raises :class:`ModelError` for a token model that gives another task's error label and never its own, unless its checkpoint
+    says that it is for this one.
+    """
+    if not heldout:
+        return {}
+    if TASKS[task].pairwise:
+        scores = pair_scores(scorer, heldout)
+        return pair_metrics(scores[:, 0] - scores[:, 1], [e.clean for e in heldout])
+    logits = torch.cat(scorer.segment_logits([e.context for e in heldout], [e.segments for e in heldout]))
+    given = {LABELS[index] for index in logits[~logits.isnan().any(1)].argmax(1).tolist()} - {LABELS[GOOD]}
+    if given and TASKS[task].error_label not in given and scorer.task is None:
+        raise ModelError(
+            f"{scorer.model.name_or_path}: calls held-out segments {' or '.join(sorted(given))}, and none "
+            f"{TASKS[task].error_label}, as a model for {task} does; name another, or write its task into settings.json"
+        )
+    noisy = [label for e in heldout for label in e.labels]
+    clean = [label for e in heldout for label in e.clean] if heldout[0].clean is not None else None
+    return segment_metrics(logits.softmax(-1).numpy(), noisy, clean, TASKS[task].bad)
+
+
+def pair_scores(scorer: RewardScorer, pairs: Sequence[PairExample]) -> np.ndarray:
+    """Scores [pairs, 2] of the chosen and the rejected responses; each text is scored once."""
+    texts = [(e.context, text) for e in pairs for text in (e.chosen, e.rejected)]
+    unique = list(dict.fromkeys(texts))  # a response stands in up to three pairs
+    known = dict(zip(unique, scorer.scores(*zip(*unique, strict=True)).tolist(), strict=True))
+    return np.array([known[text] for text in texts]).reshape(-1, 2)
 
 
 # --- inputs -------------------------------------------------------------------------------------------------------------------

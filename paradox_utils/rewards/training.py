@@ -13,7 +13,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import torch
 from datasets import Dataset
 from torch import Tensor
 from torch.nn.functional import cross_entropy
@@ -29,8 +28,8 @@ from paradox_utils.policies.models import device_of
 from paradox_utils.policies.supervised import fit, shuffled, training_arguments
 from paradox_utils.rewards.encoders import load_encoder
 from paradox_utils.rewards.examples import training_examples
-from paradox_utils.rewards.measures import pair_metrics, segment_metrics
-from paradox_utils.rewards.model import IGNORED, RewardScorer, features
+from paradox_utils.rewards.measures import pair_metrics
+from paradox_utils.rewards.model import IGNORED, RewardScorer, Settings, features, measured, pair_scores
 
 
 class Checkpoints(TrainerCallback):
@@ -79,7 +78,7 @@ def train(p: config.RewardModel, feedback: dict[str, list[Feedback]], folder: Pa
     _forget_broken(p, folder)
     model, tokenizer = load_encoder(p.backbone, pairwise, p.seed)
     batch = 4 * p.micro_batch or 64  # without gradients, four times as many fit
-    scorer = RewardScorer(model, tokenizer, p.max_length, p.global_attention, batch)
+    scorer = RewardScorer(model, tokenizer, p.max_length, p.global_attention, batch, task=p.task)
     callback = Checkpoints(p, scorer, heldout, examples, folder)
     steps = max(p.schedule_steps, p.checkpoint_steps[-1])
     if p.checkpoint_steps[-1] == 0:
@@ -199,16 +198,8 @@ def _label_replaced_tokens(rows: list[dict], tokenizer: PreTrainedTokenizerFast,
 def measure(scorer: RewardScorer, p: config.RewardModel, heldout: list, train: list) -> dict:
     """Accuracy and its companions on held-out feedback; for pairwise models also mean and deviation of training scores."""
     if not TASKS[p.task].pairwise:
-        logits = scorer.segment_logits([e.context for e in heldout], [e.segments for e in heldout])
-        probabilities = torch.cat(logits).softmax(-1).numpy()
-        noisy_labels = [label for e in heldout for label in e.labels]
-        clean = [label for e in heldout for label in e.clean] if heldout[0].clean is not None else None
-        return segment_metrics(probabilities, noisy_labels, clean, TASKS[p.task].bad)
-    sample = train[:: max(1, 2 * len(train) // p.centre_sample)]
-    texts = [(e.context, text) for e in (*heldout, *sample) for text in (e.chosen, e.rejected)]
-    unique = list(dict.fromkeys(texts))  # a response stands in up to three pairs
-    known = dict(zip(unique, scorer.scores(*zip(*unique, strict=True)).tolist(), strict=True))
-    scores = np.array([known[text] for text in texts]).reshape(-1, 2)
+        return measured(scorer, p.task, heldout)
+    scores = pair_scores(scorer, [*heldout, *train[:: max(1, 2 * len(train) // p.centre_sample)]])
     margins, centring = scores[: len(heldout), 0] - scores[: len(heldout), 1], scores[len(heldout) :]
     return pair_metrics(margins, [e.clean for e in heldout]) | {
         "score_mean": float(centring.mean()),
@@ -221,8 +212,8 @@ def save_checkpoint(scorer: RewardScorer, metrics: dict, folder: Path) -> None:
     with states.whole_folder(folder) as part:
         scorer.model.save_pretrained(part)
         scorer.tokenizer.save_pretrained(part)
-        settings = {"max_length": scorer.max_length, "global_attention": scorer.global_attention}
-        (part / "settings.json").write_text(json.dumps(settings))
+        settings = Settings(max_length=scorer.max_length, global_attention=scorer.global_attention, task=scorer.task)
+        (part / "settings.json").write_text(settings.model_dump_json())
         (part / "metrics.json").write_text(json.dumps(metrics))
         states.complete(part)
 

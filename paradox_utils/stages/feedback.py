@@ -12,7 +12,7 @@ from paradox_utils import config, data
 from paradox_utils.data.records import Feedback, write_feedback
 from paradox_utils.policies.decoding import generate
 from paradox_utils.policies.models import device_of, load_policy
-from paradox_utils.policies.prompts import encode_prompts
+from paradox_utils.policies.prompts import encode_prompts, prompt_room
 
 BATCH = 64  # prompts a generation pass
 
@@ -37,7 +37,7 @@ def collect(p: config.FeedbackParameters) -> list[Feedback]:
     questions = origin.more(p, "feedback", p.prompts, (*asked.train, *asked.validation, *asked.test))
     records = []
     for start in range(0, len(questions), BATCH):
-        prompts = encode_prompts(model, tokenizer, questions[start : start + BATCH], p.prompt_limit)
+        prompts = encode_prompts(model, tokenizer, questions[start : start + BATCH], prompt_room(model, tokenizer, p))
         sampled = generate(
             model, tokenizer, prompts, p.response_limit, p.responses_per_prompt, p.temperature, seed=f"feedback {p.seed}"
         )

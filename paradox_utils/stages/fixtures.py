@@ -9,7 +9,7 @@ from pathlib import Path
 from paradox_utils import config
 from paradox_utils.data.records import write_feedback
 from paradox_utils.data.tasks import TASKS
-from paradox_utils.files import resolve
+from paradox_utils.files import for_task, resolve
 from paradox_utils.stages import reward_model, supervised
 from paradox_utils.stages.feedback import collect
 
@@ -33,7 +33,7 @@ def build(scratch: Path) -> None:
         p = config.RewardModel(task=task, **REWARD_MODELS[task])
         results, _ = reward_model.train_reward_model(p, scratch / task)
         print(task, results["checkpoints"][-1], flush=True)
-        target = resolve(config.FIXTURE_REWARD_MODEL.format(task=task))
+        target = resolve(for_task(config.FIXTURE_REWARD_MODEL, task))
         _replace(scratch / task / f"checkpoint-{p.checkpoint_steps[-1]}", target)
 
 

@@ -21,7 +21,7 @@ from paradox_utils.data.records import DataError, Question
 from paradox_utils.data.tasks import TASKS
 from paradox_utils.files import resolve
 from paradox_utils.policies.models import ModelError, device_of, load_policy, load_value_model
-from paradox_utils.policies.prompts import Prompts, choose, encode_prompts
+from paradox_utils.policies.prompts import Prompts, choose, encode_prompts, prompt_room
 from paradox_utils.ppo import OPTIMISERS, processes, state
 from paradox_utils.ppo.evaluate import Scores, evaluation, named, questions_table, results_of
 from paradox_utils.ppo.loop import Actors, Outcome, Rewards, Setting
@@ -82,11 +82,12 @@ def run_ppo(p: config.PPO, folder: Path) -> tuple[Outcome, dict]:
 
 def _rewards(p: config.PPO, tokenizer: PreTrainedTokenizerFast) -> tuple[Rewards, dict]:
     """Who judges, and the metrics of who gives the reward."""
-    judged = data.load_feedback(p, resolve(p.feedback)) if data.oracle_of(p, p.task) else {}
+    judged = data.load_feedback(p, resolve(p.feedback))
     (given, metrics, cut), true, soft = reward_of(p, tokenizer, judged), true_reward(p, tokenizer, judged), None
     if p.probe_prompts and true is not None and p.reward == "model" and not TASKS[p.task].pairwise:
-        soft = reward_of(p.model_copy(update={"reward_form": "probability"}), tokenizer, judged)[0]
-    return Rewards(given, soft, true, evaluator_of(p), cut), metrics
+        unmeasured = judged | {"heldout": []}
+        soft = reward_of(p.model_copy(update={"reward_form": "probability"}), tokenizer, unmeasured)[0]
+    return Rewards(given, soft, true, evaluator_of(p, judged), cut), metrics
 
 
 def _ends(actors: Actors, outcome: Outcome, score: Callable[..., Scores], model: Path) -> dict[str, Scores | None]:
@@ -105,8 +106,10 @@ def _ends(actors: Actors, outcome: Outcome, score: Callable[..., Scores], model:
 
 
 def encode(p: config.PPO, actors: Actors, questions: Sequence[Question]) -> Prompts:
-    """Questions as the policy reads them."""
-    return encode_prompts(actors.policy, actors.tokenizer, questions, p.prompt_limit)
+    """Questions as the policy reads them, and a value model of its own."""
+    networks = [actors.policy] if actors.value.body is None else [actors.policy, actors.value.body]
+    room = min(prompt_room(network, actors.tokenizer, p) for network in networks)
+    return encode_prompts(actors.policy, actors.tokenizer, questions, room)
 
 
 def _shared(p: config.PPO, folder: Path) -> tuple[Outcome, dict]:
@@ -161,6 +164,7 @@ def load_actors(p: config.PPO) -> Actors:
             f"value_weights = {p.value_weights!r}: a model of another kind or vocabulary than the policy {p.policy!r}, whose "
             "tokens it would read; name one of the same family"
         )
+    its.decoder_start_token_id = getattr(mine, "decoder_start_token_id", None)
     reference = copy.deepcopy(policy).requires_grad_(False)
     return Actors(policy.to(device), reference.to(device), value.to(device), tokenizer)
 

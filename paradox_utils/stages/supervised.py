@@ -12,7 +12,7 @@ from paradox_utils.data.tasks import TASKS, lm_performance
 from paradox_utils.policies import supervised
 from paradox_utils.policies.decoding import generate
 from paradox_utils.policies.models import device_of, load_policy
-from paradox_utils.policies.prompts import Responses, encode_prompts
+from paradox_utils.policies.prompts import Responses, encode_prompts, prompt_room
 
 transformers_logging.disable_progress_bar()
 
@@ -22,7 +22,7 @@ def supervised_policy(p: config.Supervised, folder: Path) -> tuple[pd.DataFrame,
     losses = supervised.train(p, folder)
     model, tokenizer = load_policy(str(folder / "model"))
     model.to(device_of(p.device))
-    prompts = encode_prompts(model, tokenizer, data.load_splits(p).validation, p.prompt_limit)
+    prompts = encode_prompts(model, tokenizer, data.load_splits(p).validation, prompt_room(model, tokenizer, p))
     responses = generate(model, tokenizer, prompts, p.response_limit)
     results = {"final_loss": None if losses.empty else float(losses["loss"].iloc[-1]), "truncated_prompts": prompts.truncated}
     for task in TASKS:

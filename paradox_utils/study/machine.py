@@ -55,7 +55,7 @@ def _estimate(run: Run, by_id: dict[str, Run]) -> float:
     """MB of a run of whose kind none has finished."""
     values = run.parameters
     sizes = {name: _weights(values.get(name), by_id) for name in ("policy", "backbone", "evaluator")}
-    reward = values["reward_model"].format(task=run.labels["task"]) if values.get("reward") == "model" else ""
+    reward = files.for_task(values["reward_model"], run.labels["task"]) if values.get("reward") == "model" else ""
     trained, judges = COPIES[run.stage] * (sizes["policy"] + sizes["backbone"]), sizes["evaluator"] + _weights(reward, by_id)
     return values.get("processes", 1) * (BASE_MB + trained + judges)
 
