@@ -320,6 +320,6 @@ def evaluator_of(p: config.PPO, feedback: dict[str, list[Feedback]]) -> Judge:
     if p.evaluator == "oracle":
         return data.oracle_of(p, p.task)
     scorer = model.load_scorer(for_task(p.evaluator, p.task), p.task, p, p.rm_micro_batch)
-    if scorer.task is None:  # its labels say whose they are
+    if scorer.task is None and not TASKS[p.task].pairwise:  # its labels say whose they are
         model.measured(scorer, p.task, training_examples(p, feedback["heldout"], p.task))
     return model_judge(scorer, p.model_copy(update={"reward_form": "arg-max"}))

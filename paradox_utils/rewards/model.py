@@ -92,7 +92,8 @@ class RewardScorer:
         """Tokens the model can read: ``max_length``, or its positions where those are fewer."""
         limit = min(self.max_length, positions_of(self.model) or self.max_length)
         if limit < SHORTEST:
-            raise ModelError(f"max_length = {limit}: leaves a reward model nothing to read; allow {SHORTEST} tokens or more")
+            name = f"{self.model.name_or_path}: " if self.model.name_or_path else ""
+            raise ModelError(f"{name}max_length = {limit}: leaves nothing to read; allow {SHORTEST} tokens or more")
         return limit
 
     def encode_segments(self, contexts: Sequence[str], segments: Sequence[Sequence[str]]) -> list[Input]:

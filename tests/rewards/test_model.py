@@ -12,7 +12,7 @@ from tokenizers.models import BPE
 from transformers import LlamaConfig, LlamaForCausalLM, RobertaConfig, RobertaForMaskedLM
 
 from paradox_utils import config
-from paradox_utils.policies.models import fast_tokenizer
+from paradox_utils.policies.models import ModelError, fast_tokenizer
 from paradox_utils.rewards import examples, judges, model
 from paradox_utils.rewards.encoders import atlas_reward_tokenizer, load_encoder
 from paradox_utils.rewards.model import IGNORED, NonFiniteScoresError, RewardScorer
@@ -111,7 +111,8 @@ def test_over_long_inputs_lose_the_end_of_the_context_first():
     shorter = encoded(4 + len(first) + 1)  # no context, the second segment cut: its mark is there, so it still counts
     assert (shorter.ids, shorter.marks) == ([HEAD, MARK, *first, MARK, second[0], MARK], [1, 2 + len(first)])
     assert encoded(3 + len(first)).marks == [1, -1]
-    assert encoded(2).marks == [-1, -1]
+    with pytest.raises(ModelError, match="max_length = 3"):
+        encoded(3)
 
 
 def test_a_causal_mark_is_lost_with_the_end_of_its_segment(llama):
@@ -306,7 +307,7 @@ def test_an_encoder_reads_both_ways():
 @pytest.mark.parametrize("words", [510, 520, 2000])
 def test_inputs_over_the_position_table_are_cut_and_counted(backbone, words):
     scorer = scorer_of(backbone)
-    assert scorer.limit == {"bert": 514, "longformer": 512, "llama": 512}[scorer.model.config.model_type]
+    assert scorer.limit == {"bert": 514, "longformer": 513, "llama": 512}[scorer.model.config.model_type]
     context = "stone " * words
     logits = scorer.segment_logits([context, CONTEXT], [CLAUSES, CLAUSES])
     assert torch.isfinite(torch.cat(logits)).all()
