@@ -190,8 +190,10 @@ class PPO(Source):
     reward: Literal["model", "dial", "constant", "length"] = Field(
         "model", description="a trained reward model, a control of set accuracy, the same for every response, or its length"
     )
-    reward_model: str = Field(FIXTURE_REWARD_MODEL, description="directory of a checkpoint; {task} stands for the task")
-    feedback: str = Field(FIXTURE_FEEDBACK, description="atlas: feedback that measures a dial and centres exact scores")
+    reward_model: str = Field(
+        FIXTURE_REWARD_MODEL, description="directory or hub id of a checkpoint; {task} stands for the task"
+    )
+    feedback: str = Field(FIXTURE_FEEDBACK, description="atlas: feedback that measures who rewards, and centres exact scores")
     dial_accuracy: Share = Field(1.0, description="dial: probability that a segment's exact label is kept")
     dial_kind: Literal["prejudice", "noise"] = Field(
         "prejudice", description="flips keyed by the segment's text alone, or by prompt and segment"
@@ -242,7 +244,7 @@ class PPO(Source):
     dropout_in_updates: Share = Field(0.0, description="dropout probability in the updates; never in the rollout")
     precision: Literal["float32", "bfloat16"] = "float32"
     # evaluation and stopping
-    evaluator: str = Field("oracle", description="oracle (atlas), or the directory of a reward model of another family")
+    evaluator: str = Field("oracle", description="oracle (atlas), or directory or hub id of a reward model of another family")
     evaluate_every: Count = Field(10, description="updates between evaluations on validation questions")
     probe_prompts: CountOrZero = Field(
         0, description="validation questions on whose sampled responses the reward is measured before any update; 0: none"

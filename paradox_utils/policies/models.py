@@ -15,6 +15,7 @@ import torch
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError, HFValidationError
 from huggingface_hub.utils import validate_repo_id
+from safetensors import SafetensorError
 from tokenizers import AddedToken, Tokenizer, decoders, normalizers, pre_tokenizers
 from tokenizers.models import WordLevel
 from torch import Tensor, nn
@@ -196,12 +197,12 @@ def _some(names: Collection[str]) -> str:
     return f"{first} and {len(names) - 3} more" if len(names) > 3 else first
 
 
-def load_tokenizer(name: str, model: PreTrainedModel, presets: Collection[str] = (), **options: Any) -> PreTrainedTokenizerFast:
+def load_tokenizer(name: str, model: PreTrainedModel) -> PreTrainedTokenizerFast:
     """The tokenizer of a loaded ``model``: one that has words, an end of text, and no text token that the model cannot embed.
 
     A padding token that is missing or beyond the embedding gives way to the end of text: padding is masked everywhere.
     """
-    tokenizer = load_pretrained(AutoTokenizer, name, presets, **options)
+    tokenizer = load_pretrained(AutoTokenizer, name)
     vocabularies = tokenizer.vocab_files_names.values()
     if vocabularies and not any(beside(name, file) for file in vocabularies):
         raise ModelError(f"{name!r}: has no tokenizer ({' or '.join(vocabularies)}); save the model's own beside its weights")
@@ -231,9 +232,11 @@ def load_pretrained(kind: Any, name: str, presets: Collection[str] = (), **optio
     try:
         return kind.from_pretrained(str(local) if local.is_dir() else name, **options)
     except Exception as error:  # the libraries raise anything at files that are not what their names say
-        described = str(error).strip().splitlines() or [""]
-        plain = isinstance(error, OSError | ValueError)
-        reason = _instead(name) or (described[0] if plain else f"{type(error).__name__}: {described[0]}")
+        described = (str(error).strip().splitlines() or [""])[0]
+        kind_of = "" if isinstance(error, OSError | ValueError) else f"{type(error).__name__}: "
+        if isinstance(error, SafetensorError):
+            kind_of = "its .safetensors file is cut or damaged: "
+        reason = _instead(name) or kind_of + described
         raise ModelError(
             f"{name!r} cannot be loaded ({reason}); name a directory of safetensors weights"
             f"{',' if presets else ' or'} a hub id that can be reached{', or one of ' if presets else ''}{', '.join(presets)}"
@@ -265,5 +268,5 @@ def beside(name: str, file: str) -> Path | None:
         return local / file if (local / file).is_file() else None
     try:
         return Path(hf_hub_download(name, file))
-    except (EntryNotFoundError, HFValidationError):  # without a network: none in the cache
+    except (OSError, EntryNotFoundError, HFValidationError):  # nor is there one in the cache; loading the model says the rest
         return None

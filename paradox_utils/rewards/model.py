@@ -14,7 +14,6 @@ from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 import torch
@@ -35,7 +34,6 @@ KEPT_CONTEXTS = 8192  # tokenised contexts a scorer keeps: 64 MB where each fill
 SHORTEST = 4  # tokens of an input: the opening, a token of text, its mark, the end
 
 TokenIds = Sequence[int]
-Schema = TypeVar("Schema", bound=config.Parameters)
 
 
 class NonFiniteScoresError(RuntimeError):

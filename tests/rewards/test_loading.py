@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import GPT2Config, GPT2ForSequenceClassification, GPT2ForTokenClassification
 
-from paradox_utils import config, data
+from paradox_utils import config, data, identity
 from paradox_utils.data.tasks import LABELS, TASKS
 from paradox_utils.files import resolve
 from paradox_utils.policies.models import ModelError, atlas_policy_tokenizer
@@ -141,6 +141,13 @@ def test_it_scores_as_ever(case, feedback, tmp_path):
     altered(FIXTURE(task="relevance"), tmp_path / name / "relevance", *changes)
     found = metrics_of(tmp_path / name / "{task}", "relevance", feedback)
     assert found == metrics_of(FIXTURE(task="relevance"), "relevance", feedback)
+
+
+def test_a_run_is_known_by_the_files_of_a_folder_with_braces(tmp_path):
+    p = config.PPO(reward_model=str(tmp_path / "lr={0.1}" / "{task}"))
+    before = identity.data_hash(p)
+    altered(FIXTURE(task="relevance"), tmp_path / "lr={0.1}" / "relevance")
+    assert identity.data_hash(p) != before
 
 
 @pytest.mark.parametrize("kind", [GPT2ForSequenceClassification, GPT2ForTokenClassification])
