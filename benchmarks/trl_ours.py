@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
+from transformers import AutoModelForCausalLM
 
 from benchmarks import terminal
 from benchmarks.plain import Clock
 from benchmarks.worker import peak_memory
 from paradox_utils import config
 from paradox_utils.data.records import Question
+from paradox_utils.policies.models import device_of, load_value_model, load_weights
 from paradox_utils.policies.prompts import Responses, encode_prompts
 from paradox_utils.ppo import loop, ppo
-from paradox_utils.stages.ppo import load_actors
+from paradox_utils.ppo.loop import Actors
 
 
 class Loop:
@@ -43,10 +46,16 @@ class Loop:
         grid[:, -1] = terminal.score(responses.ids, self.size)
         return grid
 
+    def actors(self, p: config.PPO) -> Actors:
+        """Without :func:`~paradox_utils.stages.ppo.load_actors`, which refuses a policy that cannot say its end of sequence."""
+        policy, device = load_weights(AutoModelForCausalLM, p.policy).eval(), device_of(p.device)
+        reference, value = copy.deepcopy(policy).requires_grad_(False), load_value_model(p.policy, False, p.seed)
+        return Actors(policy.to(device), reference.to(device), value.to(device), terminal.tokenizer(self.size))
+
     def run(self, seed: int) -> list[dict[str, float]]:
         """One training: reward, KL and seconds of each update."""
         p = self.parameters(seed)
-        actors = load_actors(p)
+        actors = self.actors(p)
         actors.value.load_state_dict(load_file(self.folder / "value.safetensors"))
         optimizer, rows = ppo.optimizer_of(p, actors), []
         for update, words in enumerate(self.prompts):
