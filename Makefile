@@ -4,9 +4,14 @@ CONFIG ?= configs/quick.yaml
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-# Runs stand side by side, one thread each; a study's THREADS overrides that for its own runs.
-export OMP_NUM_THREADS ?= 1
-export TOKENIZERS_PARALLELISM := false
+# Recipes read CONFIG and the options from the environment, in quotes: a name may hold a space or a `#`.
+OPTIONS := WORKERS THREADS GPUS RUNS_PER_GPU PROFILE
+KNOWN := PYTHON CONFIG BIN INSTALLED PARTS $(OPTIONS)
+export CONFIG $(OPTIONS)
+given_here := $(foreach name,$(.VARIABLES),$(if $(filter command,$(origin $(name))),$(name)))
+unknown := $(filter-out $(KNOWN) MAKE% PIP_% HF_% OMP_% CUDA_% PARADOX_%,$(given_here))
+$(if $(unknown),$(error $(unknown): no variable of this Makefile; there are $(KNOWN)))
+
 export PYTHONHASHSEED := 0
 export HF_HUB_DISABLE_TELEMETRY := 1
 export PYDEVD_DISABLE_FILE_VALIDATION := 1
@@ -45,7 +50,7 @@ unit: $(INSTALLED) # two workers
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n 2
 
 notebooks: $(INSTALLED) # every notebook really runs; the cells of one share a worker
-	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest --nbval-lax --nbval-current-env -n 2 --dist loadfile notebooks
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest --nbval-lax --nbval-current-env --nbval-kernel-startup-timeout 900 -n 2 --dist loadfile notebooks
 
 book: $(INSTALLED) ## render the committed pages
 	$(BIN)/python -m paradox_utils.pages stage
@@ -55,19 +60,19 @@ book: $(INSTALLED) ## render the committed pages
 BUILD = $(BIN)/jupyter-book build _build/source --path-output . --all -W -n --keep-going
 
 study: $(INSTALLED) ## run a study: CONFIG=configs/NAME.yaml [WORKERS=2 THREADS=1 GPUS=1 RUNS_PER_GPU=1 PROFILE=profiles/slurm]
-	$(BIN)/python -m paradox_utils.study run $(CONFIG) $(foreach option,WORKERS THREADS GPUS RUNS_PER_GPU PROFILE,$(call given,$(option)))
+	$(BIN)/python -m paradox_utils.study run "$$CONFIG" $(foreach option,$(OPTIONS),$(call given,$(option)))
 
-given = $(if $($(1)),--$(subst _,-,$(shell echo $(1) | tr A-Z a-z)) $($(1)))
+given = $(if $($(1)),--$(subst _,-,$(shell echo $(1) | tr A-Z a-z)) "$$$(1)")
 
 record: $(INSTALLED) ## keep a finished study's tables in results/recorded, and draw the README's figure from them
-	$(BIN)/python -m paradox_utils.study record $(CONFIG)
+	$(BIN)/python -m paradox_utils.study record "$$CONFIG"
 	$(BIN)/python -c 'from paradox_utils.analysis.tables import load_summary; from paradox_utils.figures.study import in_brief; in_brief(load_summary("results/recorded/atlas")).savefig("book/static/atlas.png", dpi=150)'
 
 pages: $(INSTALLED) ## execute the stale pages in notebooks/ again and stamp them
 	$(BIN)/python -m paradox_utils.pages execute
 
 test-slurm: $(INSTALLED) ## run the quick study through a SLURM of one node and compare it with the local run
-	$(BIN)/python tests/slurm/one_node.py $(CONFIG)
+	$(BIN)/python tests/slurm/one_node.py "$$CONFIG"
 
 bench: $(INSTALLED) ## measure speed and memory, and write results/recorded/benchmarks.csv [PARTS="t5 trl"]
 	$(BIN)/python -m benchmarks $(PARTS)

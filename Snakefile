@@ -33,8 +33,8 @@ for stage in plan.NOTEBOOKS:
         output:
             update(RESULT.replace("{id}", "{id," + stage + "-[0-9a-f]+}")),
         params:
-            python=sys.executable,
-            config=CONFIG,
+            python=lambda wildcards: sys.executable,  # of a function's answer Snakemake fills in no braces
+            config=lambda wildcards: CONFIG,
             gpus=f" --gpus {GPUS} --runs-per-gpu {RUNS_PER_GPU}" if RUNS_PER_GPU else "",  # a cluster gives each job its own
         threads: lambda wildcards: THREADS * RUNS[wildcards.id].parameters.get("processes", 1)
         resources:

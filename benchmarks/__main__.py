@@ -73,7 +73,7 @@ def main() -> int:
             continue
         if rows:
             made = table.tabulate(rows, *place, options.size)
-            print(table.show(made), flush=True)
+            files.say(table.show(made))
             if options.record:
                 table.record(made)
     if failed:

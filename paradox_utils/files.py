@@ -1,4 +1,4 @@
-"""The project's root, files written in one step, JSON and locks. Imports no torch."""
+"""The project's root, files written in one step, JSON, locks, and lines for the terminal. Imports no torch."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import fcntl
 import json
 import math
 import os
+import sys
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -30,6 +32,26 @@ def resolve(path: str | Path) -> Path:
 def for_task(name: str, task: str | None) -> str:
     """``name`` with the task in place of ``{task}``; other braces are its own."""
     return name.replace("{task}", task) if task else name
+
+
+def say(line: str) -> None:
+    """Print a line at once and whole, as several processes print side by side; "?" stands for what the terminal cannot show.
+
+    It never fails: one whose terminal is gone goes on.
+    """
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+    with contextlib.suppress(OSError):
+        print(line.encode(encoding, "replace").decode(encoding) + "\n", end="", flush=True)
+
+
+def caches() -> dict[str, str]:
+    """Where libraries keep their caches and settings if the home folder takes none, as variables of the environment."""
+    home = Path(os.environ.get("HOME") or "/")
+    with contextlib.suppress(OSError), tempfile.TemporaryFile(dir=home):  # what permissions say is not all: it tries
+        return {}
+    own, hub = str(ROOT / ".snakemake" / "home"), home / ".cache" / "huggingface" / "hub"
+    moved = {"XDG_CACHE_HOME": own, "XDG_CONFIG_HOME": own} | ({"HF_HUB_CACHE": str(hub)} if hub.is_dir() else {})
+    return {name: folder for name, folder in moved.items() if name not in os.environ}
 
 
 def acquire(lock: IO[str]) -> bool:

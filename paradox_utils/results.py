@@ -73,11 +73,11 @@ def environment(device: str = "auto") -> dict[str, Any]:
     """Versions, device, threads and platform of this process, as stored beside every result."""
     torch = sys.modules.get("torch")  # never imported here: what has not loaded torch has not used a device
     gpu = torch is not None and device != "cpu" and torch.cuda.is_available()
-    threads = os.environ.get("OMP_NUM_THREADS", "")
+    asked = os.environ.get("OMP_NUM_THREADS", "")
     return {
         "versions": versions(),
         "device": torch.cuda.get_device_name() if gpu else "cpu",
-        "threads": int(threads) if threads.isdigit() else None,
+        "threads": torch.get_num_threads() if torch is not None else int(asked) if asked.isdigit() else None,
         "platform": platform.platform(),
     }
 

@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from paradox_utils import threads
 from paradox_utils.config.words import LARGEST, explain
 
 Count = Annotated[int, Field(ge=1, le=LARGEST)]
@@ -377,10 +378,10 @@ def check_alone(schema: type[Parameters], name: str, value: Any, where: str) -> 
 
 
 def check_notebook(schema: type[Model], namespace: Mapping[str, Any]) -> Model:
-    """The parameters among a notebook's globals, checked; call it in the cell after ``parameters``, before heavy imports.
+    """The parameters among a notebook's globals, checked, and the run's threads set from them.
 
-    Refuses what papermill was given and the notebook then overwrote: without a cell tagged ``parameters``, papermill puts its
-    own first.
+    Call it in the cell after ``parameters``, before heavy imports. Refuses what papermill was given and the notebook then
+    overwrote: without a cell tagged ``parameters``, papermill puts its own first.
     """
     for name, given in _injected_first(namespace).items():
         if namespace.get(name) != given:
@@ -388,7 +389,9 @@ def check_notebook(schema: type[Model], namespace: Mapping[str, Any]) -> Model:
                 f"{name} = {given!r}: was given, but a later cell sets {namespace.get(name)!r}, as no cell of this notebook is "
                 "tagged `parameters`; tag the cell that sets its parameters, or restore the notebook from the repository"
             )
-    return check(schema, {name: value for name, value in namespace.items() if _is_parameter(name, value)})
+    parameters = check(schema, {name: value for name, value in namespace.items() if _is_parameter(name, value)})
+    threads.use(parameters.model_dump())
+    return parameters
 
 
 def _injected_first(namespace: Mapping[str, Any]) -> dict[str, Any]:

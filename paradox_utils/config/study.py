@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, get_args
 
 import yaml
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from paradox_utils.config import CountOrZero, ParameterError, Parameters, Seed, TaskName, check
 
@@ -56,6 +56,13 @@ class Study(Parameters):
     ppo: dict[str, Any] = {}
     tasks: dict[TaskName, dict[Literal["reward_model", "evaluator", "ppo"], dict[str, Any]]] = {}
     arms: list[Arm]
+
+    @field_validator("study")
+    @classmethod
+    def _free_name(cls, name: str) -> str:
+        if name == "recorded":
+            raise ValueError("its folder, results/recorded, keeps the tables of finished studies; choose another name")
+        return name
 
 
 def _merged(base: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:

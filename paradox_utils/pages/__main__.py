@@ -33,9 +33,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 print(f"{shown(path)}: its {', '.join(changed)} changed since it was executed; {WAY_OUT}", file=sys.stderr)
             return int(bool(reasons))
         elif given.command == "stage":
-            print(f"staged {shown(stage(given.study))}")
+            files.say(f"staged {shown(stage(given.study))}")
         else:
-            print(verdict(given.study))
+            files.say(verdict(given.study))
     except (config.ParameterError, files.FileError) as error:
         print(error, file=sys.stderr)
         return 1

@@ -120,7 +120,7 @@ def execute(paths: Iterable[Path]) -> None:
             notebook = clean(nbformat.read(output, as_version=4))
         notebook.metadata["paradox"] = before | {"outputs": _outputs(notebook)}
         files.write_text(path, nbformat.writes(notebook) + "\n")
-        print(f"executed {shown(path)}", flush=True)
+        files.say(f"executed {shown(path)}")
 
 
 def clean(notebook: NotebookNode) -> NotebookNode:

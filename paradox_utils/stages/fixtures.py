@@ -6,10 +6,10 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from paradox_utils import config
+from paradox_utils import config, threads
 from paradox_utils.data.records import write_feedback
 from paradox_utils.data.tasks import TASKS
-from paradox_utils.files import for_task, resolve
+from paradox_utils.files import for_task, resolve, say
 from paradox_utils.stages import reward_model, supervised
 from paradox_utils.stages.feedback import collect
 
@@ -23,16 +23,16 @@ REWARD_MODELS = {  # the last checkpoint of each becomes the fixture
 
 def build(scratch: Path) -> None:
     """Train everything in ``scratch``, then move it into place."""
-    print("supervised policy", flush=True)
+    say("supervised policy")
     _, results, _ = supervised.supervised_policy(config.Supervised(), scratch)
-    print(results, flush=True)
+    say(str(results))
     _replace(scratch / "model", resolve(config.FIXTURE_POLICY))
     records = collect(config.FeedbackParameters(prompts=FEEDBACK_PROMPTS))
     write_feedback(resolve(config.FIXTURE_FEEDBACK), records)
     for task in TASKS:
         p = config.RewardModel(task=task, **REWARD_MODELS[task])
         results, _ = reward_model.train_reward_model(p, scratch / task)
-        print(task, results["checkpoints"][-1], flush=True)
+        say(f"{task} {results['checkpoints'][-1]}")
         target = resolve(for_task(config.FIXTURE_REWARD_MODEL, task))
         _replace(scratch / task / f"checkpoint-{p.checkpoint_steps[-1]}", target)
 
@@ -44,5 +44,6 @@ def _replace(source: Path, target: Path) -> None:
 
 
 if __name__ == "__main__":
+    threads.use({})  # its models are small
     with tempfile.TemporaryDirectory() as folder:
         build(Path(folder))

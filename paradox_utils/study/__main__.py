@@ -11,8 +11,9 @@ from collections.abc import Sequence
 import yaml
 
 from paradox_utils import config, files
+from paradox_utils.files import say
 from paradox_utils.study import job, machine, stale, tables
-from paradox_utils.study.job import load, say
+from paradox_utils.study.job import load
 from paradox_utils.study.plan import describe
 from paradox_utils.study.run import Share, environment, run_study, summarise
 from paradox_utils.study.tables import finished
@@ -60,7 +61,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.command == "summary":
             return summarise(name, runs)
         if options.command == "record":
-            tables.write(name, runs)
             say(f"recorded: {tables.record(name, runs).relative_to(files.ROOT)}")
             return 0
         why = stale.reasons(name, runs) if options.why else {}

@@ -20,6 +20,7 @@ from typing import Any
 
 from paradox_utils import files, identity, notebooks
 from paradox_utils.config.study import load_study
+from paradox_utils.files import say
 from paradox_utils.study import machine, plan, tables
 from paradox_utils.study.plan import Run, describe
 from paradox_utils.study.tables import folders
@@ -29,13 +30,6 @@ def load(path: str) -> tuple[str, list[Run]]:
     """The name and the runs of a config file's study; raises :class:`config.ParameterError` or :class:`files.FileError`."""
     study = load_study(Path(path))
     return study.study, plan.plan(study, path)
-
-
-def say(line: str) -> None:
-    """Print a line at once and whole, as several processes print side by side; a job whose terminal is gone goes on."""
-    with contextlib.suppress(OSError):
-        sys.stdout.write(line + "\n")
-        sys.stdout.flush()
 
 
 def run_one(path: str, wanted: str, gpus: Sequence[str] | None = None, runs_per_gpu: int = 1) -> int:
@@ -81,7 +75,8 @@ def run_one(path: str, wanted: str, gpus: Sequence[str] | None = None, runs_per_
             say(f"{tables.progress(name, runs)} {describe(run)}: failed, {reason}")
             return 1
         shutil.rmtree(work / "resume", ignore_errors=True)
-        (work / "started").unlink()
+        with contextlib.suppress(OSError):  # the run is finished, whatever is left of it
+            (work / "started").unlink()
     outcome = ", ".join(filter(None, [f"{record['status']} in {record['seconds']:.0f} s", tables.headline(record)]))
     say(f"{tables.progress(name, runs)} {describe(run)}: {outcome}")
     return 0

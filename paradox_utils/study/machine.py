@@ -8,7 +8,9 @@ the processes around the notebook. Imports no torch.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
+import re
 import shutil
 import subprocess
 import tempfile
@@ -19,7 +21,7 @@ from typing import IO
 
 import psutil
 
-from paradox_utils import files
+from paradox_utils import files, threads
 from paradox_utils.study import plan
 from paradox_utils.study.plan import Run
 
@@ -60,17 +62,11 @@ def _estimate(run: Run, by_id: dict[str, Run]) -> float:
     return values.get("processes", 1) * (BASE_MB + trained + judges)
 
 
-def _weights(model: object, by_id: dict[str, Run]) -> float:
-    """MB of a model's weights: those of its folder, else of the model that the run that makes it starts from."""
-    if not isinstance(model, str) or model in ("", "oracle") or model.startswith("atlas-"):
-        return 0.0  # a preset of Atlas has a megabyte
-    maker = next((by_id[part] for part in Path(model).parts if part in by_id), None)
-    hub = Path(os.environ.get("HF_HUB_CACHE") or Path(os.environ.get("HF_HOME") or "~/.cache/huggingface", "hub"))
-    folders = [files.resolve(model), *hub.expanduser().glob(f"models--{model.replace('/', '--')}/snapshots/*")]
-    for folder in folders:
-        for pattern in ("*.safetensors", "*.bin"):
-            if size := sum(file.stat().st_size for file in folder.glob(pattern)):
-                return size / 2**20
+def _weights(model: str | None, by_id: dict[str, Run]) -> float:
+    """MB of a model's weights: those on this machine, else of the model that the run that makes it starts from."""
+    if (size := threads.weights(model or "")) is not None:
+        return size
+    maker = next((by_id[part] for part in Path(model or "").parts if part in by_id), None)
     if maker is not None:
         return max(_weights(maker.parameters.get(name), by_id) for name in ("policy", "backbone"))
     return UNKNOWN_MB
@@ -79,32 +75,20 @@ def _weights(model: object, by_id: dict[str, Run]) -> float:
 # --- what this machine has ------------------------------------------------------------------------------------------
 
 
-GROUP = Path("/sys/fs/cgroup")  # the limits of a container, where there are any
-
-
-def cores() -> int:
-    """Cores this process may use."""
-    number = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    with contextlib.suppress(OSError, ValueError):  # "max" where nothing is limited
-        quota, period = map(int, (GROUP / "cpu.max").read_text().split())
-        number = min(number, quota // period)
-    return max(1, number)
-
-
 def free_memory() -> int:
     """MB (2²⁰ bytes) free now, or what a container's limit leaves of it, whichever is less."""
     free = psutil.virtual_memory().available
     with contextlib.suppress(OSError, ValueError):
-        held = dict(line.split() for line in (GROUP / "memory.stat").read_text().splitlines())
-        free = min(free, int((GROUP / "memory.max").read_text()) - int(held["anon"]))
+        held = dict(line.split() for line in (threads.GROUP / "memory.stat").read_text(encoding="utf-8").splitlines())
+        free = min(free, int((threads.GROUP / "memory.max").read_text(encoding="utf-8")) - int(held["anon"]))
     return max(0, free) // 2**20
 
 
 def visible_gpus() -> list[str]:
     """The GPUs runs may use: those of ``CUDA_VISIBLE_DEVICES``, else all that ``nvidia-smi`` lists."""
     chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if chosen is not None:
-        return [gpu.strip() for gpu in chosen.split(",") if gpu.strip() not in ("", "-1")]
+    if chosen is not None:  # as CUDA reads it: up to the first word that names no GPU, such as -1 or NoDevFiles
+        return list(itertools.takewhile(re.compile(r"\d+|(GPU|MIG)-.+").fullmatch, map(str.strip, chosen.split(","))))
     if shutil.which("nvidia-smi") is None:
         return []
     listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=False).stdout

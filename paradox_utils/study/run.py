@@ -19,10 +19,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING
 
-from paradox_utils import files, identity, notebooks
+from paradox_utils import files, identity, notebooks, threads
+from paradox_utils.files import say
 from paradox_utils.results import STATUSES
 from paradox_utils.study import job, machine, plan, tables
-from paradox_utils.study.job import load, say
+from paradox_utils.study.job import load
 from paradox_utils.study.plan import Run, describe
 from paradox_utils.study.tables import finished, folders
 
@@ -32,19 +33,19 @@ if TYPE_CHECKING:
 ANALYSIS = "notebooks/05-accuracy-and-performance.ipynb"
 
 
-def environment(threads: int) -> dict[str, str]:
-    """What every kernel gets: its share of the cores, quiet libraries, and figures that go into the notebook."""
+def environment(number: int) -> dict[str, str]:
+    """What every kernel gets: its ``number`` of threads, quiet libraries, and figures that go into the notebook."""
     return {
         "PARADOX_ROOT": str(files.ROOT),
-        "OMP_NUM_THREADS": str(threads),
-        "MKL_NUM_THREADS": str(threads),
-        "TOKENIZERS_PARALLELISM": "false",
+        "OMP_NUM_THREADS": str(number),
+        "MKL_NUM_THREADS": str(number),
         "MPLBACKEND": "module://matplotlib_inline.backend_inline",
         "HF_HUB_DISABLE_PROGRESS_BARS": "1",
         "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
         "TQDM_DISABLE": "1",
         "PYDEVD_DISABLE_FILE_VALIDATION": "1",
         "PYTHONWARNINGS": "ignore:IProgress not found",
+        **files.caches(),
     }
 
 
@@ -106,7 +107,7 @@ def shares(share: Share, need: Sequence[int]) -> tuple[list[str], str]:
     if share.workers:
         cores, words = share.workers * share.threads, f"{share.workers} at a time"
     else:
-        cores, free = max(machine.cores(), share.threads), machine.free_memory()
+        cores, free = max(threads.cores(), share.threads), machine.free_memory()
         limits.append(f"mem_mb={free}")
         fewest, most = (max(1, min(cores // share.threads, free // size, slots or cores)) for size in (max(need), min(need)))
         words = f"{most if fewest == most else f'{fewest} to {most}'} at a time ({cores} cores, {free} MB free)"
@@ -118,12 +119,16 @@ def snakemake(path: str, name: str, runs: list[Run], share: Share, options: Sequ
     """Let Snakemake run what is missing; True if it was interrupted. A failed run is no error here: the summary names it."""
     command = [sys.executable, "-m", "snakemake", "--snakefile", "Snakefile", "--directory", "."]
     command += ["--keep-going", "--rerun-incomplete", "--nolock", "--scheduler", "greedy", "--rerun-triggers", "input"]
-    command += ["--config", f"study={path}", f"threads={share.threads}", f"gpus={len(share.gpus)}"]
-    command += options if share.executor else [f"runs_per_gpu={share.runs_per_gpu}", *options]
+    command += ["--keep-incomplete"]  # a run.json is whole and stays, however its job ends afterwards
+    asked = {"study": path, "threads": share.threads, "gpus": len(share.gpus)}
+    settings = files.resolve(plan.work_folder(name, "snakemake.json"))  # on its command line a path would be read as YAML
+    files.write_json(settings, asked if share.executor else asked | {"runs_per_gpu": share.runs_per_gpu})
+    command += ["--configfile", str(settings.relative_to(files.ROOT)), *options]
+    own = {name: value for name, value in os.environ.items() if name != "SNAKEMAKE_PROFILE"}  # which speaks of other workflows
     log = files.resolve(plan.work_folder(name, "snakemake.log"))
     with log.open("w", encoding="utf-8") as sink:
         # stdout stays ours for the jobs' progress lines; stderr is Snakemake's own account of them
-        process = subprocess.Popen(command, cwd=files.ROOT, stderr=sink, pass_fds=[lock.fileno()])
+        process = subprocess.Popen(command, cwd=files.ROOT, env=own, stderr=sink, pass_fds=[lock.fileno()])
         note_holder(lock, process.pid)  # it holds the lock even when this process is killed
         try:
             code = watch(process, name, runs) if share.executor else process.wait()

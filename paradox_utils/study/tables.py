@@ -109,9 +109,18 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def record(name: str, runs: list[Run]) -> Path:
-    """Copy the tables of a study, and what made them, to ``results/recorded``: what the book and the history keep."""
+    """Write a finished study's tables and copy them, and what made them, to ``results/recorded``: what book and history keep.
+
+    Raises :class:`FileError` for a study that has not finished, whose tables would replace those of one that has.
+    """
     import pandas as pd  # half a second, which `run` need not pay
 
+    if to_do := [run for run in runs if not finished(name, run)]:
+        raise files.FileError(
+            f"study {name}: {len(to_do)} of its {len(runs)} runs are not finished, the first is {describe(to_do[0])} "
+            f"({to_do[0].id}); run it first: {RECORDED}/{name} stays as it is"
+        )
+    write(name, runs)
     source, target = files.resolve(plan.results_folder(name)), files.resolve(RECORDED) / name
     target.mkdir(parents=True, exist_ok=True)
     for table in TABLES:
@@ -119,7 +128,7 @@ def record(name: str, runs: list[Run]) -> Path:
         if table == "curves":  # its numbers to six digits
             text = pd.read_csv(io.StringIO(text), dtype={"id": str}).to_csv(index=False, float_format="%.6g")
         if table in PACKED:
-            (target / f"{table}.csv.gz").write_bytes(gzip.compress(text.encode(), mtime=0))
+            files.write_bytes(target / f"{table}.csv.gz", gzip.compress(text.encode(), mtime=0))
         else:
             files.write_text(target / f"{table}.csv", text)
     made = [state for state in states(name, runs).values() if state["status"] in STATUSES]
