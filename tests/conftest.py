@@ -3,13 +3,17 @@
 import os
 import random
 
+import hypothesis
 import pytest
 
+from paradox_utils import threads
 from paradox_utils.data import atlas, oracle
 from paradox_utils.data.records import Feedback, Question
 
+threads.use({})  # the tests' models are small
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # a test must not depend on a network
-os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+hypothesis.settings.register_profile("unhurried", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.load_profile("unhurried")  # no example races the clock
 
 ISLE = atlas.Reading("isle", {"color": "kane", "founder": "bane", "stone": "mane"})
 FORT = atlas.Reading("fort", {"founder": "melo", "trade": "dusk", "color": "selo"})

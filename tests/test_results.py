@@ -3,6 +3,8 @@
 import json
 import math
 import os
+import subprocess
+import sys
 
 import numpy as np
 import pandas as pd
@@ -16,6 +18,7 @@ from paradox_utils import config, files, results
 def test_a_result_says_what_made_it(tmp_path, monkeypatch):
     monkeypatch.setattr(files, "ROOT", tmp_path)
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    monkeypatch.delitem(sys.modules, "torch", raising=False)
     run = results.begin(config.PPO(out="runs/a", updates=2, device="cpu"))
     assert run.folder == tmp_path / "runs/a"
     run.finish({"value": np.float32(0.5), "count": np.int64(3), "curve": np.array([1.0, np.nan])}, "diverged", "loss is nan")
@@ -109,6 +112,27 @@ def test_a_result_says_how_much_memory_the_run_has_held(tmp_path):
     results.begin(config.PPO(out=str(tmp_path))).finish({})
     assert len(held) // 2**20 < files.read_json(tmp_path / "result.json")["peak_memory_mb"] < 20_000
     assert results.peak_memory(3)["peak_memory_mb"] >= 3 * results.peak_memory()["peak_memory_mb"] - 3
+
+
+@pytest.mark.parametrize(
+    ("encoding", "shown"), [("utf-8", "0.5 → 0.7"), ("latin-1", "0.5 ? 0.7"), ("ascii", "0.5 ? 0.7"), ("cp1252", "0.5 ? 0.7")]
+)
+def test_a_line_is_shown_as_far_as_the_terminal_can(encoding, shown):
+    code = "from paradox_utils.files import say; say('0.5 → 0.7'); import sys; sys.stdout = None; say('gone')"
+    done = subprocess.run([sys.executable, "-c", code], env=os.environ | {"PYTHONIOENCODING": encoding}, capture_output=True)
+    assert (done.returncode, done.stdout.decode(encoding)) == (0, f"{shown}\n")
+
+
+def test_libraries_keep_their_caches_in_the_project_where_the_home_takes_none(tmp_path, monkeypatch):
+    for name in ("XDG_CACHE_HOME", "XDG_CONFIG_HOME", "HF_HUB_CACHE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert files.caches() == {}
+    assert list(tmp_path.iterdir()) == []
+    for home in ("/proc/1", str(tmp_path / "not there")):
+        monkeypatch.setenv("HOME", home)
+        monkeypatch.setenv("XDG_CONFIG_HOME", "mine")
+        assert files.caches() == {"XDG_CACHE_HOME": str(files.ROOT / ".snakemake/home")}
 
 
 def test_a_lock_is_held_until_its_holder_closes_it(tmp_path):

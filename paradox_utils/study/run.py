@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 import os
 import shutil
 import subprocess
@@ -122,7 +123,7 @@ def snakemake(path: str, name: str, runs: list[Run], share: Share, options: Sequ
     command += ["--keep-incomplete"]  # a run.json is whole and stays, however its job ends afterwards
     asked = {"study": path, "threads": share.threads, "gpus": len(share.gpus)}
     settings = files.resolve(plan.work_folder(name, "snakemake.json"))  # on its command line a path would be read as YAML
-    files.write_json(settings, asked if share.executor else asked | {"runs_per_gpu": share.runs_per_gpu})
+    files.write_text(settings, json.dumps(asked if share.executor else asked | {"runs_per_gpu": share.runs_per_gpu}))
     command += ["--configfile", str(settings.relative_to(files.ROOT)), *options]
     own = {name: value for name, value in os.environ.items() if name != "SNAKEMAKE_PROFILE"}  # which speaks of other workflows
     log = files.resolve(plan.work_folder(name, "snakemake.log"))

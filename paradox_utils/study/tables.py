@@ -109,16 +109,20 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def record(name: str, runs: list[Run]) -> Path:
-    """Write a finished study's tables and copy them, and what made them, to ``results/recorded``: what book and history keep.
+    """Write a study's tables and copy them, and what made them, to ``results/recorded``: what book and history keep.
 
-    Raises :class:`FileError` for a study that has not finished, whose tables would replace those of one that has.
+    Raises :class:`FileError` for a study with runs to wait for, or without a finished PPO run: its tables would replace
+    those of one that has come to its end.
     """
     import pandas as pd  # half a second, which `run` need not pay
 
-    if to_do := [run for run in runs if not finished(name, run)]:
+    known = states(name, runs)
+    waiting = [run for run in runs if not known[run.id]["ended"]]
+    if waiting or not any(run.stage == "ppo" and finished(name, run) for run in runs):
+        first = waiting[0] if waiting else next(run for run in runs if not finished(name, run))
         raise files.FileError(
-            f"study {name}: {len(to_do)} of its {len(runs)} runs are not finished, the first is {describe(to_do[0])} "
-            f"({to_do[0].id}); run it first: {RECORDED}/{name} stays as it is"
+            f"study {name}: is not finished ({describe(first)}, {first.id}: {known[first.id]['reason']}), so {RECORDED}/{name} "
+            "stays as it is; run the study to its end first"
         )
     write(name, runs)
     source, target = files.resolve(plan.results_folder(name)), files.resolve(RECORDED) / name
@@ -131,7 +135,7 @@ def record(name: str, runs: list[Run]) -> Path:
             files.write_bytes(target / f"{table}.csv.gz", gzip.compress(text.encode(), mtime=0))
         else:
             files.write_text(target / f"{table}.csv", text)
-    made = [state for state in states(name, runs).values() if state["status"] in STATUSES]
+    made = [state for state in known.values() if state["status"] in STATUSES]
     keys = ("id", "stage", "labels", "seconds", "device", "threads", "versions", "platform", "commit", "code_hash", "data_hash")
     files.write_json(target / "provenance.json", {"study": name, "runs": [{key: state[key] for key in keys} for state in made]})
     return target

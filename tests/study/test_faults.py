@@ -13,7 +13,7 @@ from paradox_utils import files
 from paradox_utils.analysis.tables import load_summary, run_counts
 from paradox_utils.config import study
 from paradox_utils.study import plan, tables
-from tests.study.test_run import project, run_study, start_study, wait_for, write_notebook  # noqa: F401 (project is a fixture)
+from tests.study.test_run import GUARD, ended, project, run_study, start_study, wait_for, write_notebook  # noqa: F401 (project is a fixture)
 
 CONFIG = """
 study: tiny
@@ -74,7 +74,7 @@ def call(project, *words, limit=None):  # noqa: F811
     keep = limit and files_of(limit)
     command = [sys.executable, "-m", "paradox_utils.study", words[0], "configs/tiny.yaml", *words[1:]]
     environment = os.environ | {"PARADOX_ROOT": str(project)}
-    done = subprocess.run(command, cwd=project, env=environment, capture_output=True, text=True, timeout=100, preexec_fn=keep)
+    done = subprocess.run(command, cwd=project, env=environment, capture_output=True, text=True, timeout=GUARD, preexec_fn=keep)
     return done.returncode, done.stdout + done.stderr
 
 
@@ -108,11 +108,11 @@ def test_faults_mark_their_runs_and_leave_the_others(project):  # noqa: F811
 
 
 def test_a_killed_job_is_told_from_one_that_runs_and_one_that_never_started(project):  # noqa: F811
-    runs = faulty(project, {0.7: "time.sleep(100)"})
+    runs = faulty(project, {0.7: "signal.pause()"})
     work, _ = tables.folders("tiny", runs[0.7])
     process = start_study(project)
     others = [runs[accuracy] for accuracy in (0.5, 0.6, 0.8, 0.9)]
-    wait_for(lambda: (work / "resume/state-7").exists() and all(tables.finished("tiny", run) for run in others))
+    wait_for(lambda: (work / "resume/state-7").exists() and all(tables.finished("tiny", run) for run in others), process)
     code, output = call(project, "summary")
     assert code == 1
     assert rows(project).loc[0.7, "status"] == "running"
@@ -120,7 +120,7 @@ def test_a_killed_job_is_told_from_one_that_runs_and_one_that_never_started(proj
     jobs = [child for child in psutil.Process(process.pid).children(recursive=True) if runs[0.7].id in child.cmdline()]
     assert len(jobs) == 1
     jobs[0].kill()
-    output, _ = process.communicate(timeout=60)
+    _, output = ended(process)
     row = rows(project).loc[0.7]
     assert row["status"] == "failed"
     assert row["reason"].startswith("killed: its job ended without a word")

@@ -1,11 +1,13 @@
 """Whole studies: the project's own as planned, and stub notebooks under the real Snakemake and papermill."""
 
+import contextlib
 import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -20,7 +22,8 @@ from paradox_utils.study import plan
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
-# A stub stage: notes its start and its end in markers.txt, writes what the real one would write, fails or dawdles on demand.
+GUARD = 1800  # seconds: no test waits for ever, and none races the clock
+# A stub stage: notes its start and its end in markers.txt, writes what the real one would write, fails or waits on demand.
 STUB = """
 import time, json
 from pathlib import Path
@@ -31,7 +34,8 @@ def mark(word):
     with markers.open("a") as sink:
         sink.write(f"{word} {p.out.rsplit('/', 1)[-1]}\\n")
 mark("start")
-time.sleep(float(files.resolve("nap.txt").read_text()))
+while files.resolve("hold.txt").exists():
+    time.sleep(0.05)
 if files.resolve("fail.txt").read_text() in p.out:
     raise RuntimeError("the stub was told\\nto fail")
 run = begin(p)
@@ -90,7 +94,6 @@ def project(tmp_path, monkeypatch):
         write_notebook(tmp_path / notebook, 'out = ""', check, STUB + WORK[stage])
     write_notebook(tmp_path / "notebooks/05-accuracy-and-performance.ipynb", 'results = ""\nout = ""', ANALYSIS)
     (tmp_path / "configs/tiny.yaml").write_text(CONFIG)
-    (tmp_path / "nap.txt").write_text("0")
     (tmp_path / "fail.txt").write_text("nothing")
     monkeypatch.setattr(files, "ROOT", tmp_path)
     return tmp_path
@@ -109,17 +112,28 @@ def seeds_of(runs):
     return sorted((run.labels["rm_seed"], run.labels["ppo_seed"]) for run in trained(runs))
 
 
-def start_study(project, *options):
-    command = [sys.executable, "-m", "paradox_utils.study", "run", "configs/tiny.yaml", "--workers", "2", *options]
-    environment = os.environ | {"PARADOX_ROOT": str(project)}
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-    return subprocess.Popen(command, cwd=project, env=environment, start_new_session=True, **pipes)
+def start_study(project, *options, path="configs/tiny.yaml", **environment):
+    """A study in a session of its own; :func:`ended` waits for it, :func:`printed` is what it has said so far."""
+    command = [sys.executable, "-m", "paradox_utils.study", "run", path, "--workers", "2", *options]
+    environment = os.environ | {"PARADOX_ROOT": str(project)} | environment
+    with tempfile.NamedTemporaryFile(dir=project, prefix="output-", delete=False) as sink:
+        pipes = {"stdout": sink, "stderr": subprocess.STDOUT}
+        process = subprocess.Popen(command, cwd=project, env=environment, start_new_session=True, **pipes)
+    process.output = Path(sink.name)
+    return process
 
 
-def run_study(project, *options):
-    process = start_study(project, *options)
-    output, _ = process.communicate(timeout=120)
-    return process.returncode, output
+def printed(process):
+    return process.output.read_text(errors="replace")
+
+
+def ended(process):
+    """Exit code and output of a study."""
+    return process.wait(GUARD), printed(process)
+
+
+def run_study(project, *options, **others):
+    return ended(start_study(project, *options, **others))
 
 
 def markers(project):
@@ -129,11 +143,19 @@ def markers(project):
     return [(word, name.rsplit("-", 1)[0]) for word, name in map(str.split, lines)]
 
 
-def wait_for(condition, seconds=60):
-    deadline = time.monotonic() + seconds
+def wait_for(condition, process):
+    """Wait until it holds; fail where the process that is to bring it about has ended."""
+    deadline = time.monotonic() + GUARD
     while not condition():
-        assert time.monotonic() < deadline, "did not happen in time"
+        assert process.poll() is None or condition(), printed(process)
+        assert time.monotonic() < deadline, "did not happen"
         time.sleep(0.1)
+
+
+def is_over(process):
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return process.status() == psutil.STATUS_ZOMBIE
+    return True
 
 
 # --- the project's own ---------------------------------------------------------------------------------------------
@@ -292,11 +314,15 @@ DIAL_ONLY = "study: tiny\narms: [{route: dial, tasks: [relevance]}]\n"
 @pytest.mark.parametrize("whole_group", [True, False])
 def test_a_killed_study_continues_and_completes_each_run_once(project, whole_group):
     (project / "configs/tiny.yaml").write_text(DIAL_ONLY)
-    (project / "nap.txt").write_text("6")
+    (project / "hold.txt").touch()
     process = start_study(project)
-    wait_for(lambda: ("start", "supervised") in markers(project))
+    wait_for(lambda: ("start", "supervised") in markers(project), process)
+    family = psutil.Process(process.pid).children(recursive=True)
     if whole_group:
         os.killpg(process.pid, signal.SIGKILL)  # the kernel has a session of its own: it notices and ends itself
+        process.wait()
+        again = start_study(project)
+        wait_for(lambda: all(map(is_over, family)), again)
     else:
         code, output = run_study(project)
         assert code == 1
@@ -304,12 +330,61 @@ def test_a_killed_study_continues_and_completes_each_run_once(project, whole_gro
         assert any(f"process {pid} is already running it" in output for pid in schedulers[1:])
         for pid in schedulers:
             os.kill(pid, signal.SIGKILL)
-    process.wait()  # its output pipe stays open as long as the job that outlives it
-    (project / "nap.txt").write_text("0")
-    code, output = run_study(project)
+        process.wait()
+        again = start_study(project)
+        wait_for(lambda: "waits" in printed(again), again)
+    (project / "hold.txt").unlink()
+    code, output = ended(again)
     assert code == 0, output
     assert ("waits" in output) is not whole_group
     assert [stage for word, stage in markers(project) if word == "end"] == ["supervised", "feedback", "ppo"]
     starts = [stage for word, stage in markers(project) if word == "start"]
     assert starts == ["supervised"] * (2 if whole_group else 1) + ["feedback", "ppo"]
     assert pd.read_csv(project / "results/tiny/summary.csv")["status"].tolist() == ["ok"]
+
+
+# --- where strangers work -------------------------------------------------------------------------------------------
+
+
+STRANGE = "a=b,c: {id} 'my' \"réglage\" → $HOME %s #1.yaml"
+
+
+def test_a_study_runs_where_strangers_work(project):
+    """Under a Latin terminal, a profile for another workflow, a home that takes no files, a long path for temporary files and a
+    foreign kernel of the same name; from a config of any name."""
+    kernel, long = project / "jupyter/kernels/python3/kernel.json", project / ("long" * 30)
+    kernel.parent.mkdir(parents=True)
+    kernel.write_text('{"argv": ["/bin/false", "-f", "{connection_file}"], "display_name": "Python 3", "language": "python"}')
+    long.mkdir()
+    (project / "configs" / STRANGE).write_text(DIAL_ONLY)
+    places = {"HOME": "/proc/1", "TMPDIR": str(long), "JUPYTER_PATH": str(project / "jupyter"), "SNAKEMAKE_PROFILE": "/nowhere"}
+    terminal = {"PYTHONIOENCODING": "latin-1", "LC_ALL": "C", "PYTHONUTF8": "0"}
+    code, output = run_study(project, path=f"configs/{STRANGE}", **places, **terminal)
+    assert code == 0, output
+    assert "LM performance 0.50 ? 0.75" in output
+    assert pd.read_csv(project / "results/tiny/summary.csv")["status"].tolist() == ["ok"]
+
+
+BREAKS_AFTERWARDS = """
+import sys
+if "job" in sys.orig_argv:
+    from paradox_utils.study import job
+    publish = job.publish
+    def breaking(work, result, record):
+        publish(work, result, record)
+        raise KeyboardInterrupt
+    job.publish = breaking
+"""
+
+
+def test_what_fails_after_a_result_is_published_does_not_unpublish_it(project):
+    (project / "configs/tiny.yaml").write_text(DIAL_ONLY)
+    (project / "sitecustomize.py").write_text(BREAKS_AFTERWARDS)
+    path = os.pathsep.join([str(project), str(REPOSITORY)])
+    code, output = run_study(project, PYTHONPATH=path)
+    assert code == 1
+    assert len(list(project.glob("results/tiny/*/run.json"))) == 1  # Snakemake starts nothing that needs a failed job
+    (project / "sitecustomize.py").unlink()
+    code, output = run_study(project)
+    assert code == 0, output
+    assert [stage for word, stage in markers(project) if word == "start"] == ["supervised", "feedback", "ppo"]

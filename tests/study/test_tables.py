@@ -1,5 +1,7 @@
 """A study's tables, gathered from its runs: finished, diverged and failed ones, and runs that several arms ask for."""
 
+import shutil
+
 import pandas as pd
 import pytest
 
@@ -93,8 +95,23 @@ def test_tables_that_no_run_has_are_there_and_empty(project):  # noqa: F811
         assert (len(table), table.columns.tolist()) == (0, ["id"])
 
 
+@pytest.mark.parametrize("lost", ["nothing ran", "a run was killed", "no PPO run is left"])
+def test_an_unfinished_study_leaves_the_recorded_one_alone(study, project, lost):  # noqa: F811
+    folder = tables.record("tiny", study)
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    for run in study if lost == "nothing ran" else trained(study)[: 1 if lost == "a run was killed" else 2]:
+        work, result = tables.folders("tiny", run)
+        shutil.rmtree(result)
+        shutil.rmtree(work, ignore_errors=True)
+        if lost == "no PPO run is left":
+            work.mkdir(parents=True)
+            files.write_json(work / "failure.json", {"status": "failed", "reason": "it broke"})
+    with pytest.raises(files.FileError, match="results/recorded/tiny"):
+        tables.record("tiny", study)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
 def test_every_table_is_recorded_and_the_curves_are_packed(study, project):  # noqa: F811
-    tables.write("tiny", study)
     folder = tables.record("tiny", study)
     assert folder == project / "results/recorded/tiny"
     expected = {f"{name}.csv" for name in ("summary", "reward_models", "questions", "best_of_n")}

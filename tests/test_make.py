@@ -1,0 +1,53 @@
+"""What the Makefile hands on."""
+
+import os
+import subprocess
+
+import pytest
+
+from paradox_utils.files import ROOT
+
+TELLS = """#!/bin/sh
+for word in "$@"; do echo "$word"; done
+echo "threads: $OMP_NUM_THREADS"
+"""
+
+
+@pytest.fixture
+def make(tmp_path):
+    """make with a Python that prints its words and its threads."""
+    (tmp_path / "python").write_text(TELLS)
+    (tmp_path / "python").chmod(0o755)
+
+    def call(*words, **environment):
+        command = ["make", "--silent", "INSTALLED=", f"BIN={tmp_path}", *words]
+        outer = {name: value for name, value in os.environ.items() if name not in ("OMP_NUM_THREADS", "MAKEFLAGS", "MAKELEVEL")}
+        return subprocess.run(command, cwd=ROOT, env=outer | environment, capture_output=True, text=True)
+
+    return call
+
+
+@pytest.mark.parametrize("name", ["my study #1.yaml", "a=b,c {x} 'one' \"two\".yaml", "réglage.yaml", "-x.yaml"])
+@pytest.mark.parametrize("by", ["command line", "environment"])
+def test_a_config_of_any_name_arrives_whole(make, name, by):
+    path = f"configs/{name}"
+    done = make("study", f"CONFIG={path}") if by == "command line" else make("study", CONFIG=path)
+    assert done.stdout.splitlines() == ["-m", "paradox_utils.study", "run", path, "threads: "]
+
+
+def test_options_arrive_as_those_of_the_study(make):
+    done = make("study", "WORKERS=2", "THREADS=1", "GPUS=0", "RUNS_PER_GPU=3", "PROFILE=my profile")
+    options = ["--workers", "2", "--threads", "1", "--gpus", "0", "--runs-per-gpu", "3", "--profile", "my profile"]
+    assert done.stdout.splitlines()[4:-1] == options
+
+
+@pytest.mark.parametrize("target", ["study", "help", "book"])
+def test_a_variable_that_nothing_reads_is_refused(make, target):
+    done = make(target, "WORKER=2")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "WORKER:" in done.stderr
+    assert "WORKERS" in done.stderr
+
+
+def test_the_environments_variables_of_other_programs_may_stand_on_the_command_line(make):
+    assert make("study", "PIP_EXTRA_INDEX_URL=x", "OMP_NUM_THREADS=2", MINE="1").stdout.endswith("threads: 2\n")
