@@ -1,8 +1,9 @@
 """What identifies a run, a state or a page: the code that can change its numbers, and its data. Imports no torch.
 
 A stage declares the makers whose code can change what it leaves (:data:`MAKERS`; a test holds that to what it imports).
-Comments and docstrings are no code. What ``config`` says is in a run's resolved parameters, and what ``files`` and ``results``
-write down is made by others, so an edit to them, to prose, a figure, an analysis or another stage renames no run.
+Comments and docstrings are no code. What ``config`` says is in a run's resolved parameters, what ``files`` and ``results``
+write down is made by others, and a run's record says its threads, so an edit to them, to prose, a figure, an analysis or
+another stage renames no run.
 """
 
 from __future__ import annotations

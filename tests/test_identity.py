@@ -168,6 +168,7 @@ BESIDE = {
     "config/__init__.py",
     "config/words.py",
     "files.py",
+    "threads.py",
     "results.py",
     "identity.py",
     "stages/__init__.py",
