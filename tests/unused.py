@@ -19,6 +19,7 @@ EXPLAINED = {
     "_steps_rise": "pydantic calls validators",
     "_fill_preset": "pydantic calls validators",
     "_consistent": "pydantic calls validators",
+    "_free_name": "pydantic calls validators",
     "cls": "of a validator",
     "on_log": "transformers calls callbacks",
     "on_save": "transformers calls callbacks",

@@ -112,23 +112,24 @@ def cluster(folder: Path) -> Iterator[None]:
         for command in daemons:
             log = (folder / f"{Path(str(command[0])).name}.log").open("w")
             running.append(subprocess.Popen([str(word) for word in command], stdout=log, stderr=log))
-            time.sleep(1)
+            while not (folder / "munge.socket").exists() and running[0].poll() is None:  # what the others ask at their start
+                time.sleep(0.1)
         wait_until_idle(running, folder)
         yield
     finally:
         if len(running) == len(daemons) and running[1].poll() is None:
-            subprocess.run(["scancel", "--user", user, "--signal=KILL"], capture_output=True, timeout=30)
+            subprocess.run(["scancel", "--user", user, "--signal=KILL"], capture_output=True, timeout=300)
             time.sleep(1)
         for process in reversed(running):
             process.terminate()
             try:
-                process.wait(20)
+                process.wait(120)
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
 
 
-def wait_until_idle(daemons: list[subprocess.Popen[bytes]], folder: Path, seconds: float = 60) -> None:
+def wait_until_idle(daemons: list[subprocess.Popen[bytes]], folder: Path, seconds: float = 900) -> None:
     """Until the node takes jobs; refuses with the daemons' last words where it does not."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline and all(daemon.poll() is None for daemon in daemons):
