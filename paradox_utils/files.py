@@ -34,6 +34,12 @@ def for_task(name: str, task: str | None) -> str:
     return name.replace("{task}", task) if task else name
 
 
+def snapshots(model: str) -> list[Path]:
+    """The folders in the hub's cache on this machine that hold the model of this hub id, if it is there."""
+    hub = Path(os.environ.get("HF_HUB_CACHE") or Path(os.environ.get("HF_HOME") or "~/.cache/huggingface", "hub"))
+    return sorted((hub.expanduser() / f"models--{model.replace('/', '--')}" / "snapshots").glob("*"))
+
+
 def say(line: str) -> None:
     """Print a line at once and whole, as several processes print side by side; "?" stands for what the terminal cannot show.
 

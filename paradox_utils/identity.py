@@ -13,7 +13,6 @@ import hashlib
 import importlib.metadata
 import io
 import json
-import os
 import platform
 import re
 import subprocess
@@ -24,7 +23,8 @@ from pathlib import Path
 from typing import Any
 
 from paradox_utils import config
-from paradox_utils.files import PACKAGE, ROOT, FileError, for_task, resolve
+from paradox_utils.files import PACKAGE, ROOT, FileError, for_task, resolve, snapshots
+from paradox_utils.threads import MODELS
 
 PACKAGES = ("torch", "transformers", "trl", "numpy")
 # The notebook of each stage, and the files and folders of the package whose code can change its numbers.
@@ -40,13 +40,6 @@ MAKERS: dict[str, tuple[str, ...]] = {
     "reward_model": ("states.py", "data", "policies", "rewards", "stages/reward_model.py"),
     "ppo": ("states.py", "data", "policies", "rewards", "ppo", "stages/ppo.py"),
 }
-MODELS = (
-    "policy",
-    "value_weights",
-    "backbone",
-    "reward_model",
-    "evaluator",
-)  # the parameters that name one: a folder, or a hub id
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 SHOWS = frozenset({"parameters", "injected-parameters", "figure", "finding"})  # tags of cells that change no stored number
 
@@ -248,9 +241,7 @@ def absent(name: str, value: str, path: Path) -> str:
     if path.exists():
         return "is a file; name the folder of a model"
     if HUB_ID.fullmatch(value) and not resolve(value.split("/")[0]).exists():
-        hub = Path(os.environ.get("HF_HUB_CACHE") or Path(os.environ.get("HF_HOME") or "~/.cache/huggingface", "hub"))
-        snapshots = hub.expanduser() / f"models--{value.replace('/', '--')}" / "snapshots"
-        if name not in ("reward_model", "evaluator") or any(snapshots.glob("*")):
+        if name not in ("reward_model", "evaluator") or snapshots(value):
             return ""
         return f"is neither a folder nor a model in the hub's cache; mend the path, or run `hf download {value}` first"
     return f"there is no folder {path}; mend the path, which starts at the project's folder"

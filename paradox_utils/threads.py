@@ -16,7 +16,8 @@ from typing import Any
 
 from paradox_utils import files
 
-MODELS = ("policy", "backbone", "reward_model", "evaluator", "value_weights")  # the parameters that name one
+# The parameters that name a model: a folder, or a hub id.
+MODELS = ("policy", "value_weights", "backbone", "reward_model", "evaluator")
 SMALL_MB = 20  # models of so many MB of weights together compute no faster with a second thread
 GROUP = Path("/sys/fs/cgroup")  # the limits of a container, where there are any
 ASKED = os.environ.get("OMP_NUM_THREADS") or os.environ.get("MKL_NUM_THREADS") or ""  # by the caller, before `use` says ours
@@ -41,8 +42,7 @@ def use(parameters: Mapping[str, Any]) -> int:
 
 
 def _fitting(parameters: Mapping[str, Any]) -> int:
-    task = str(parameters.get("task", ""))
-    sizes = [weights(str(parameters.get(name, "")).replace("{task}", task)) for name in MODELS]
+    sizes = [weights(files.for_task(parameters.get(name) or "", parameters.get("task"))) for name in MODELS]
     if all(size is not None for size in sizes) and sum(filter(None, sizes)) <= SMALL_MB:
         return 1
     return max(1, cores() // parameters.get("processes", 1))
@@ -63,10 +63,8 @@ def weights(model: str) -> float | None:
     """MB (2²⁰ bytes) of a model's weights in its folder or in the hub's cache; None: they are not on this machine yet."""
     if model in ("", "oracle") or model.startswith("atlas-"):
         return 0.0  # a preset of Atlas has a megabyte
-    cache = Path(os.environ.get("HF_HUB_CACHE") or Path(os.environ.get("HF_HOME") or "~/.cache/huggingface", "hub"))
-    snapshots = cache.expanduser() / f"models--{model.replace('/', '--')}" / "snapshots"
     with contextlib.suppress(OSError, ValueError):  # no name of a folder; who loads the model says so
-        for folder in (files.resolve(model), *snapshots.glob("*")):
+        for folder in (files.resolve(model), *files.snapshots(model)):
             for pattern in ("*.safetensors", "*.bin"):
                 if size := sum(file.stat().st_size for file in folder.glob(pattern)):
                     return size / 2**20
