@@ -181,7 +181,7 @@ def segment_rewards(plain: Plain, batch: Batch) -> Tensor:
             for (_, end), mark in zip(spans[index], marks[index], strict=True):
                 place = len(plain.tokenizer(text[:end], add_special_tokens=False).input_ids) - 1
                 value = 0.0 if mark < 0 else 1.0 if logits[index, mark, good] > logits[index, mark, bad] else -1.0
-                grid[row, min(place, int(batch.mask[row].sum()) - 1)] += REWARD * value
+                grid[row, min(place, int(batch.mask[row].sum()) - 1)] = REWARD * value
     return grid.to(batch.ids.device)
 
 
@@ -192,11 +192,12 @@ def reward_inputs(
     tokenizer, limit = plain.reward_tokenizer, plain.reward_model.config.max_position_embeddings
     rows, marks, starts = [], [], []
     for question, text, pieces in zip(questions, texts, spans, strict=True):
-        context = tokenizer(context_of(question, "relevance"), add_special_tokens=False).input_ids
+        context = tokenizer(f" {context_of(question, 'relevance')}", add_special_tokens=False).input_ids
         body, places = [], []
         for start, end in pieces:
             places.append(len(body))
-            body += [tokenizer.sep_token_id, *tokenizer(text[start:end], add_special_tokens=False).input_ids]
+            words = " ".join(text[start:end].split())  # each with a space before it
+            body += [tokenizer.sep_token_id, *tokenizer(f" {words}", add_special_tokens=False).input_ids]
         context, body = context[: max(0, limit - 2 - len(body))], body[: limit - 2]
         rows.append([tokenizer.cls_token_id, *context, *body, tokenizer.sep_token_id])
         starts.append(1 + len(context))
