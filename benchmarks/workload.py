@@ -25,7 +25,7 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
-from paradox_utils import config
+from paradox_utils import config, files
 from paradox_utils.data import qa_feedback
 from paradox_utils.data.records import DataError, Feedback, read_feedback, write_feedback
 from paradox_utils.data.tasks import LABELS
@@ -67,7 +67,7 @@ def judged() -> list[Feedback]:
     p = config.RewardModel(source="qa-feedback", data=os.environ.get(SOURCE, "tasksource/QA-Feedback"), heldout_share=0.2)
     try:
         parts = qa_feedback.load_feedback(p)
-    except DataError as error:
+    except (DataError, files.FileError) as error:
         raise DataError(
             f"the benchmark needs QA-FEEDBACK: set {SOURCE} to a directory or hub id that has it ({error})"
         ) from error

@@ -1,14 +1,16 @@
-"""The project's root, files written in one step, JSON, locks, and lines for the terminal. Imports no torch."""
+"""The project's root, files read whole and written in one step, JSON, locks, and lines for the terminal. Imports no torch."""
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
+import gzip
 import json
 import math
 import os
 import sys
 import tempfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -21,7 +23,7 @@ ROOT = Path(os.environ.get("PARADOX_ROOT") or PACKAGE.parent).resolve()
 
 
 class FileError(RuntimeError):
-    """A run folder, notebook or result that is not there or cannot be used; the message says what to do."""
+    """A file or folder that is not there or cannot be used; the message says what to do."""
 
 
 def resolve(path: str | Path) -> Path:
@@ -76,14 +78,35 @@ def held(path: Path) -> bool:
     return False
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object; raises :class:`FileError` naming the file."""
+def read_text(path: Path, way_out: str) -> str:
+    """A text in UTF-8, without its byte-order mark; unpacked where it is a gzip file, whatever its name says.
+
+    Raises :class:`FileError` naming the file and the ``way_out``.
+    """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        raw = path.read_bytes()
+        return (gzip.decompress(raw) if raw.startswith(b"\x1f\x8b") else raw).decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = error.object[: error.start].count(b"\n") + 1
+        raise FileError(f"{path}: is not UTF-8 (line {line}: {error.reason}); save it as UTF-8, or {way_out}") from error
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise FileError(f"{path}: is a gzip file cut short or damaged ({error}); copy it again, or {way_out}") from error
     except FileNotFoundError as error:
-        raise FileError(f"{path}: does not exist, so its stage has not finished; run it first") from error
-    except ValueError as error:
-        raise FileError(f"{path}: is not JSON ({error}); delete its folder and run the stage again") from error
+        raise FileError(f"{path}: does not exist; {way_out}") from error
+    except OSError as error:
+        raise FileError(f"{path}: cannot be read ({error.strerror}); mend that, or {way_out}") from error
+
+
+def read_json(path: Path, kind: type = dict, way_out: str = "run its stage (again, in an empty folder)") -> Any:
+    """A JSON object, or another ``kind`` of value; raises :class:`FileError` naming the file and the ``way_out``."""
+    try:
+        value = json.loads(read_text(path, way_out))
+    except (ValueError, RecursionError) as error:  # Python's own reader goes as deep as its stack
+        raise FileError(f"{path}: is not JSON ({error}); {way_out}") from error
+    if not isinstance(value, kind):
+        wanted = {dict: "object", list: "list"}[kind]
+        raise FileError(f"{path}: must hold a JSON {wanted}, but holds {type(value).__name__}; {way_out}")
+    return value
 
 
 def write_json(path: Path, record: Mapping[str, Any]) -> None:

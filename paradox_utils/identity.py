@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from paradox_utils import config
-from paradox_utils.files import PACKAGE, ROOT, FileError, for_task, resolve, snapshots
+from paradox_utils.files import PACKAGE, ROOT, FileError, for_task, read_json, resolve, snapshots
 from paradox_utils.threads import MODELS
 
 PACKAGES = ("torch", "transformers", "trl", "numpy")
@@ -109,10 +109,11 @@ def cells(notebook: Path, skipped: frozenset[str]) -> list[str]:
 
     Raises :class:`FileError` for one that cannot be read, or in which papermill's parameters would not take effect.
     """
+    content = read_json(notebook, way_out="restore it from the repository")
     try:
-        content = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
-        coded = [(set(c["metadata"].get("tags", [])), "".join(c["source"])) for c in content if c["cell_type"] == "code"]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        code = [cell for cell in content["cells"] if cell["cell_type"] == "code"]
+        coded = [(set(cell["metadata"].get("tags", [])), "".join(cell["source"])) for cell in code]
+    except (KeyError, TypeError, AttributeError) as error:
         raise FileError(f"{notebook}: no readable notebook ({error!r}); restore it from the repository") from error
     checked = next((place for place, (_, source) in enumerate(coded) if "check_notebook(" in source), len(coded))
     tagged = [place for place, (tags, _) in enumerate(coded) if "parameters" in tags]

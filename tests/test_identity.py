@@ -204,10 +204,10 @@ def test_a_notebook_whose_parameters_would_not_take_effect_is_refused(tmp_path, 
         identity.cells(path, identity.SHOWS)
 
 
-@pytest.mark.parametrize("text", ["", "{}", "[]", '{"cells": 1}', '{"cells": [1]}', "not json"])
+@pytest.mark.parametrize("text", ["", "{}", "[]", '{"cells": 1}', '{"cells": [1]}', "not json", "[" * 200_000])
 def test_an_unreadable_notebook_is_named(tmp_path, text):
     (tmp_path / "a.ipynb").write_text(text)
-    with pytest.raises(files.FileError, match=r"a\.ipynb: no readable notebook"):
+    with pytest.raises(files.FileError, match=r"a\.ipynb: "):
         identity.page_code(tmp_path / "a.ipynb")
     with pytest.raises(files.FileError, match=r"b\.ipynb"):
         identity.page_code(tmp_path / "b.ipynb")

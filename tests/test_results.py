@@ -1,5 +1,6 @@
 """Run folders: results written in one step, provenance, locks."""
 
+import gzip
 import json
 import math
 import os
@@ -36,7 +37,7 @@ def test_an_earlier_result_does_not_outlive_a_new_start(tmp_path):
     p = config.PPO(out=str(tmp_path / "a"))
     results.begin(p).finish({})
     run = results.begin(p)
-    with pytest.raises(files.FileError, match="does not exist, so its stage has not finished"):
+    with pytest.raises(files.FileError, match=r"result\.json: does not exist"):
         files.read_json(run.folder / "result.json")
 
 
@@ -87,10 +88,17 @@ def test_an_interrupted_write_leaves_the_old_file(tmp_path, monkeypatch):
     assert files.read_json(path) == {"a": 1}
 
 
-def test_a_damaged_result_is_named(tmp_path):
-    (tmp_path / "result.json").write_text('{"a": ')
-    with pytest.raises(files.FileError, match=r"result\.json: is not JSON"):
+@pytest.mark.parametrize("content", [b"", b'{"a": ', b"[" * 200_000, b"[]", b"1", b'{"a": "\xe9"}', b"\x1f\x8b\x08"])
+def test_a_damaged_result_is_named(tmp_path, content):
+    (tmp_path / "result.json").write_bytes(content)
+    with pytest.raises(files.FileError, match=r"result\.json: "):
         files.read_json(tmp_path / "result.json")
+
+
+@pytest.mark.parametrize("content", [b'{"a": 1}', b'\xef\xbb\xbf{"a": 1}\r\n', gzip.compress(b'{"a": 1}')])
+def test_a_json_file_is_read_with_a_mark_and_packed(tmp_path, content):
+    (tmp_path / "result.json").write_bytes(content)
+    assert files.read_json(tmp_path / "result.json") == {"a": 1}
 
 
 @given(st.recursive(st.floats() | st.integers() | st.text() | st.booleans(), lambda inner: st.lists(inner, max_size=3)))

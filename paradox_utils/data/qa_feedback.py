@@ -12,15 +12,28 @@ import json
 import re
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from paradox_utils import config, files
 from paradox_utils.data import segments
-from paradox_utils.data.records import DataError, Feedback, Missing, Passage, Question, Span, Splits
+from paradox_utils.data.records import (
+    DataError,
+    ErrorKind,
+    Feedback,
+    Missing,
+    MissingKind,
+    Passage,
+    Preference,
+    Question,
+    Span,
+    Splits,
+    malformed,
+)
 
 FILES = ("train.json", "dev.json", "test.json", "train_feedback.json", "dev_feedback.json")  # of the originals, those read
+MEND = "restore the original file or mend the record"
 WAY_OUT = "set data to a directory with dev.json and dev_feedback.json (or the train files too), or to a hub id"
 
 
@@ -31,14 +44,18 @@ class _Record(BaseModel):
     model_config = ConfigDict(strict=True)
 
 
+_Text = Annotated[str, Field(pattern="")]  # a pattern, if only the empty one, refuses half a surrogate pair
+_Words = Annotated[str, Field(pattern=r"\S")]
+
+
 class _Error(_Record):
-    kind: Literal["Irrelevant", "Redundant", "Incoherent", "Wrong-Grounding", "Unverifiable"] = Field(alias="error type")
+    kind: ErrorKind = Field(alias="error type")
     start: int
     end: int
 
 
 class _MissingInfo(_Record):
-    kind: Literal["Missing-Answer", "Missing-Major-Auxiliary", "Missing-Minor-Auxiliary"] = Field(alias="error type")
+    kind: MissingKind = Field(alias="error type")
     passage_id: int
     sentence_id: list[int]
 
@@ -46,38 +63,38 @@ class _MissingInfo(_Record):
 class _Judgement(_Record):
     errors: list[_Error]
     missing: list[_MissingInfo] = Field(alias="missing-info")
-    corrected: str = Field(alias="corrected-prediction")
-
-
-_Words = Annotated[str, Field(pattern=r"\S")]
+    corrected: _Text = Field(alias="corrected-prediction")
 
 
 class _FeedbackRecord(_Record):
     question: _Words
-    passages: list[Annotated[list[str], Field(min_length=1)]]
-    gold: str
-    prediction_1: str = Field(alias="prediction 1")
-    prediction_2: str = Field(alias="prediction 2")
-    prediction_3: str = Field(alias="prediction 3")
-    prediction_4: str = Field(alias="prediction 4")
+    passages: list[Annotated[list[_Text], Field(min_length=1)]]
+    gold: _Text
+    prediction_1: _Text = Field(alias="prediction 1")
+    prediction_2: _Text = Field(alias="prediction 2")
+    prediction_3: _Text = Field(alias="prediction 3")
+    prediction_4: _Text = Field(alias="prediction 4")
     feedback: _Judgement
-    preference: Annotated[list[Annotated[int, Field(ge=0, le=2)]], Field(min_length=6, max_length=6)]
+    preference: Annotated[list[Preference], Field(min_length=6, max_length=6)]
 
 
 class _Page(_Record):
-    content: str
-    wikipage: str
+    content: _Text
+    wikipage: _Text
 
 
 def _list_in_string(value: Any) -> Any:
     """Some copies hold the list of answers as JSON in a string."""
-    return json.loads(value) if isinstance(value, str) else value
+    try:
+        return json.loads(value) if isinstance(value, str) else value
+    except RecursionError as error:
+        raise ValueError("is nested too deep for a list of answers") from error
 
 
 class _QuestionRecord(_Record):
     question: _Words
     text: _Words
-    answer: Annotated[list[str], Field(min_length=1), BeforeValidator(_list_in_string)]
+    answer: Annotated[list[_Text], Field(min_length=1), BeforeValidator(_list_in_string)]
     passages: list[_Page]
 
 
@@ -91,17 +108,12 @@ def _parse(form: type[Form], raw: Iterable[Any], where: str) -> list[Form]:
         try:
             parsed.append(form.model_validate(item))
         except ValidationError as error:
-            problem = error.errors()[0]
-            field = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in problem["loc"]).lstrip(".")
-            raise _malformed(where, index, field, f"{problem['msg'][0].lower()}{problem['msg'][1:]}") from error
+            raise malformed(f"{where}, record {index} (counted from 0)", error, MEND) from error
     return parsed
 
 
 def _malformed(where: str, index: int, field: str, problem: str) -> DataError:
-    named = f"field {field!r}: " if field else ""
-    return DataError(
-        f"{where}, record {index} (counted from 0): {named}{problem}; restore the original file or mend the record"
-    )
+    return DataError(f"{where}, record {index} (counted from 0): field {field!r}: {problem}; {MEND}")
 
 
 def _question_id(text: str) -> str:
@@ -199,13 +211,8 @@ def _form(name: str) -> type[_Record]:
 
 
 def _parse_file(path: Path) -> list[_Record]:
-    try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror}); mend its permissions or fetch it again") from error
-    except ValueError as error:  # not JSON, or not UTF-8
-        raise DataError(f"{path}: is not JSON ({error}); fetch the original file again") from error
-    if not isinstance(raw, list) or not raw:
+    raw = files.read_json(path, list, "fetch the original file again")
+    if not raw:
         raise DataError(f"{path}: must be a JSON list of at least one record; fetch the original file again")
     return _parse(_form(path.name), raw, path.name)
 

@@ -12,10 +12,16 @@ import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Annotated, Literal
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 
 from paradox_utils import files
+
+ErrorKind = Literal["Irrelevant", "Redundant", "Incoherent", "Wrong-Grounding", "Unverifiable"]
+MissingKind = Literal["Missing-Answer", "Missing-Major-Auxiliary", "Missing-Minor-Auxiliary"]
+Preference = Annotated[int, Field(ge=0, le=2)]  # 1: the first of a pair, 2: the second, 0: tie
+Score = Annotated[float, Field(allow_inf_nan=False)]
 
 
 @dataclass(frozen=True)
@@ -41,7 +47,7 @@ class Question:
 class Span:
     """One marked error: characters ``start`` to ``end`` of the judged response."""
 
-    kind: str
+    kind: ErrorKind
     start: int
     end: int
 
@@ -50,7 +56,7 @@ class Span:
 class Missing:
     """Passage sentences whose content the judged response lacks (indices into ``Question.passages`` and its sentences)."""
 
-    kind: str
+    kind: MissingKind
     passage: int
     sentences: tuple[int, ...]
 
@@ -59,19 +65,45 @@ class Missing:
 class Feedback:
     """Judged responses to one question.
 
-    ``spans``, ``missing`` and ``corrected`` are about ``responses[0]``. ``preference`` compares pairs of responses in the order
-    1v2 1v3 1v4 2v3 2v4 3v4 (1: the first, 2: the second, 0: tie). ``clean_spans`` and ``clean_scores`` (completeness of each
-    response) are the oracle's, without annotator noise; None where no oracle exists.
+    ``spans``, ``missing`` and ``corrected`` are about ``responses[0]``. ``preference`` compares all pairs of responses in the
+    order 1v2 1v3 1v4 2v3 2v4 3v4 (1: the first, 2: the second, 0: tie), or none. ``clean_spans`` and ``clean_scores``
+    (completeness of each response) are the oracle's, without annotator noise; None where no oracle exists.
+    Raises ``ValueError`` where these do not fit together, naming the field and its value.
     """
 
     question: Question
-    responses: tuple[str, ...]
+    responses: Annotated[tuple[str, ...], Field(min_length=1)]
     spans: tuple[Span, ...]
     missing: tuple[Missing, ...] = ()
     corrected: str = ""
-    preference: tuple[int, ...] = ()
+    preference: tuple[Preference, ...] = ()
     clean_spans: tuple[Span, ...] | None = None
-    clean_scores: tuple[float, ...] | None = None
+    clean_scores: tuple[Score, ...] | None = None
+
+    def __post_init__(self) -> None:
+        length, passages = len(self.responses[0]), self.question.passages
+        for name, spans in (("spans", self.spans), ("clean_spans", self.clean_spans or ())):
+            for i, span in enumerate(spans):
+                if not 0 <= span.start < span.end <= length:
+                    raise ValueError(
+                        f"{name}[{i}] = {span.start} to {span.end}: start must come before end, and both lie within "
+                        f"responses[0] ({length} characters)"
+                    )
+        for i, item in enumerate(self.missing):
+            if not 0 <= item.passage < len(passages):
+                raise ValueError(f"missing[{i}].passage = {item.passage}: there are {len(passages)} passages, counted from 0")
+            known = len(passages[item.passage].sentences)
+            if not all(0 <= sentence < known for sentence in item.sentences):
+                raise ValueError(f"missing[{i}].sentences = {list(item.sentences)}: the passage has {known}, counted from 0")
+        pairs = len(self.responses) * (len(self.responses) - 1) // 2
+        if len(self.preference) not in (0, pairs):
+            raise ValueError(
+                f"preference = {list(self.preference)}: must compare all {pairs} pairs of the {len(self.responses)} responses"
+            )
+        if self.clean_scores is not None and len(self.clean_scores) != len(self.responses):
+            raise ValueError(
+                f"clean_scores = {list(self.clean_scores)}: must hold one score for each of the {len(self.responses)} responses"
+            )
 
 
 @dataclass(frozen=True)
@@ -141,16 +173,32 @@ def write_feedback(path: Path, records: Iterable[Feedback]) -> None:
 
 
 def read_feedback(path: Path) -> list[Feedback]:
-    """Read what :func:`write_feedback` wrote; raises :class:`DataError` naming the file and line."""
-    if not path.is_file():
-        raise DataError(f"{path}: no such feedback file; run the feedback stage (notebooks/01-data.ipynb) first")
+    """Read what :func:`write_feedback` wrote, a record a line, whether or not the last one ends its line.
+
+    Raises :class:`DataError` naming file, line and field of a record that is none, and :class:`files.FileError` for a file that
+    is not there or cannot be read.
+    """
     records = []
-    raw = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-    for number, line in enumerate(raw.decode().split("\n")[:-1], 1):
+    lines = files.read_text(path, "run the feedback stage (notebooks/01-data.ipynb)").split("\n")
+    for number, line in enumerate(lines, 1):
         try:
-            records.append(_FEEDBACK.validate_json(line))
+            if line.strip():
+                records.append(_FEEDBACK.validate_json(line, strict=True))
         except ValidationError as error:
-            raise DataError(f"{path}, line {number}: not a feedback record ({error}); make the file again") from error
+            raise malformed(f"{path}, line {number}", error, "mend the line, or make the file again") from error
     if not records:
         raise DataError(f"{path}: holds no feedback; sample more prompts")
     return records
+
+
+def malformed(where: str, error: ValidationError, way_out: str) -> DataError:
+    """What is wrong with a record, in one sentence: its first problem, with field and value."""
+    problem = error.errors()[0]
+    field = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in problem["loc"]).lstrip(".")
+    said = problem["msg"].removeprefix("Value error, ").replace("at line 1 column", "at character")  # a record is one line
+    said = f"{said[0].lower()}{said[1:]}"
+    if field or problem["type"] not in ("value_error", "json_invalid"):  # of a whole record, these say what they are about
+        value = repr(problem["input"])
+        named, value = f"field {field!r} = " if field else "", value if len(value) <= 60 else f"{value[:57]}…"
+        said = f"{named}{value}: {said}"
+    return DataError(f"{where}: {said}; {way_out}")

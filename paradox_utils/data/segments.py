@@ -16,6 +16,9 @@ from paradox_utils.data.records import DataError
 
 SPACY_MODEL = "en_core_web_sm"
 MIN_WORDS = 5
+# Finds the numbered references (".[1, 2] A") that pysbd's own pattern does, in the same groups. Its own can read a number in as
+# many ways as its digits can be parted, and tries them all where no reference follows: a list of twelve numbers hangs it.
+NUMBERED_REFERENCE = r"(?<=[^\d\s])(\.|∯)((\[(\d++(?>,?\s?-?\s?)(?<!\d))*+\d{1,3}\])+|((\d{1,3}\s?)?\d{1,3}))(\s)(?=[A-Z])"
 
 Spans = list[tuple[int, int]]
 
@@ -108,7 +111,10 @@ def _pysbd() -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # its patterns are not raw strings
         import pysbd
-    return pysbd.Segmenter(language="en", clean=False)
+    segmenter = pysbd.Segmenter(language="en", clean=False)
+    english = segmenter.language_module
+    segmenter.language_module = type("English", (english,), {"NUMBERED_REFERENCE_REGEX": NUMBERED_REFERENCE})
+    return segmenter
 
 
 @cache

@@ -346,7 +346,10 @@ def test_preferences_follow_the_scores_with_the_stated_noise(judged, noise):
 
 
 def test_feedback_survives_its_file(judged, tmp_path):
-    records = [replace(judged["train"][0], responses=("ünïcode 🏰\u2028\x85", "", "b", "c")), *judged["train"][1:5]]
+    records = [
+        replace(judged["train"][0], responses=("ünïcode 🏰\u2028\x85", "", "b", "c"), spans=(), clean_spans=()),
+        *judged["train"][1:5],
+    ]
     for name in ("feedback.jsonl", "feedback.jsonl.gz"):
         write_feedback(tmp_path / name, records)
         assert read_feedback(tmp_path / name) == records

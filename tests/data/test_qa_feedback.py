@@ -13,6 +13,7 @@ import pytest
 from paradox_utils import config
 from paradox_utils.data import qa_feedback
 from paradox_utils.data.records import DataError, Missing, Span
+from paradox_utils.files import FileError
 from paradox_utils.rewards import examples
 
 RECORDS = Path(__file__).parent / "qa_feedback"
@@ -119,6 +120,8 @@ def put(record, path, value):
         (["feedback", "errors", 1, "end"], KeyError, "feedback.errors[1].end", "required"),
         (["prediction 3"], KeyError, "prediction 3", "required"),
         (["gold"], 7, "gold", "string"),
+        (["prediction 1"], "half a pair \udfff", "prediction 1", "unicode"),
+        (["passages", 1, 1], "half a pair \ud800", "passages[1][1]", "unicode"),
         (["question"], " ", "question", "match"),
         (["passages", 0], "a string", "passages[0]", "list"),
         (["passages", 1, 2], None, "passages[1][2]", "string"),
@@ -155,6 +158,7 @@ def test_a_malformed_record_is_refused_with_file_index_and_field(tmp_path, path,
     [
         (["text"], KeyError, "text"),
         (["answer"], "no JSON", "answer"),
+        (["answer"], "[" * 200_000, "answer"),
         (["answer"], [], "answer"),
         (["answer", 0], 3, "answer[0]"),
         (["passages", 0, "content"], KeyError, "passages[0].content"),
@@ -174,10 +178,17 @@ def test_a_record_that_is_no_object_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("content", "words"), [("", "is not JSON"), ("[{", "is not JSON"), ("[]", "at least one record"), ("{}", "JSON list")]
+    ("content", "words"),
+    [
+        ("", "is not JSON"),
+        ("[{", "is not JSON"),
+        ("[" * 200_000, "is not JSON"),
+        ("[]", "at least one record"),
+        ("{}", "JSON list"),
+    ],
 )
 def test_a_file_that_is_no_list_of_records_is_refused(tmp_path, content, words):
-    with pytest.raises(DataError, match=words) as caught:
+    with pytest.raises((DataError, FileError), match=words) as caught:
         qa_feedback.load_feedback(source(directory(tmp_path, dev=DEV, dev_feedback=content)))
     assert str(caught.value).startswith(str(tmp_path / "dev_feedback.json"))
     assert "\n" not in str(caught.value)
@@ -186,11 +197,11 @@ def test_a_file_that_is_no_list_of_records_is_refused(tmp_path, content, words):
 def test_unreadable_files_are_refused(tmp_path):
     folder = directory(tmp_path, dev_feedback=FEEDBACK)
     (folder / "dev.json").write_bytes(b"[\xff]")
-    with pytest.raises(DataError, match=r"dev\.json: is not JSON"):
+    with pytest.raises(FileError, match=r"dev\.json: is not UTF-8"):
         qa_feedback.load_feedback(source(folder))
     (folder / "dev.json").unlink()
     (folder / "dev.json").mkdir()
-    with pytest.raises(DataError, match=r"dev\.json: cannot be read \(Is a directory\)"):
+    with pytest.raises(FileError, match=r"dev\.json: cannot be read \(Is a directory\)"):
         qa_feedback.load_feedback(source(folder))
 
 

@@ -1,6 +1,7 @@
 """Segmentation: the rule by hand, and what must hold on any text."""
 
 import importlib.util
+import re
 
 import pytest
 from hypothesis import given, settings
@@ -82,6 +83,36 @@ def test_pysbd_knows_abbreviations_and_repeated_sentences():
         "He left.",
         "He\u00a0left.",
     ]
+
+
+NUMBERS = st.lists(
+    st.sampled_from(["1", "12", "123", "1234", ", ", ",", " ", "-", " - ", "][", "[", "]", ".", "x"]), max_size=5
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(NUMBERS.map("".join), st.sampled_from(["", "]", " A", "] A", "] B c. D"]))
+def test_numbered_references_are_found_as_pysbd_finds_them(numbers, end):
+    text, own = f"x.[{numbers}{end}", segments._pysbd().language_module.__mro__[1].NUMBERED_REFERENCE_REGEX
+    assert own != segments.NUMBERED_REFERENCE
+    old, new = (re.finditer(pattern, text) for pattern in (own, segments.NUMBERED_REFERENCE))
+    assert [(m.span(), m.span(2), m.span(7)) for m in old] == [(m.span(), m.span(2), m.span(7)) for m in new]
+
+
+@pytest.mark.parametrize("opening", ["", "It is..[", "(", '"'])
+@pytest.mark.parametrize(
+    "unit", [*"1aA.,;:!?-()[]\"'“”«\\ \n", "1 ", "1, ", "1-", "1. ", "12 ", ".[1 ", "[1]", "A. ", "p. ", "' a", "漢"]
+)
+def test_no_run_of_one_thing_hangs_pysbd(opening, unit):
+    text = f"{opening}{unit * 300} End"  # with its own pattern of references some of these would never come back
+    spans = segments.sentences(text, "pysbd")
+    assert "".join(text[start:end] for start, end in spans).replace(" ", "").endswith("End")
+
+
+def test_a_list_of_numbers_that_is_no_reference_is_segmented():
+    numbers = " ".join(str(n) for n in range(100, 184, 7))
+    assert pieces(f"Built in 1861..[{numbers}] It fell.", "pysbd", segments.sentences)[-1] == "It fell."
+    assert pieces(f"Built in 1861.[{numbers}", "pysbd", segments.sentences) == [f"Built in 1861.[{numbers}"]
 
 
 AWKWARD = [

@@ -8,6 +8,7 @@ import pytest
 
 from paradox_utils import config, data
 from paradox_utils.data.records import DataError, Splits
+from paradox_utils.files import FileError
 from paradox_utils.rewards.examples import training_examples
 
 
@@ -23,7 +24,7 @@ def test_auto_is_the_splitter_of_the_source():
 
 
 def test_atlas_feedback_needs_its_file(tmp_path):
-    with pytest.raises(DataError, match=r"no such feedback file; run the feedback stage"):
+    with pytest.raises(FileError, match=r"feedback\.jsonl: does not exist; run the feedback stage"):
         data.load_feedback(config.Source(), tmp_path / "feedback.jsonl")
 
 
