@@ -124,7 +124,7 @@ def described(table: pd.DataFrame, parameters: pd.DataFrame) -> pd.DataFrame:
     estimate different quantities."""
     estimator = table["id"].map(parameters.get("log_probabilities", {}))
     same = (table["arm"] == BASE) | estimator.isin(estimator[table["arm"] == BASE].dropna())
-    table = table.assign(KL=table["kl_final"].where(same), length=table["greedy_length_final"])
+    table = table.assign(KL=table["kl_final"].where(same), length=table.get("greedy_length_final", np.nan))
     arms, leads = table.groupby("arm", sort=False), contrasts(table).query("measure == 'lead'")
     found = arms.agg(runs=("id", "size"), planned=("total", "first"), KL=("KL", "mean"), length=("length", "mean"))
     found.insert(1, "models", table.drop_duplicates(["arm", *TRAJECTORY, "rm_step"]).groupby("arm").size())

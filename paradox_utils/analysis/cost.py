@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from paradox_utils import config, files
+from paradox_utils.analysis import tables
 from paradox_utils.data.tasks import TASKS
 
 # What the benchmark's part `matmul` records, under these names.
@@ -26,6 +27,7 @@ MEASURES = {
     "response": "response length",
     "episodes": "episodes, a rollout",
 }
+BENCH = "run `make bench`, which writes results/recorded/benchmarks.csv"
 EPOCHS, SAMPLES = 4, 4  # of the paper, and of the benchmark
 
 
@@ -88,8 +90,13 @@ def rates(table: pd.DataFrame, p: config.Cost) -> Rates:
     device = "cuda" if (rows["device"] == "cuda").any() else "cpu"
     rows = rows[rows["device"] == device].set_index("measure")
     if missing := [name for name in MEASURES.values() if name not in rows.index]:
-        raise files.FileError(f"{p.benchmarks}: has no {missing[0]!r}; run `make bench` (or python -m benchmarks matmul)")
-    found = {name: float(rows.loc[measure, "value"]) for name, measure in MEASURES.items()}
+        raise files.FileError(f"{p.benchmarks}: has no {missing[0]!r}; {BENCH}")
+    values = rows["value"].groupby(level=0).last()
+    numbers = pd.to_numeric(values, errors="coerce")
+    if wrong := [name for name in MEASURES.values() if not numbers[name] > 0]:
+        said = f"value = {values[wrong[0]]!r} of {wrong[0]!r}: must be a number above 0"
+        raise files.FileError(f"{p.benchmarks}: {said}; {BENCH}")
+    found = {name: float(numbers[measure]) for name, measure in MEASURES.items()}
     small = POLICIES["T5-small"]  # the benchmark's policy, and its value model
     counted = 1e9 * found["work"] / found["episodes"]
     return Rates(
@@ -126,7 +133,20 @@ def makespan(lengths: list[float], machines: int) -> float:
 
 
 def load_benchmarks(p: config.Cost) -> pd.DataFrame:
-    """The recorded table of benchmarks; raises :class:`files.FileError` where there is none."""
-    if not (path := files.resolve(p.benchmarks)).is_file():
-        raise files.FileError(f"{p.benchmarks}: no such table; run `make bench`, which writes it")
-    return pd.read_csv(path)
+    """The recorded table of benchmarks; raises as :func:`tables.read_table`."""
+    needed = (
+        "part",
+        "measure",
+        "value",
+        "baseline",
+        "unit",
+        "ratio",
+        "target",
+        "met",
+        "device",
+        "threads",
+        "cpu",
+        "gpu",
+        "date",
+    )
+    return tables.read_table(files.resolve(p.benchmarks), needed, numbers=(), way_out=BENCH)

@@ -18,7 +18,7 @@ from scipy import special, stats
 from paradox_utils.analysis import statistics
 from paradox_utils.analysis.inverted_u import fieller
 from paradox_utils.analysis.statistics import Array, Interval
-from paradox_utils.analysis.tables import BEST_OF_N, accuracy_kind, usable
+from paradox_utils.analysis.tables import BEST_OF_N, accuracy_kind, steps, usable
 
 Form = Literal["rl", "best-of-n"]
 
@@ -110,10 +110,11 @@ def _covariance(design: Array, y: Array, labels: Array, resamples: int, seed: in
 
 
 def _runs(summary: pd.DataFrame) -> pd.DataFrame:
-    """Finished runs of the route ``steps`` with their trajectory (``cluster``) and the ``third`` of its accuracies that the
+    """Finished runs of :func:`tables.steps` with their trajectory (``cluster``) and the ``third`` of its accuracies that the
     reward model is in (0: the least accurate; NaN: unmeasured); the columns of :data:`PATH`."""
-    runs = summary[(summary["arm"] == "steps") & usable(summary)].drop_duplicates("id")
-    rank = runs.groupby(["task", "policy", "rm_seed"])[accuracy_kind(runs)].rank(method="dense", pct=True)
+    runs = steps(summary)
+    runs = runs[usable(runs)].drop_duplicates("id")
+    rank = runs.groupby(["arm", "task", "policy", "rm_seed"])[accuracy_kind(runs)].rank(method="dense", pct=True)
     return runs.assign(third=np.ceil(rank * 3) - 1, cluster=runs["task"] + " " + runs["rm_seed"].astype(str))[[*PATH]]
 
 

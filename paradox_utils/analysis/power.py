@@ -13,7 +13,7 @@ from scipy import stats
 from paradox_utils.analysis import verdict
 from paradox_utils.analysis.comparison import families, unit_contrasts
 from paradox_utils.analysis.statistics import Array
-from paradox_utils.analysis.tables import READINGS, scores, usable
+from paradox_utils.analysis.tables import READINGS, AnalysisError, scores, usable
 from paradox_utils.data.tasks import TASKS
 
 # Crossed or nested, reward-model seeds, PPO seeds for each of them.
@@ -25,7 +25,8 @@ FALL = 0.03  # in the simulated truths: LM performance lost from one rank to the
 def split(summary: pd.DataFrame, questions: pd.DataFrame) -> pd.DataFrame:
     """One row a task of a crossed pilot: standard deviations by source (``prompts`` is part of ``rest``), and of one run.
 
-    A component estimated below 0 counts as 0. Seeds with an unfinished run are left out, and tasks with fewer than two of each.
+    A component estimated below 0 counts as 0. Seeds with an unfinished run are left out, and tasks with fewer than two of each;
+    raises :class:`AnalysisError` where no task is left.
     """
     rows = []
     outcome = READINGS["as measured"]
@@ -41,6 +42,9 @@ def split(summary: pd.DataFrame, questions: pd.DataFrame) -> pd.DataFrame:
         variances = {"rm seed": rm, "ppo seed": ppo, "rest": rest, "prompts": prompts, "one run": rm + ppo + rest}
         variances |= {name: design_variance(rm, ppo, rest, *design) for name, design in DESIGNS.items()}
         rows.append({"task": task} | {name: math.sqrt(variance) for name, variance in variances.items()})
+    if not rows:
+        problem = "no task has finished runs of two reward-model seeds, each with the same two PPO seeds"
+        raise AnalysisError(f"results: {problem}; name the folder of a crossed pilot")
     names = ["rm seed", "ppo seed", "rest", "prompts", "one run", *DESIGNS]
     return pd.DataFrame(rows, columns=["task", *names]).set_index("task")
 
@@ -147,8 +151,13 @@ def noise_by_rank(runs: pd.DataFrame) -> pd.Series:
     """A study's own noise of a unit at each rank of accuracy (1: the next to the most accurate), within tasks.
 
     From the spread of the rank's difference from the most accurate one, taken to hold the noise of both in equal parts, and
-    whatever trajectories really differ in.
+    whatever trajectories really differ in. Raises :class:`AnalysisError` where there is nothing to compare.
     """
-    contrasts = unit_contrasts(families(runs)).iloc[:, 1:]
+    found = families(runs)
+    contrasts = unit_contrasts(found).iloc[:, 1:] if found else pd.DataFrame()
+    if contrasts.empty:
+        raise AnalysisError(
+            "study: no trajectory has all its reward models of the arm steps; name the folder of a study that has"
+        )
     tasks = [name.rpartition(" ")[0] for name in contrasts.index]
     return np.sqrt(contrasts.groupby(tasks).var().mean() / 2)

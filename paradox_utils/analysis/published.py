@@ -14,7 +14,7 @@ import pandas as pd
 from scipy import stats
 from scipy.interpolate import griddata
 
-from paradox_utils.analysis import statistics
+from paradox_utils.analysis import statistics, tables
 from paradox_utils.analysis.statistics import Array
 
 PAIR = ["policy", "task"]
@@ -60,9 +60,21 @@ class Chance:
 
 
 def load_published(folder: Path | str) -> Tables:
-    """The tables of ``folder``, as its README describes them; ``FileNotFoundError`` for a missing one."""
-    names = ("lm_performance.csv", "lm_headline.csv", "training_summary.csv", "training_curves.csv.gz")
-    return Tables(*(pd.read_csv(Path(folder) / f"published_{name}") for name in names))
+    """The tables of ``folder``, as its README describes them; raises as :func:`tables.read_table`, and for one without rows."""
+    curve = ("rm_role", "metric")
+    needed = {
+        "lm_performance.csv": ("rm_step", "rm_accuracy", "lm_performance"),
+        "lm_headline.csv": ("surface_max",),
+        "training_summary.csv": (*curve, "mean_bar", "variance_bar"),
+        "training_curves.csv.gz": (*curve, "step", "value"),
+    }
+    found = []
+    for name, columns in needed.items():
+        path, way_out = Path(folder) / f"published_{name}", "restore book/published from the repository"
+        found.append(tables.read_table(path, (*PAIR, *columns), (*PAIR, *curve), way_out=way_out))
+        if found[-1].empty:
+            raise tables.AnalysisError(f"{path}: has no rows; {way_out}")
+    return Tables(*found)
 
 
 # --- the most accurate RM among its peers -------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ turns measures into a verdict stands in :mod:`paradox_utils.analysis.verdict`.
 
 from __future__ import annotations
 
+import io
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,7 +16,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from paradox_utils import files
 from paradox_utils.analysis import statistics
+from paradox_utils.data.tasks import TASKS
 
 Reading = Literal[
     "as measured",
@@ -57,34 +60,66 @@ NUMBERS = (
     *("lm_performance_start", "lm_performance_final", "lm_performance_best", "lm_performance_best_logged"),
     *("true_return_start", "true_return_final", "kl_final", "updates", "seconds"),
 )
+STATUSES = ("ok", "diverged", "failed", "blocked", "running")
 LATER = (*READINGS.values(), *SELECTING.values(), VALIDATION, "kl_matched", "matched_early", "probe_padding")  # else empty
+AGAIN = "run the study (make study CONFIG=configs/NAME.yaml) or name another folder"
 
 
-class AnalysisError(ValueError):
+class AnalysisError(files.FileError):
     """A results folder that cannot be analysed; the message says what is wrong and what to do."""
 
 
 # --- tables -------------------------------------------------------------------------------------------------------------------
 
 
+def read_table(
+    path: Path, needed: Sequence[str] = (), text: Sequence[str] = (), numbers: Sequence[str] | None = None, way_out: str = AGAIN
+) -> pd.DataFrame:
+    """A CSV table, packed or not: every reader's door.
+
+    ``needed``: columns it must have (one without rows is given them); ``text``: columns read as text; ``numbers``: those that
+    must hold numbers or nothing, by default all that are not text. Raises :class:`AnalysisError` naming file, column and row,
+    :class:`files.FileError` for a file that is not there or cannot be read.
+    """
+    content = files.read_text(path, way_out)
+    head, *rows = content.rstrip("\n").split("\n")
+    if separator := next((mark for mark in ";\t|" if mark in head and "," not in head), ""):
+        raise AnalysisError(f"{path}: its columns are separated by {separator!r}; save it with commas, or {way_out}")
+    try:
+        table = pd.read_csv(io.StringIO(content), dtype=dict.fromkeys(text, str))
+    except ValueError as error:  # what pandas says of a file that is no table
+        raise AnalysisError(f"{path}: is no table ({' '.join(str(error).split())}); {way_out}") from error
+    absent = [column for column in needed if column not in table]
+    if table.empty:
+        return table.reindex(columns=[*table, *absent])
+    if absent:
+        names = ", ".join(absent[:5]) + (f" and {count(len(absent) - 5, 'other column')}" if len(absent) > 5 else "")
+        raise AnalysisError(f"{path}: lacks {names}; it is another table, or another version's: {way_out}")
+    if not isinstance(table.index, pd.RangeIndex) or (content[-1] != "\n" and rows[-1].count(",") < head.count(",")):
+        raise AnalysisError(f"{path}: rows and header differ in their number of fields; copy it again, or {way_out}")
+    for column in table.columns.difference(text) if numbers is None else table.columns.intersection(numbers):
+        wrong = pd.to_numeric(table[column], errors="coerce").isna() & table[column].notna()
+        _refuse(path, table, column, wrong, "must be a number", way_out)
+    return table
+
+
+def _refuse(path: Path, table: pd.DataFrame, column: str, wrong: pd.Series, problem: str, way_out: str = AGAIN) -> None:
+    """Raise :class:`AnalysisError` for the first row where the column is ``wrong``."""
+    for row, value in table.loc[wrong, column].items():
+        raise AnalysisError(f"{path}: {column} = {value!r} (row {row + 1}): {problem}; mend it, or {way_out}")
+
+
 def load_summary(folder: Path | str) -> pd.DataFrame:
     """The study's ``summary.csv``, one row a PPO run and arm, with what its ``curves.csv`` adds (see :func:`with_curves`).
 
-    Raises :class:`AnalysisError` where there is nothing to analyse.
+    Raises as :func:`read_table`, and where there is nothing to analyse.
     """
     path = Path(folder) / "summary.csv"
-    again = "run the study: make study CONFIG=configs/NAME.yaml"
-    try:
-        text = {"study": str, "id": str, "setting": str, "reason": str}
-        table = pd.read_csv(path, dtype=text)
-    except OSError as error:
-        raise AnalysisError(f"{path}: cannot be read ({error.strerror}); {again}, or name another results folder") from error
-    except ValueError as error:  # also what pandas says of a file that is no table
-        raise AnalysisError(f"{path}: is no table ({' '.join(str(error).split())}); {again}") from error
-    if absent := [column for column in (*LABELS, *NUMBERS) if column not in table]:
-        raise AnalysisError(f"{path}: lacks {', '.join(absent)}; it was written by another version: {again}")
-    if len(table) and (wrong := [column for column in NUMBERS if not pd.api.types.is_numeric_dtype(table[column])]):
-        raise AnalysisError(f"{path}: {', '.join(wrong)}: not all are numbers; {again}")
+    table = read_table(path, (*LABELS, *NUMBERS), (*LABELS, "arm"))
+    table["ended"] = table["ended"].str.lower()  # spreadsheets shout
+    for column, allowed in {"task": tuple(TASKS), "status": STATUSES, "ended": ("true", "false")}.items():
+        _refuse(path, table, column, ~table[column].isin(allowed), f"must be one of {', '.join(allowed)}")
+    table["ended"] = table["ended"] == "true"
     for column in ("setting", "reason"):
         table[column] = table[column].fillna("")
     if "arm" not in table:  # before arms had names
@@ -95,20 +130,35 @@ def load_summary(folder: Path | str) -> pd.DataFrame:
         table["best_of_n"] = table["id"].map(best.sort_values("n").groupby("id")["lm_performance"].last())
     if not usable(table).any():
         counts = ", ".join(f"{n} {status}" for status, n in Counter(table["status"]).items()) or "no rows"
-        raise AnalysisError(f"{path}: no finished run ({counts}); see its column `reason`, then {again}")
+        raise AnalysisError(f"{path}: no finished run ({counts}); see its column `reason`, then {AGAIN}")
     return table
 
 
-def _load(folder: Path | str, table: str, columns: Sequence[str] = (), **types: type) -> pd.DataFrame:
-    """A table of the study (recorded ones may be packed); empty, with these ``columns``, where there is none."""
-    path = next((path for end in ("csv", "csv.gz") if (path := Path(folder) / f"{table}.{end}").is_file()), None)
-    return pd.DataFrame(columns=["id", *columns]) if path is None else pd.read_csv(path, dtype={"id": str} | types)
+def _load(
+    folder: Path | str,
+    name: str,
+    columns: Sequence[str],
+    text: Sequence[str] = (),
+    numbers: Sequence[str] | None = None,
+    asked: Sequence[str] = (),
+) -> pd.DataFrame:
+    """A table of the study (recorded ones may be packed) with an ``id`` and ``columns``; empty where there is none.
+
+    Raises as :func:`read_table`, and where there is none but columns of it are ``asked`` for.
+    """
+    path = next((path for end in ("csv", "csv.gz") if (path := Path(folder) / f"{name}.{end}").is_file()), None)
+    columns = ["id", *columns, *asked]
+    table = pd.DataFrame(columns=columns) if path is None else read_table(path, columns, ("id", *text), numbers)
+    if asked and table.empty:
+        raise AnalysisError(f"{folder}: holds no {name}.csv with {', '.join(asked)}; {AGAIN}")
+    return table
 
 
-def load_curves(folder: Path | str) -> pd.DataFrame:
-    """The study's ``curves.csv``, one row an update; empty where it has none."""
+def load_curves(folder: Path | str, *asked: str) -> pd.DataFrame:
+    """The study's ``curves.csv``, one row an update; where it has none, empty, or refused if columns are ``asked`` for."""
+    table = _load(folder, "curves", ("update", "kl", "reward_mean", "lm_performance"), asked=asked)
     # a control, which has nothing to agree with the truth in, once left infinity for its agreement
-    return _load(folder, "curves", ("update", "kl", "lm_performance")).replace([np.inf, -np.inf], np.nan)
+    return table.replace([np.inf, -np.inf], np.nan)
 
 
 BEST_OF_N = ("n", "kl", "reward", "true_return", "lm_performance")
@@ -116,22 +166,20 @@ BEST_OF_N = ("n", "kl", "reward", "true_return", "lm_performance")
 
 def load_best_of_n(folder: Path | str) -> pd.DataFrame:
     """The study's ``best_of_n.csv``, one row a run and number of responses; empty where it has none."""
-    return _load(folder, "best_of_n", BEST_OF_N)
+    return _load(folder, "best_of_n", ("n", "kl", "lm_performance"))
 
 
-def load_parameters(folder: Path | str) -> pd.DataFrame:
-    """The study's ``parameters.csv``: every resolved parameter of each PPO run, by run id; empty where it has none."""
-    return _load(folder, "parameters").set_index("id")
+def load_parameters(folder: Path | str, *asked: str) -> pd.DataFrame:
+    """The study's ``parameters.csv``: every resolved parameter of each PPO run, by run id; where it has none, empty, or refused
+    if columns are ``asked`` for."""
+    return _load(folder, "parameters", (), numbers=("learning_rate", "kl_coefficient"), asked=asked).set_index("id")
 
 
 def load_checkpoints(folder: Path | str) -> pd.DataFrame:
-    """The study's ``reward_models.csv``, one row a checkpoint; raises :class:`AnalysisError` where there is none."""
-    path = Path(folder) / "reward_models.csv"
-    try:
-        table = pd.read_csv(path, dtype={"setting": str})
-        return table if len(table) else table.reindex(columns=["id", "task", "route", "setting", "rm_seed", "step", "accuracy"])
-    except (OSError, pd.errors.EmptyDataError) as error:
-        raise AnalysisError(f"{path}: cannot be read ({error}); run its study: make study CONFIG=configs/NAME.yaml") from error
+    """The study's ``reward_models.csv``, one row a checkpoint; raises as :func:`read_table`."""
+    numbers = ("rm_seed", "step", "accuracy", "accuracy_noisy", "majority", "segments")
+    text = ("study", "id", "task", "route", "setting")
+    return read_table(Path(folder) / "reward_models.csv", (*text[1:], *numbers), text)
 
 
 def with_curves(summary: pd.DataFrame, curves: pd.DataFrame) -> pd.DataFrame:
@@ -261,12 +309,32 @@ def contrasts(runs: pd.DataFrame, reading: Reading = "as measured", column: str 
 
 def main_arms(summary: pd.DataFrame) -> pd.DataFrame:
     """The runs that the study's verdict is about: without known truths and ablations, which have their own pages."""
-    return summary[~summary["arm"].str.startswith(("known-", "ablation-"))]
+    return summary[_main(summary)]
+
+
+def steps(summary: pd.DataFrame) -> pd.DataFrame:
+    """The runs against checkpoints of one training: the arm ``steps``, or all main arms of that route if none is called so."""
+    return _called(summary, "steps")
 
 
 def primary(summary: pd.DataFrame) -> pd.DataFrame:
-    """The route ``steps`` with the controls of set accuracy beside it: what the main figure shows."""
-    return summary[summary["arm"].isin(("steps", "exact", "dial"))]
+    """:func:`steps` with the controls of set accuracy beside it: what the main figure shows."""
+    return _called(summary, "steps", "exact", "dial")
+
+
+def measured(summary: pd.DataFrame) -> pd.Series:
+    """Which runs have both an accuracy and an outcome (boolean, one a row)."""
+    return usable(summary) & summary[accuracy_kind(summary)].notna()
+
+
+def _main(summary: pd.DataFrame) -> pd.Series:
+    return ~summary["arm"].str.startswith(("known-", "ablation-"))
+
+
+def _called(summary: pd.DataFrame, *names: str) -> pd.DataFrame:
+    """The arms of these names; in a study that gave names of its own instead of ``steps``, the main arms of such routes."""
+    own = (summary["arm"] == "steps").any()
+    return summary[summary["arm"].isin(names) if own else _main(summary) & summary["route"].isin(names)]
 
 
 # --- scores of single test questions ------------------------------------------------------------------------------------------
@@ -274,13 +342,24 @@ def primary(summary: pd.DataFrame) -> pd.DataFrame:
 
 def load_questions(folder: Path | str) -> pd.DataFrame:
     """The rows of a study's ``questions.csv`` after the last update, by run id; empty where there is none."""
-    table = _load(folder, "questions", ("when", "good", "segments"), good=str, segments=str)
+    columns = ("when", "good", "segments")
+    table = _load(folder, "questions", columns, columns)
     return table[table["when"] == "final"].drop_duplicates("id").set_index("id")[["good", "segments"]]
 
 
 def scores(table: pd.DataFrame, runs: Sequence[str]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Good segments and segments of every test question, [runs, questions]; all runs have the same questions."""
-    good, segments = (np.array([table.loc[run, name].split() for run in runs], dtype=float) for name in ("good", "segments"))
+    """Good segments and segments of every test question, [runs, questions]; all runs have the same questions.
+
+    Raises :class:`AnalysisError` for a run that the table lacks, and for scores that are no numbers, or not of one length.
+    """
+    if lost := [run for run in runs if run not in table.index]:
+        raise AnalysisError(f"questions.csv: lacks the run {lost[0]}; {AGAIN}")
+    try:
+        good, segments = (
+            np.array([table.loc[run, name].split() for run in runs], dtype=float) for name in ("good", "segments")
+        )
+    except (ValueError, AttributeError) as error:  # words, lists of several lengths, an empty field
+        raise AnalysisError(f"questions.csv: good, segments: must be numbers, as many in every run; {AGAIN}") from error
     return good, segments
 
 

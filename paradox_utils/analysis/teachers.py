@@ -10,7 +10,7 @@ import pandas as pd
 
 from paradox_utils.analysis import statistics
 from paradox_utils.analysis.statistics import Array, pearson
-from paradox_utils.analysis.tables import usable
+from paradox_utils.analysis.tables import main_arms, usable
 from paradox_utils.config.study import TRAINED
 from paradox_utils.data.tasks import TASKS
 
@@ -53,7 +53,8 @@ def teacher_table(summary: pd.DataFrame, curves: pd.DataFrame) -> pd.DataFrame:
     """One row a pair of trained reward model and policy: the measures of :data:`BEFORE` and :data:`ALONG` and the ``gain`` in
     LM performance from the initial policy, averaged over its runs; ``group`` is task and policy, ``cluster`` the trajectory (a
     reward model that trains two policies is in two rows of one cluster)."""
-    runs = summary[summary["arm"].isin(TRAINED) & usable(summary)].drop_duplicates("id")
+    runs = main_arms(summary)
+    runs = runs[runs["route"].isin(TRAINED) & usable(runs)].drop_duplicates("id")
     runs = runs.merge(along(curves), how="left", left_on="id", right_index=True)
     runs = runs.assign(gain=runs["lm_performance_final"] - runs["lm_performance_start"])
     keys = ["arm", "task", "policy", "rm_seed", "setting", "rm_step"]
@@ -68,7 +69,7 @@ def teacher_table(summary: pd.DataFrame, curves: pd.DataFrame) -> pd.DataFrame:
 def writer(summary: pd.DataFrame) -> str:
     """The policy whose sampled responses the feedback holds: the first of the runs against trained reward models, which is so
     unless the study's config names another."""
-    trained = summary[summary["arm"].isin(TRAINED)]
+    trained = summary[summary["route"].isin(TRAINED)]
     policies = (trained if len(trained) else summary)["policy"].dropna()
     return str(policies.iloc[0]) if len(policies) else ""
 

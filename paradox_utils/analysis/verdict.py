@@ -82,7 +82,7 @@ class Finding:
 @dataclass(frozen=True)
 class Verdict:
     """The study's verdict in one reading: ``headline`` is one sentence, ``primary`` decides (None where the study has no run of
-    the route ``steps``), ``findings`` are of each task, policy and arm."""
+    an arm ``steps``), ``findings`` are of each task, policy and arm."""
 
     status: Status
     headline: str
@@ -172,7 +172,7 @@ def _missing(comparison: Comparison) -> tuple[str, ...]:
 
 def _headline(first: Finding | None) -> str:
     if first is None:
-        return "Undecided: the study has no PPO runs against the checkpoints of a reward model (route steps)."
+        return f"Undecided: the study has no PPO runs of an arm called {PRIMARY}, and the verdict is about that arm alone."
     where = f"on average over {count(first.of.counts.rm_seeds, 'trajectory', 'trajectories')} of reward models"
     if first.status == "supported":
         return f"Supported: a less accurate reward model trained policies better by more than {MARGIN} {where}."

@@ -17,7 +17,7 @@ from matplotlib.ticker import PercentFormatter
 from paradox_utils.analysis import tables
 from paradox_utils.analysis.ablations import BASE, OUTCOME, Ablation
 from paradox_utils.analysis.comparison import ALL, families
-from paradox_utils.analysis.tables import READINGS, accuracy_kind, primary, reward_models, usable
+from paradox_utils.analysis.tables import READINGS, accuracy_kind, measured, primary, reward_models, usable
 from paradox_utils.analysis.verdict import Finding, verdict
 from paradox_utils.data.tasks import TASKS
 from paradox_utils.figures.style import FAINT, INK, LM_PERFORMANCE, PALETTE, dot, legend, panels, style, ticks, title
@@ -35,7 +35,7 @@ def accuracy_and_performance(summary: pd.DataFrame) -> Figure:
     training. Controls (route ``dial``) are open diamonds. Raises ``ValueError`` where no run has an accuracy and a performance.
     """
     kind = accuracy_kind(summary)
-    shown = summary[usable(summary) & summary[kind].notna() & summary["route"].isin(("steps", "dial"))]
+    shown = summary[measured(summary) & summary["route"].isin(("steps", "dial"))]
     tasks, policies = [task for task in TASKS if (shown["task"] == task).any()], list(shown["policy"].unique())
     if not tasks:
         raise ValueError("no run of the routes steps and dial has both an accuracy and a performance")
@@ -56,8 +56,8 @@ def _accuracy_panel(axis: Axes, runs: pd.DataFrame, kind: str, color: Any) -> No
     steps, dial = runs[runs["route"] == "steps"], runs[runs["route"] == "dial"]
     axis.axvline(runs["rm_majority"].mean(), color=FAINT, linestyle=":", linewidth=1.2, zorder=1)
     axis.axhline(runs["lm_performance_start"].mean(), color=FAINT, linestyle="--", linewidth=1.0, zorder=1)
-    for _, models in reward_models(steps).groupby("rm_seed"):
-        models = models.sort_values("rm_step")
+    for _, own in steps.groupby(["arm", "rm_seed"]):
+        models = reward_models(own).sort_values("rm_step")
         axis.plot(models["accuracy"], models["performance"], color=color, linewidth=1.0, alpha=0.5, zorder=2)
         axis.scatter(models["accuracy"], models["performance"], s=34, color=color, edgecolor="white", linewidth=0.6, zorder=4)
         top = models.sort_values(["accuracy", "rm_step"]).iloc[-1]
