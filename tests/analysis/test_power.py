@@ -43,8 +43,15 @@ def test_questions_by_hand(tmp_path):
     alone = tables.question_interval(table, ["a", "b"], [0, 0], resamples=50, seed=1)
     assert alone.estimate == pytest.approx(3 / 4)
     assert np.isnan([alone.low, alone.high]).all()
-    with pytest.raises(KeyError, match="unknown"):
+    with pytest.raises(tables.AnalysisError, match="unknown"):
         tables.scores(table, ["a", "unknown"])
+
+
+@pytest.mark.parametrize("good", ["1 x", "1", "", "1 2 3"])
+def test_scores_that_are_no_table_are_refused(tmp_path, good):
+    (tmp_path / "questions.csv").write_text(f"id,when,good,segments\na,final,1 2,2 2\nb,final,{good},2 2\n")
+    with pytest.raises(tables.AnalysisError, match=r"questions\.csv: good"):
+        tables.scores(tables.load_questions(tmp_path), ["a", "b"])
 
 
 def test_without_a_file_there_are_no_questions(tmp_path):
@@ -257,7 +264,7 @@ def tried(folder):
         for seed, score in enumerate(scores):
             rows.append({"id": f"{task}-{rate}-{seed}", "task": task, "ppo_seed": seed, "status": "ok" if score else "failed"})
             rates.append({"id": rows[-1]["id"], "learning_rate": float(rate)})
-            path = {"kl": [0.0, 0.1], "lm_performance": [0.5 if task == "relevance" else 0.1, score]}
+            path = {"kl": [0.0, 0.1], "reward_mean": 0.0, "lm_performance": [0.5 if task == "relevance" else 0.1, score]}
             curves.append(pd.DataFrame({"id": rows[-1]["id"], "update": [0, 1], **path}))
     others = crossed(tasks=TASKS[:1], rm_seeds=1, ppo_seeds=1).drop(columns=["lm_performance_validation", *rows[0]])
     pd.concat(curves).to_csv(written(pd.DataFrame(rows).merge(others, how="cross"), folder) / "curves.csv", index=False)

@@ -49,7 +49,7 @@ def test_teachers_average_runs_of_a_reward_model_and_keep_policies_apart():
     made["lm_performance_final"] = [0.6, 0.8, 0.5, np.nan, 0.9, 0.9, 0.4, 0.6]
     made.loc[5, "status"] = "failed"  # its number does not count
     other = made.assign(policy="large", id="l" + made["id"], lm_performance_final=1.0, status="ok")
-    dials = made.assign(arm="dial", id="d" + made["id"])
+    dials = made.assign(arm="dial", route="dial", id="d" + made["id"])
     again = made.assign(arm="label-noise").head(1)  # the same run, asked for by a second arm
     route = made.assign(arm="label-noise", id="n" + made["id"])
     summary = pd.concat([made, other, dials, again])
@@ -180,7 +180,7 @@ def test_held_out_accuracy_is_off_policy_only_for_policies_that_did_not_write_th
 
 def test_the_writer_is_the_first_policy_that_meets_trained_reward_models():
     made = nested(flat, rm_seeds=1, tasks=("relevance",))
-    control = made.assign(arm="dial", policy="other")
+    control = made.assign(arm="dial", route="dial", policy="other")
     assert teachers.writer(pd.concat([control, made, made.assign(policy="large")])) == "atlas-t5"
     assert teachers.writer(control) == "other"
     assert teachers.writer(made.head(0)) == ""

@@ -153,7 +153,7 @@ def test_controls_do_not_enter():
     assert repr(decide(pd.concat([made, dial])).findings) == repr(decide(made).findings)
     alone = decide(dial)
     assert (alone.status, alone.findings) == ("undecided", ())
-    assert "no PPO runs against the checkpoints" in alone.headline
+    assert "no PPO runs of an arm called steps" in alone.headline
 
 
 # --- what did not finish ---
