@@ -125,7 +125,7 @@ def paths(summary: pd.DataFrame, curves: pd.DataFrame) -> pd.DataFrame:
     All are means over :data:`WINDOW` updates: odd responses have a low reward *and* a high KL, which would bend the curve.
     """
     rows = curves.merge(_runs(summary), on="id")
-    if "true_reward_mean" not in rows:
+    if not {"reward_mean", "true_reward_mean"} <= set(rows):
         return pd.DataFrame(columns=[*PATH, "update", "distance", "proxy", "true"])
     start = rows.groupby("id")[["reward_mean", "true_reward_mean"]].transform("first")
     measured = ["kl", "reward_mean", "true_reward_mean"]

@@ -156,7 +156,7 @@ def _load(
 
 def load_curves(folder: Path | str, *asked: str) -> pd.DataFrame:
     """The study's ``curves.csv``, one row an update; where it has none, empty, or refused if columns are ``asked`` for."""
-    table = _load(folder, "curves", ("update", "kl", "reward_mean", "lm_performance"), asked=asked)
+    table = _load(folder, "curves", ("update", "kl", "lm_performance"), asked=asked)
     # a control, which has nothing to agree with the truth in, once left infinity for its agreement
     return table.replace([np.inf, -np.inf], np.nan)
 

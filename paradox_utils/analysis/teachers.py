@@ -76,14 +76,14 @@ def writer(summary: pd.DataFrame) -> str:
 
 def along(curves: pd.DataFrame) -> pd.DataFrame:
     """What each run's curve says of its training, indexed by run: the measures of :data:`ALONG`."""
-    rows = {}
-    for run, curve in curves.groupby("id"):
-        agreement = curve["rm_agreement"] if "rm_agreement" in curve else pd.Series(np.nan, curve.index)
+    rows = {}  # older curves lack some
+    for run, curve in curves.reindex(columns=["id", "kl", "reward_mean", "reward_variance", "rm_agreement"]).groupby("id"):
+        agreement = curve["rm_agreement"]
         tenth = max(1, len(curve) // 10)
         rows[run] = {
             "reward_level": curve["reward_mean"].mean(),
             "reward_spread": curve["reward_mean"].var(ddof=1),
-            "reward_within": curve["reward_variance"].mean() if "reward_variance" in curve else np.nan,
+            "reward_within": curve["reward_variance"].mean(),
             "kl_level": curve["kl"].mean(),
             "agreement_end": agreement.iloc[-tenth:].mean(),
             "agreement_lost": agreement.iloc[:tenth].mean() - agreement.iloc[-tenth:].mean(),

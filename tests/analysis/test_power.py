@@ -264,7 +264,7 @@ def tried(folder):
         for seed, score in enumerate(scores):
             rows.append({"id": f"{task}-{rate}-{seed}", "task": task, "ppo_seed": seed, "status": "ok" if score else "failed"})
             rates.append({"id": rows[-1]["id"], "learning_rate": float(rate)})
-            path = {"kl": [0.0, 0.1], "reward_mean": 0.0, "lm_performance": [0.5 if task == "relevance" else 0.1, score]}
+            path = {"kl": [0.0, 0.1], "lm_performance": [0.5 if task == "relevance" else 0.1, score]}
             curves.append(pd.DataFrame({"id": rows[-1]["id"], "update": [0, 1], **path}))
     others = crossed(tasks=TASKS[:1], rm_seeds=1, ppo_seeds=1).drop(columns=["lm_performance_validation", *rows[0]])
     pd.concat(curves).to_csv(written(pd.DataFrame(rows).merge(others, how="cross"), folder) / "curves.csv", index=False)

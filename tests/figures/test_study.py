@@ -23,6 +23,15 @@ def test_main_figure_shows_every_checkpoint_and_the_most_accurate():
         draw.accuracy_and_performance(made.assign(status="failed"))
 
 
+def test_main_figure_keeps_arms_apart():
+    made = nested(rising, rm_seeds=2, tasks=TASKS[:1])
+    both = pd.concat([made.assign(arm="wide"), made.assign(arm="narrow", lm_performance_final=0.3)], ignore_index=True)
+    (axis,) = draw.accuracy_and_performance(both).axes
+    rings = np.concatenate([c.get_offsets() for c in axis.collections if c.get_sizes()[0] == 110])
+    tops = both.loc[both.groupby(["arm", "rm_seed"])["rm_accuracy"].idxmax(), ["rm_accuracy", "lm_performance_final"]]
+    np.testing.assert_allclose(rings, tops.to_numpy())
+
+
 def test_the_pilot_s_figure_shows_every_run_and_every_world():
     made = world(rising, rm_seeds=3, accuracies=(0.75,), noise=0.03)
     made.loc[0, "status"] = "failed"

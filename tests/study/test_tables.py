@@ -37,7 +37,7 @@ def study(project):  # noqa: F811
     finish(
         first,
         {"probe_accuracy": 0.75, "lm_performance_final": 0.5},
-        curve="update,kl\n0,0.0\n",
+        curve="update,kl,lm_performance\n0,0.0,0.5\n",
         questions=QUESTIONS,
         best_of_n=BEST_OF,
     )
@@ -45,7 +45,7 @@ def study(project):  # noqa: F811
         both,
         {"probe_accuracy": None, "lm_performance_final": 0.25},
         "diverged",
-        curve="update,kl\n0,0.5\n",
+        curve="update,kl,lm_performance\n0,0.5,0.5\n",
         questions=QUESTIONS,
     )
     work, result = tables.folders("tiny", failed)
