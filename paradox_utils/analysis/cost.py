@@ -27,6 +27,7 @@ MEASURES = {
     "response": "response length",
     "episodes": "episodes, a rollout",
 }
+WHERE = ("device", "threads", "cpu", "gpu", "date")
 BENCH = "run `make bench`, which writes results/recorded/benchmarks.csv"
 EPOCHS, SAMPLES = 4, 4  # of the paper, and of the benchmark
 
@@ -134,19 +135,5 @@ def makespan(lengths: list[float], machines: int) -> float:
 
 def load_benchmarks(p: config.Cost) -> pd.DataFrame:
     """The recorded table of benchmarks; raises as :func:`tables.read_table`."""
-    needed = (
-        "part",
-        "measure",
-        "value",
-        "baseline",
-        "unit",
-        "ratio",
-        "target",
-        "met",
-        "device",
-        "threads",
-        "cpu",
-        "gpu",
-        "date",
-    )
+    needed = ("part", "measure", "value", "baseline", "unit", "ratio", "target", "met", *WHERE)
     return tables.read_table(files.resolve(p.benchmarks), needed, numbers=(), way_out=BENCH)
