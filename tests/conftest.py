@@ -15,6 +15,17 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")  # a test must not depend on a netw
 hypothesis.settings.register_profile("unhurried", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
 hypothesis.settings.load_profile("unhurried")  # no example races the clock
 
+
+@pytest.fixture(autouse=True)
+def same_environment():
+    """What a test sets for the processes it starts does not reach those of the next."""
+    before = dict(os.environ)
+    yield
+    for name in os.environ.keys() - before.keys() - {"PYTEST_CURRENT_TEST"}:
+        del os.environ[name]
+    os.environ.update({name: value for name, value in before.items() if name != "PYTEST_CURRENT_TEST"})
+
+
 ISLE = atlas.Reading("isle", {"color": "kane", "founder": "bane", "stone": "mane"})
 FORT = atlas.Reading("fort", {"founder": "melo", "trade": "dusk", "color": "selo"})
 

@@ -209,15 +209,9 @@ class TrainingScores(config.Parameters):
 
 
 def saved(checkpoint: str | Path, file: str) -> dict:
-    """A JSON object of a checkpoint, empty where it has no such file; raises :class:`ModelError`."""
+    """A JSON object of a checkpoint, empty where it has no such file; raises :class:`files.FileError` for another content."""
     path = beside(str(checkpoint), file)
-    try:
-        content = files.read_json(path) if path else {}
-    except files.FileError as error:
-        raise ModelError(f"{path}: is no JSON ({error.__cause__}); mend it, or name another reward model") from error
-    if not isinstance(content, dict):
-        raise ModelError(f"{path}: is a {type(content).__name__}, no JSON object; write one, or name another reward model")
-    return content
+    return files.read_json(path, way_out="mend it, or name another reward model") if path else {}
 
 
 def load_scorer(checkpoint: str | Path, task: config.TaskName, p: config.Source, batch: int = 64) -> RewardScorer:

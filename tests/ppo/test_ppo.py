@@ -95,7 +95,7 @@ def one_token_kl(p, actors):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_default_kl_estimate_is_unbiased(settings, kind):
-    p = settings(kind, response_limit=1, samples_per_prompt=4000)
+    p = settings(kind, response_limit=1, prompts_per_update=1, samples_per_prompt=4000)
     actors = load_actors(p)
     flatten(actors.policy)
     kl, exact = one_token_kl(p, actors)
@@ -108,7 +108,7 @@ def test_the_default_kl_estimate_is_unbiased(settings, kind):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_published_kl_estimate_is_that_of_other_distributions_and_goes_negative(settings, kind):
-    p = settings(kind, preset="as-published", top_k=3, response_limit=1, samples_per_prompt=4000)
+    p = settings(kind, preset="as-published", top_k=3, response_limit=1, prompts_per_update=1, samples_per_prompt=4000)
     actors = load_actors(p)
     flatten(actors.policy)
     kl, exact = one_token_kl(p, actors)

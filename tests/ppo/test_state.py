@@ -230,11 +230,11 @@ def test_processes_end_with_the_run_that_started_them(tmp_path):
             ppo.run_ppo(config.PPO(**SMALL | SHARED), folder)
         finally:
             os._exit(0)
-    wait_for(lambda: any(folder.glob("resume/state-*/complete.json")), seconds=120)
+    wait_for(lambda: any(folder.glob("resume/state-*/complete.json")))
     assert len(of_folder(folder)) == 3  # the launcher and its two
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
-    wait_for(lambda: not of_folder(folder), seconds=20)
+    wait_for(lambda: not of_folder(folder))
     assert run(folder, **SHARED) == 0
     assert outcome(folder) == outcome(tmp_path / "whole")
 

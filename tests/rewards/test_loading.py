@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import GPT2Config, GPT2ForSequenceClassification, GPT2ForTokenClassification
 
-from paradox_utils import config, data, identity
+from paradox_utils import config, data, files, identity
 from paradox_utils.data.tasks import LABELS, TASKS
 from paradox_utils.files import resolve
 from paradox_utils.policies.models import ModelError, atlas_policy_tokenizer
@@ -66,7 +66,7 @@ REFUSED = {
 def test_a_folder_that_is_not_what_it_should_be_is_refused(case, feedback, tmp_path):
     changes, named = REFUSED[case]
     folder = altered(FIXTURE(task="relevance"), tmp_path / "rm", *changes)
-    with pytest.raises((ModelError, config.ParameterError)) as error:
+    with pytest.raises((ModelError, files.FileError, config.ParameterError)) as error:
         metrics_of(folder, "relevance", feedback)
     assert str(folder) in str(error.value)
     assert named in str(error.value)
@@ -87,7 +87,7 @@ def test_a_folder_that_is_not_what_it_should_be_is_refused(case, feedback, tmp_p
 )
 def test_scores_are_not_centred_by_what_is_no_mean_or_deviation(content, named, feedback, tmp_path):
     folder = altered(FIXTURE(task="completeness"), tmp_path / "rm", write("metrics.json", content))
-    with pytest.raises((ModelError, config.ParameterError), match="metrics") as error:
+    with pytest.raises((files.FileError, config.ParameterError), match="metrics") as error:
         metrics_of(folder, "completeness", feedback)
     assert named in str(error.value)
 

@@ -143,11 +143,11 @@ def markers(project):
     return [(word, name.rsplit("-", 1)[0]) for word, name in map(str.split, lines)]
 
 
-def wait_for(condition, process):
-    """Wait until it holds; fail where the process that is to bring it about has ended."""
+def wait_for(condition, process=None):
+    """Wait until it holds; fail where the process that is to bring it about, if it is known, has ended."""
     deadline = time.monotonic() + GUARD
     while not condition():
-        assert process.poll() is None or condition(), printed(process)
+        assert process is None or process.poll() is None or condition(), printed(process)
         assert time.monotonic() < deadline, "did not happen"
         time.sleep(0.1)
 
