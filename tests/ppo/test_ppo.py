@@ -395,5 +395,5 @@ def test_the_schedule_is_what_the_optimizer_steps_by(settings):
     before = weights(actors.policy)
     outcome = run(p, actors)
     assert outcome.curve["learning_rate"].iloc[0] == pytest.approx(1e-8)
-    moved = max(float((weight - before[name]).abs().max()) for name, weight in actors.policy.named_parameters())
+    moved = max(float((weight.detach() - before[name]).abs().max()) for name, weight in actors.policy.named_parameters())
     assert 0 < moved < 1e-6  # at the full rate it would be about 1e-2
