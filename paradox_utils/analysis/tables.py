@@ -91,7 +91,7 @@ def read_table(
         raise AnalysisError(f"{path}: is no table ({' '.join(str(error).split())}); {way_out}") from error
     absent = [column for column in needed if column not in table]
     if table.empty:
-        return table.reindex(columns=[*table, *absent])
+        return table.reindex(columns=[*table, *absent]).astype({column: str for column in absent if column in text})
     if absent:
         names = ", ".join(absent[:5]) + (f" and {count(len(absent) - 5, 'other column')}" if len(absent) > 5 else "")
         raise AnalysisError(f"{path}: lacks {names}; it is another table, or another version's: {way_out}")

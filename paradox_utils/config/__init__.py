@@ -356,14 +356,15 @@ STAGES: dict[str, type[Stage]] = {
 
 
 Model = TypeVar("Model", bound=Parameters)
+NOTEBOOK = "parameters"  # where the values of a notebook stand
 
 
-def check(schema: type[Model], values: Mapping[str, Any], where: str = "parameters") -> Model:
+def check(schema: type[Model], values: Mapping[str, Any], where: str = NOTEBOOK) -> Model:
     """``values`` as a ``schema``; raises :class:`ParameterError` with one line a problem."""
     try:
         return schema.model_validate(dict(values))
     except ValidationError as error:
-        lines = [explain(schema, problem) for problem in error.errors()]
+        lines = [explain(schema, problem, papermill=where == NOTEBOOK) for problem in error.errors()]
         raise ParameterError("\n".join(f"{where}: {line}" for line in lines)) from None
 
 
@@ -372,7 +373,7 @@ def check_alone(schema: type[Parameters], name: str, value: Any, where: str) -> 
     try:
         schema.model_validate({name: value})
     except ValidationError as error:
-        lines = [explain(schema, problem) for problem in error.errors() if problem["loc"]]
+        lines = [explain(schema, problem, papermill=False) for problem in error.errors() if problem["loc"]]
         if lines:
             raise ParameterError("\n".join(f"{where}: {line}" for line in lines)) from None
 

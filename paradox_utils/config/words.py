@@ -23,8 +23,11 @@ TYPES = {
 }
 
 
-def explain(schema: type[BaseModel], problem: Mapping[str, Any]) -> str:
-    """One problem as a sentence: the parameter, its value, what is wrong, and what is allowed."""
+def explain(schema: type[BaseModel], problem: Mapping[str, Any], papermill: bool) -> str:
+    """One problem as a sentence: the parameter, its value, what is wrong, and what is allowed.
+
+    ``papermill``: its command line may have given the value.
+    """
     place = [part for part in problem["loc"] if part != "[key]"]
     name, value = ".".join(map(str, place)), repr(problem["input"])
     value = value if len(value) <= 100 else f"{value[:100]}…"
@@ -42,7 +45,8 @@ def explain(schema: type[BaseModel], problem: Mapping[str, Any]) -> str:
     if problem["type"] == "int_type" and isinstance(problem["input"], float) and problem["input"].is_integer():
         wrong += f", written as {int(problem['input'])}"
     if example and isinstance(problem["input"], str):
-        wrong += f", not text: give a plain {example} (with papermill: -y '{name}: {example}' in the place of -p)"
+        wrong += f", not text: give a plain {example}"
+        wrong += f" (with papermill: -y '{name}: {example}' in the place of -p)" if papermill else ""
     allowed = f" (allowed: {describe(schema, field)})" if field in schema.model_fields else ""
     return f"{name} = {value}: {wrong}{allowed}"
 

@@ -41,6 +41,8 @@ def test_load_says_what_is_wrong_and_what_to_do(tmp_path):
         tables.load_summary(written(made.assign(status="failed"), tmp_path))
     with pytest.raises(tables.AnalysisError, match=r"no finished run \(no rows\)"):
         tables.load_summary(written(made.head(0), tmp_path))
+    with pytest.raises(tables.AnalysisError, match=r"no finished run \(no rows\)"):
+        tables.load_summary(written(made.head(0).drop(columns="ended"), tmp_path))
 
 
 READ = {
