@@ -9,7 +9,8 @@ OPTIONS := WORKERS THREADS GPUS RUNS_PER_GPU PROFILE
 KNOWN := PYTHON CONFIG BIN INSTALLED PARTS $(OPTIONS)
 export CONFIG $(OPTIONS)
 given_here := $(foreach name,$(.VARIABLES),$(if $(filter command,$(origin $(name))),$(name)))
-unknown := $(filter-out $(KNOWN) MAKE% PIP_% HF_% OMP_% CUDA_% PARADOX_%,$(given_here))
+of_others := MAKE% PIP_% HF_% TRANSFORMERS_% OMP_% MKL_% CUDA_% PYTEST_% SNAKEMAKE_% XDG_% LC_% PARADOX_% TMPDIR SHELL LANG HOME PATH
+unknown := $(filter-out $(KNOWN) $(of_others),$(given_here))
 $(if $(unknown),$(error $(unknown): no variable of this Makefile; there are $(KNOWN)))
 
 export PYTHONHASHSEED := 0

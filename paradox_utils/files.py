@@ -100,13 +100,21 @@ def read_text(path: Path, way_out: str) -> str:
 def read_json(path: Path, kind: type = dict, way_out: str = "run its stage (again, in an empty folder)") -> Any:
     """A JSON object, or another ``kind`` of value; raises :class:`FileError` naming the file and the ``way_out``."""
     try:
-        value = json.loads(read_text(path, way_out))
+        value = json.loads(read_text(path, way_out), object_pairs_hook=each_once)
     except (ValueError, RecursionError) as error:  # Python's own reader goes as deep as its stack
         raise FileError(f"{path}: is not JSON ({error}); {way_out}") from error
     if not isinstance(value, kind):
         wanted = {dict: "object", list: "list"}[kind]
         raise FileError(f"{path}: must hold a JSON {wanted}, but holds {type(value).__name__}; {way_out}")
     return value
+
+
+def each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object of its names and values; ``ValueError`` for a name given twice, of which one value would be lost."""
+    if len(made := dict(pairs)) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"{next(name for name in names if names.count(name) > 1)!r} is given twice")
+    return made
 
 
 def write_json(path: Path, record: Mapping[str, Any]) -> None:

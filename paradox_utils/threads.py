@@ -27,8 +27,8 @@ def use(parameters: Mapping[str, Any]) -> int:
     """Set the threads of this process, and of those it starts, and return their number.
 
     It is the caller's ``OMP_NUM_THREADS`` (or ``MKL_NUM_THREADS``) where set, else 1 for small models, and for larger ones the
-    cores there are, divided by the ``processes`` that share the run. Where torch is loaded already it is told; how its threads
-    wait was settled then.
+    cores there are, divided by the ``processes`` that share the run. A hub's model counts as large until it is on this machine.
+    Where torch is loaded already it is told; how its threads wait was settled then.
     """
     asked = re.match(r"\s*0*([1-9]\d*)", ASKED)
     number = int(asked[1]) if asked else _fitting(parameters)

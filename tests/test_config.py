@@ -57,6 +57,7 @@ def test_defaults_are_valid_and_survive_a_round_trip(schema):
         ({"world_seed": -1}, r"world_seed = -1: "),
         ({"train_questions": 10**11}, r"train_questions = \d+: "),
         ({"train_questions": 0}, r"train_questions = 0: .*source = 'atlas'"),
+        ({"prompts_per_update": 9, "train_questions": 8}, r"prompts_per_update = 9: .*train_questions = 8"),
         ({"prompts_per_update": 10**6}, r"prompts_per_update = 1000000: "),
         ({"samples_per_prompt": 10**6}, r"samples_per_prompt = 1000000: "),
         ({"response_limit": 10**6}, r"response_limit = 1000000: "),
@@ -132,7 +133,7 @@ def test_notebook_globals_are_checked_without_its_own_names():
     [
         (RewardModel, "checkpoint_steps", "[0, 10]"),
         (PPO, "updates", "many"),
-        (PPO, "kl_stop", "10"),
+        (PPO, "kl_stop", "ten"),
         (PPO, "decay", "no"),
         (config.Cost, "gpus", "[1, 8]"),
     ],
@@ -141,6 +142,11 @@ def test_what_papermill_handed_on_as_text_is_refused_with_the_option_that_does_n
     with pytest.raises(ParameterError, match=rf"^parameters: {name} = .*papermill: -y '{name}: ") as caught:
         config.check_notebook(schema, {name: value})
     assert "\n" not in str(caught.value)
+
+
+def test_a_number_that_papermill_read_as_text_is_refused_with_the_option_that_reads_it():
+    with pytest.raises(ParameterError, match=r"learning_rate = '1e-4': .*papermill: -p learning_rate 1e-4 "):
+        config.check_notebook(PPO, {"learning_rate": "1e-4"})
 
 
 OWN, GIVEN, CHECK = 'task = "relevance"', '# Parameters\ntask = "factuality"\nupdates = 3\n', "p = config.check_notebook()"

@@ -95,7 +95,7 @@ def read_table(
     if absent:
         names = ", ".join(absent[:5]) + (f" and {count(len(absent) - 5, 'other column')}" if len(absent) > 5 else "")
         raise AnalysisError(f"{path}: lacks {names}; it is another table, or another version's: {way_out}")
-    if not isinstance(table.index, pd.RangeIndex) or (content[-1] != "\n" and rows[-1].count(",") < head.count(",")):
+    if not isinstance(table.index, pd.RangeIndex) or (rows and content[-1] != "\n" and rows[-1].count(",") < head.count(",")):
         raise AnalysisError(f"{path}: rows and header differ in their number of fields; copy it again, or {way_out}")
     for column in table.columns.difference(text) if numbers is None else table.columns.intersection(numbers):
         wrong = pd.to_numeric(table[column], errors="coerce").isna() & table[column].notna()
@@ -116,6 +116,9 @@ def load_summary(folder: Path | str) -> pd.DataFrame:
     """
     path = Path(folder) / "summary.csv"
     table = read_table(path, (*LABELS, *NUMBERS), (*LABELS, "arm"))
+    for column in NUMBERS:
+        _refuse(path, table, column, np.isinf(table[column].astype(float)), "must be finite")
+    _refuse(path, table, "id", table.duplicated(), "this row stands twice")
     table["ended"] = table["ended"].str.lower()  # spreadsheets shout
     for column, allowed in {"task": tuple(TASKS), "status": STATUSES, "ended": ("true", "false")}.items():
         _refuse(path, table, column, ~table[column].isin(allowed), f"must be one of {', '.join(allowed)}")

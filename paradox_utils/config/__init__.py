@@ -293,6 +293,11 @@ class PPO(Source):
             raise ValueError(
                 f"processes = {self.processes}: more than prompts_per_update = {self.prompts_per_update}; each needs a prompt"
             )
+        if self.optimiser == "ppo" and 0 < self.train_questions < self.prompts_per_update:
+            raise ValueError(
+                f"prompts_per_update = {self.prompts_per_update}: more than train_questions = {self.train_questions}; lower "
+                "it, or raise those"
+            )
         if (rollout := self.prompts_per_update * self.samples_per_prompt) > LARGEST_ROLLOUT:
             raise ValueError(
                 f"samples_per_prompt = {self.samples_per_prompt}: with prompts_per_update = {self.prompts_per_update} that "

@@ -126,7 +126,9 @@ def _read(path: Path) -> Any:
         raise ParameterError(f"{path}: cannot be read ({error.strerror}); configs in that folder: {known}") from error
     except yaml.reader.ReaderError as error:
         line = content[: error.position].count(b"\n") + 1
-        raise ParameterError(f"{path}, line {line}: is not UTF-8 text ({error.reason}); save the file as UTF-8") from error
+        raise ParameterError(
+            f"{path}, line {line}: is no text in UTF-8 ({error.reason}); save the file as UTF-8, without control characters"
+        ) from error
     except yaml.MarkedYAMLError as error:
         line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
         problem = ", ".join(filter(None, (error.context, error.problem)))
@@ -134,8 +136,8 @@ def _read(path: Path) -> Any:
             problem = f"is not YAML ({problem}); indent by spaces, and put text with any of {{ }} [ ] , : # in quotes"
         raise ParameterError(f"{path}{line}: {problem}") from error
     except (yaml.YAMLError, RecursionError) as error:
-        problem = "is nested without end" if isinstance(error, RecursionError) else str(error)
-        raise ParameterError(f"{path}: {problem}; write out what its aliases (*name) stand for") from error
+        problem = "is nested too deep, or without end" if isinstance(error, RecursionError) else str(error)
+        raise ParameterError(f"{path}: {problem}; take levels out, or write out what aliases (*name) stand for") from error
 
 
 def load_study(path: Path, extended_by: tuple[Path, ...] = ()) -> Study:

@@ -46,9 +46,18 @@ def explain(schema: type[BaseModel], problem: Mapping[str, Any], papermill: bool
         wrong += f", written as {int(problem['input'])}"
     if example and isinstance(problem["input"], str):
         wrong += f", not text: give a plain {example}"
-        wrong += f" (with papermill: -y '{name}: {example}' in the place of -p)" if papermill else ""
+        wrong += f" (with papermill: {_option(name, problem['input'], example)})" if papermill else ""
     allowed = f" (allowed: {describe(schema, field)})" if field in schema.model_fields else ""
     return f"{name} = {value}: {wrong}{allowed}"
+
+
+def _option(name: str, text: str, example: str) -> str:
+    """The option of papermill's command line that gives a value as it is meant: -y reads 1e-4 as text, -p lists."""
+    try:
+        float(text)
+    except ValueError:
+        return f"-y '{name}: {example}' in the place of -p"
+    return f"-p {name} {text} in the place of -y"
 
 
 def _innermost(schema: type[BaseModel], place: Sequence[str | int]) -> tuple[type[BaseModel], str]:

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from paradox_utils import files
 
@@ -24,8 +24,14 @@ Preference = Annotated[int, Field(ge=0, le=2)]  # 1: the first of a pair, 2: the
 Score = Annotated[float, Field(allow_inf_nan=False)]
 
 
+class _Record:
+    """What is read from a file: a field it does not know, perhaps one misspelt, is refused."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid")
+
+
 @dataclass(frozen=True)
-class Passage:
+class Passage(_Record):
     """A titled passage, cut in sentences."""
 
     title: str
@@ -33,7 +39,7 @@ class Passage:
 
 
 @dataclass(frozen=True)
-class Question:
+class Question(_Record):
     """A question with its passages, the prompt the policy reads, and the reference answers."""
 
     id: str
@@ -44,7 +50,7 @@ class Question:
 
 
 @dataclass(frozen=True)
-class Span:
+class Span(_Record):
     """One marked error: characters ``start`` to ``end`` of the judged response."""
 
     kind: ErrorKind
@@ -53,7 +59,7 @@ class Span:
 
 
 @dataclass(frozen=True)
-class Missing:
+class Missing(_Record):
     """Passage sentences whose content the judged response lacks (indices into ``Question.passages`` and its sentences)."""
 
     kind: MissingKind
@@ -62,7 +68,7 @@ class Missing:
 
 
 @dataclass(frozen=True)
-class Feedback:
+class Feedback(_Record):
     """Judged responses to one question.
 
     ``spans``, ``missing`` and ``corrected`` are about ``responses[0]``. ``preference`` compares all pairs of responses in the
@@ -184,8 +190,11 @@ def read_feedback(path: Path) -> list[Feedback]:
         try:
             if line.strip():
                 records.append(_FEEDBACK.validate_json(line, strict=True))
+                json.loads(line, object_pairs_hook=files.each_once)
         except ValidationError as error:
             raise malformed(f"{path}, line {number}", error, "mend the line, or make the file again") from error
+        except ValueError as error:  # of a name given twice the parser above takes the last
+            raise DataError(f"{path}, line {number}: {error}; keep one") from error
     if not records:
         raise DataError(f"{path}: holds no feedback; sample more prompts")
     return records

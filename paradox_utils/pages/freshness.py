@@ -45,8 +45,9 @@ def stamp(path: Path) -> dict[str, str]:
 
 
 def _outputs(page: NotebookNode) -> str:
-    """Of what a page shows: none stripped, none changed by hand."""
-    outputs = [[dict(output) | {"execution_count": None} for output in cell.get("outputs", [])] for cell in page.cells]
+    """Of what a page shows: none stripped, none changed by hand. Text around it, and cells that show nothing, are not in it."""
+    shown_by = [cell.outputs for cell in page.cells if cell.get("outputs")]
+    outputs = [[dict(output) | {"execution_count": None} for output in own] for own in shown_by]
     return _digest([json.dumps(outputs, sort_keys=True).encode()])
 
 

@@ -109,5 +109,5 @@ def learning_rate(p: config.PPO, update: int, epoch: int = 0) -> float:
     each = p.schedule == "step"
     done = update - 1 + epoch / p.epochs * each
     warm = min(1.0, (done + (not each)) / p.warmup_updates) if p.warmup_updates else 1.0
-    left = (p.updates - done) / max(1, p.updates - p.warmup_updates) if p.decay else 1.0
+    left = (p.updates - done) / max(1, p.updates - p.warmup_updates) if p.decay and warm == 1.0 else 1.0
     return p.learning_rate * warm * min(1.0, left)

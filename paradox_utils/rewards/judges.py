@@ -228,10 +228,15 @@ def _model(p: config.PPO, tokenizer: PreTrainedTokenizerFast, feedback: dict[str
         scores = config.check(model.TrainingScores, stored, f"{checkpoint}/metrics.json (scales a {p.task} reward)")
         centre = Centre(scores.score_mean, scores.score_std)
     scorer = model.load_scorer(checkpoint, p.task, p, p.rm_micro_batch)
-    judge, metrics = model_judge(scorer, p), model.measured(scorer, p.task, training_examples(p, feedback["heldout"], p.task))
+    judge, metrics = model_judge(scorer, p), model.measured(scorer, p.task, _heldout(p, scorer, feedback))
     if p.normalise_reward and not pairwise:
         centre = Centre(0.0, spread_of(judge, p, feedback["train"]))
     return Reward(reward_function(tokenizer, judge, centre, p), _as_stored(metrics, stored), lambda: scorer.truncated)
+
+
+def _heldout(p: config.PPO, scorer: model.RewardScorer, feedback: dict[str, list[Feedback]]) -> list:
+    """Held-out examples, laid out as those that the model learnt from."""
+    return training_examples(p, feedback["heldout"], p.task, scorer.passage_bars)
 
 
 def _as_stored(metrics: dict, stored: dict) -> dict:
@@ -321,5 +326,5 @@ def evaluator_of(p: config.PPO, feedback: dict[str, list[Feedback]]) -> Judge:
         return data.oracle_of(p, p.task)
     scorer = model.load_scorer(for_task(p.evaluator, p.task), p.task, p, p.rm_micro_batch)
     if scorer.task is None and not TASKS[p.task].pairwise:  # its labels say whose they are
-        model.measured(scorer, p.task, training_examples(p, feedback["heldout"], p.task))
+        model.measured(scorer, p.task, _heldout(p, scorer, feedback))
     return model_judge(scorer, p.model_copy(update={"reward_form": "arg-max"}))

@@ -55,7 +55,8 @@ class RewardScorer:
     """A reward model ready to score texts, ``batch`` of them a pass.
 
     ``truncated`` counts the inputs that were longer than ``max_length`` so far; ``known`` holds the token ids of contexts:
-    every rollout and evaluation comes back to the same questions. ``task``: what its checkpoint says it is for.
+    every rollout and evaluation comes back to the same questions. ``passage_bars``: whether it learnt from passages parted by
+    bars, so that it is measured on such; ``task``: what its checkpoint says it is for.
     """
 
     model: PreTrainedModel
@@ -64,6 +65,7 @@ class RewardScorer:
     global_attention: bool = True
     batch: int = 64
     truncated: int = 0
+    passage_bars: bool = True
     task: config.TaskName | None = None
     known: dict[str, TokenIds] = field(default_factory=dict, init=False, repr=False)
 
@@ -197,6 +199,7 @@ class Settings(config.Parameters):
     model_config = ConfigDict(extra="ignore")
     max_length: config.Count = 2048
     global_attention: bool = True
+    passage_bars: bool = True
     task: config.TaskName | None = None
 
 
@@ -222,7 +225,7 @@ def load_scorer(checkpoint: str | Path, task: config.TaskName, p: config.Source,
         raise ModelError(f"{checkpoint}: is for task = {settings.task!r} (settings.json), not for {task!r}; name another")
     model, tokenizer = load_reward_model(checkpoint, TASKS[task].pairwise)
     model.to(device_of(p.device))
-    return RewardScorer(model, tokenizer, settings.max_length, settings.global_attention, batch, task=settings.task)
+    return RewardScorer(model, tokenizer, batch=batch, **settings.model_dump())
 
 
 # --- measuring ----------------------------------------------------------------------------------------------------------------

@@ -78,7 +78,8 @@ def train(p: config.RewardModel, feedback: dict[str, list[Feedback]], folder: Pa
     _forget_broken(p, folder)
     model, tokenizer = load_encoder(p.backbone, pairwise, p.seed)
     batch = 4 * p.micro_batch or 64  # without gradients, four times as many fit
-    scorer = RewardScorer(model, tokenizer, p.max_length, p.global_attention, batch, task=p.task)
+    layout = (p.max_length, p.global_attention, batch)
+    scorer = RewardScorer(model, tokenizer, *layout, passage_bars=p.passage_bars, task=p.task)
     callback = Checkpoints(p, scorer, heldout, examples, folder)
     steps = max(p.schedule_steps, p.checkpoint_steps[-1])
     if p.checkpoint_steps[-1] == 0:
@@ -212,7 +213,7 @@ def save_checkpoint(scorer: RewardScorer, metrics: dict, folder: Path) -> None:
     with states.whole_folder(folder) as part:
         scorer.model.save_pretrained(part)
         scorer.tokenizer.save_pretrained(part)
-        settings = Settings(max_length=scorer.max_length, global_attention=scorer.global_attention, task=scorer.task)
+        settings = Settings(**{name: getattr(scorer, name) for name in Settings.model_fields})
         (part / "settings.json").write_text(settings.model_dump_json())
         (part / "metrics.json").write_text(json.dumps(metrics))
         states.complete(part)

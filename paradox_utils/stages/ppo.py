@@ -41,11 +41,9 @@ def run_ppo(p: config.PPO, folder: Path) -> tuple[Outcome, dict]:
     if p.processes > 1 and processes.count() == 1:
         return _shared(p, folder)
     splits = data.load_splits(p)
-    if len(splits.train) < p.prompts_per_update:
-        raise DataError(
-            f"prompts_per_update = {p.prompts_per_update}: more than the {len(splits.train)} questions to train on; lower it, "
-            f"or raise train_questions ({p.train_questions})"
-        )
+    if p.optimiser == "ppo" and len(splits.train) < p.prompts_per_update:
+        problem = f"more than the {len(splits.train)} questions to train on"
+        raise DataError(f"prompts_per_update = {p.prompts_per_update}: {problem}; lower it, or name more data")
     actors = load_actors(p)
     rewards, metrics = _rewards(p, actors.tokenizer)
     score = evaluation(actors.policy, actors.tokenizer, rewards.evaluator, rewards.true, p)

@@ -111,15 +111,12 @@ def _read(path: Path) -> dict[str, Any]:
 def record(name: str, runs: list[Run]) -> Path:
     """Write a study's tables and copy them, and what made them, to ``results/recorded``: what book and history keep.
 
-    Raises :class:`FileError` for a study with runs to wait for, or without a finished PPO run: its tables would replace
-    those of one that has come to its end.
+    Raises :class:`FileError` for a study with a run that has not finished: its tables would replace those of one that has.
     """
     import pandas as pd  # half a second, which `run` need not pay
 
     known = states(name, runs)
-    waiting = [run for run in runs if not known[run.id]["ended"]]
-    if waiting or not any(run.stage == "ppo" and finished(name, run) for run in runs):
-        first = waiting[0] if waiting else next(run for run in runs if not finished(name, run))
+    if first := next((run for run in runs if known[run.id]["status"] not in STATUSES), None):
         raise files.FileError(
             f"study {name}: is not finished ({describe(first)}, {first.id}: {known[first.id]['reason']}), so {RECORDED}/{name} "
             "stays as it is; run the study to its end first"
@@ -135,9 +132,10 @@ def record(name: str, runs: list[Run]) -> Path:
             files.write_bytes(target / f"{table}.csv.gz", gzip.compress(text.encode(), mtime=0))
         else:
             files.write_text(target / f"{table}.csv", text)
-    made = [state for state in known.values() if state["status"] in STATUSES]
     keys = ("id", "stage", "labels", "seconds", "device", "threads", "versions", "platform", "commit", "code_hash", "data_hash")
-    files.write_json(target / "provenance.json", {"study": name, "runs": [{key: state[key] for key in keys} for state in made]})
+    files.write_json(
+        target / "provenance.json", {"study": name, "runs": [{key: state[key] for key in keys} for state in known.values()]}
+    )
     return target
 
 

@@ -49,6 +49,7 @@ READ = {
     "whole": str.encode,
     "mark": lambda text: text.encode("utf-8-sig"),
     "crlf": lambda text: text.replace("\n", "\r\n").encode("utf-8-sig"),
+    "old line ends": lambda text: text.replace("\n", "\r").encode(),
     "no final newline": lambda text: text.rstrip().encode(),
     "packed": lambda text: gzip.compress(text.encode()),
     "loud": lambda text: text.replace("True", "TRUE").encode(),
@@ -72,6 +73,8 @@ REFUSED = {  # and what the sentence must name
     "a comma in a number": (lambda text: text.replace("0.5", '"0,5"', 1).encode(), r"= '0,5' \(row 1\)"),
     "another status": (lambda text: text.replace(",ok,", ",OK,", 1).encode(), r"status = 'OK' \(row 1\)"),
     "another task": (lambda text: text.replace("factuality", "truth", 1).encode(), r"task = 'truth' \(row 2\)"),
+    "infinity": (lambda text: text.replace("0.5", "inf", 1).encode(), r"= inf \(row 1\)"),
+    "a row twice": (lambda text: (text + text.split("\n", 1)[1]).encode(), r"id = '.*' \(row \d+\): .*twice"),
     "not ended": (lambda text: text.replace("True", "maybe").encode(), r"ended = 'maybe' \(row 1\)"),
 }
 

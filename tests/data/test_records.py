@@ -73,6 +73,8 @@ def put(record, path, value):
         (["clean_scores", 1], float("nan"), "'clean_scores[1]' = nan"),
         (["clean_scores"], [0.5], "clean_scores = [0.5]"),
         (["corrected"], None, "'corrected' = None"),
+        (["cleanspans"], [], "'cleanspans' = []"),
+        (["spans", 0, "of"], "x", "'spans[0].of' = 'x'"),
     ],
 )
 def test_a_record_that_is_none_is_refused_with_file_line_and_field(tmp_path, records, path, value, field):
@@ -94,6 +96,7 @@ def test_a_record_that_is_none_is_refused_with_file_line_and_field(tmp_path, rec
         (lambda text: f"[{text.strip().replace(chr(10), ',')}]".encode(), ", line 1: "),
         (lambda text: text.replace("a b c", r"\ud800", 1).encode(), ", line 1: "),
         (lambda text: (text + "[" * 200_000).encode(), ", line 3: "),
+        (lambda text: text.replace('"preference"', '"preference": [], "preference"', 1).encode(), ", line 1: 'preference' is"),
         (lambda text: text.replace("a b c", "ï", 1).encode("latin-1"), ": is not UTF-8 (line 1"),
         (lambda text: text.encode("utf-16"), ": is not UTF-8 (line 1"),
         (lambda text: gzip.compress(text.encode())[:-9], ": is a gzip file cut"),
@@ -101,7 +104,19 @@ def test_a_record_that_is_none_is_refused_with_file_line_and_field(tmp_path, rec
         (lambda _: b"", ": holds no feedback"),
         (lambda _: b"\n \n", ": holds no feedback"),
     ],
-    ids=["cut", "list", "surrogate", "deep", "latin-1", "utf-16", "packed and cut", "packed and damaged", "empty", "blank"],
+    ids=[
+        "cut",
+        "list",
+        "surrogate",
+        "deep",
+        "doubled",
+        "latin-1",
+        "utf-16",
+        "packed and cut",
+        "packed and damaged",
+        "empty",
+        "blank",
+    ],
 )
 def test_a_file_that_is_none_is_refused_with_its_name(tmp_path, records, change, where):
     (tmp_path / "feedback.jsonl").write_bytes(change(text_of(records)))

@@ -105,6 +105,15 @@ def test_a_page_whose_outputs_were_stripped_or_written_over_is_stale(root, shows
     assert freshness.stale([path]) == {path: ["outputs"]}
 
 
+def test_text_and_cells_that_show_nothing_make_no_page_stale(root):
+    path = stamped(write(root / "notebooks" / "a.ipynb", outputs=[OUTPUT]))
+    notebook = nbformat.read(path, as_version=4)
+    notebook.cells.insert(0, nbformat.v4.new_markdown_cell("More on this."))
+    notebook.cells.append(nbformat.v4.new_code_cell(""))
+    nbformat.write(notebook, path)
+    assert freshness.stale([path]) == {}
+
+
 def no_tags(page):
     for cell in page["cells"]:
         cell["metadata"] = {}

@@ -330,7 +330,7 @@ def test_learning_rate_by_hand(settings):
     assert rates(updates=2, warmup_updates=4) == [0.25, 0.5]  # never warm
 
 
-@pytest.mark.parametrize(("updates", "warm", "epochs"), [(4, 2, 4), (3, 0, 2), (5, 9, 1)])
+@pytest.mark.parametrize(("updates", "warm", "epochs"), [(4, 2, 4), (3, 0, 2), (5, 9, 1), (5, 8, 4), (10, 10, 4)])
 def test_as_published_the_learning_rate_moves_at_each_step_from_0_on(settings, updates, warm, epochs):
     p = settings(preset="as-published", updates=updates, warmup_updates=warm, epochs=epochs, learning_rate=1.0)
     found = [ppo.learning_rate(p, update, epoch) for update in range(1, updates + 1) for epoch in range(epochs)]

@@ -247,6 +247,10 @@ def test_models_train_and_are_measured_with_bars_between_passages_or_without(few
     fit(tmp_path, few, "factuality", checkpoint_steps=[1], passage_bars=bars, corruption_steps=0)
     assert len(read) == len(few["train"]) + len(few["heldout"])
     assert {" | wikipage:" in context for context in read} == {bars}
+    read.clear()  # and by who loads it
+    p = config.PPO(task="factuality", reward_model=str(tmp_path / "checkpoint-1"), device="cpu")
+    judges.reward_of(p, atlas_policy_tokenizer(), few)
+    assert {" | wikipage:" in context for context in read} == {bars}
 
 
 def test_over_long_training_inputs_are_counted(few, tmp_path):

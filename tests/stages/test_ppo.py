@@ -280,6 +280,8 @@ def test_no_questions_to_train_on_are_refused_and_leave_nothing(tmp_path):
     with pytest.raises(DataError, match=r"prompts_per_update = \d+: .* the 0 questions"):
         ppo.run_ppo(parameters().model_copy(update={"train_questions": 0}), tmp_path)
     assert list(tmp_path.iterdir()) == []
+    _, results = ppo.run_ppo(parameters(optimiser="best-of-n", train_questions=1), tmp_path)  # which draws none
+    assert results["lm_performance_final"] is not None
 
 
 def test_a_decoder_only_policy_runs_the_whole_stage(tmp_path):

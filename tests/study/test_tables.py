@@ -56,6 +56,17 @@ def study(project):  # noqa: F811
     return runs
 
 
+@pytest.fixture
+def whole(study):
+    """The study after the failed run was tried again and came to its end."""
+    last = trained(study)[-1]
+    for folder in tables.folders("tiny", last):
+        shutil.rmtree(folder)
+    curve = "update,kl,lm_performance\n0,0.0,0.5\n"
+    finish(last, {"probe_accuracy": 0.5, "lm_performance_final": 0.75}, curve=curve, questions=QUESTIONS)
+    return study
+
+
 def test_the_summary_has_a_row_for_every_arm_that_asks_for_a_run(study, project):  # noqa: F811
     first, both, failed = trained(study)
     table, problems = tables.write("tiny", study)
@@ -95,41 +106,41 @@ def test_tables_that_no_run_has_are_there_and_empty(project):  # noqa: F811
         assert (len(table), table.columns.tolist()) == (0, ["id"])
 
 
-@pytest.mark.parametrize("lost", ["nothing ran", "a run was killed", "no PPO run is left"])
-def test_an_unfinished_study_leaves_the_recorded_one_alone(study, project, lost):  # noqa: F811
-    folder = tables.record("tiny", study)
+@pytest.mark.parametrize("lost", ["nothing ran", "a run was killed", "a run failed"])
+def test_an_unfinished_study_leaves_the_recorded_one_alone(whole, project, lost):  # noqa: F811
+    folder = tables.record("tiny", whole)
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
-    for run in study if lost == "nothing ran" else trained(study)[: 1 if lost == "a run was killed" else 2]:
+    for run in whole if lost == "nothing ran" else trained(whole)[:1]:
         work, result = tables.folders("tiny", run)
         shutil.rmtree(result)
         shutil.rmtree(work, ignore_errors=True)
-        if lost == "no PPO run is left":
+        if lost == "a run failed":
             work.mkdir(parents=True)
             files.write_json(work / "failure.json", {"status": "failed", "reason": "it broke"})
     with pytest.raises(files.FileError, match="results/recorded/tiny"):
-        tables.record("tiny", study)
+        tables.record("tiny", whole)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
 
-def test_every_table_is_recorded_and_the_curves_are_packed(study, project):  # noqa: F811
-    folder = tables.record("tiny", study)
+def test_every_table_is_recorded_and_the_curves_are_packed(whole, project):  # noqa: F811
+    folder = tables.record("tiny", whole)
     assert folder == project / "results/recorded/tiny"
     expected = {f"{name}.csv" for name in ("summary", "reward_models", "questions", "best_of_n")}
     assert {path.name for path in folder.iterdir()} == expected | {"curves.csv.gz", "parameters.csv.gz", "provenance.json"}
     made = pd.read_csv(project / "results/tiny/curves.csv", dtype={"id": str})
     pd.testing.assert_frame_equal(load_curves(folder), made, rtol=1e-5)
     parameters = load_parameters(folder)
-    assert parameters.index.tolist() == [run.id for run in trained(study)]
-    assert parameters["kl_coefficient"].tolist() == [run.parameters["kl_coefficient"] for run in trained(study)]
+    assert parameters.index.tolist() == [run.id for run in trained(whole)]
+    assert parameters["kl_coefficient"].tolist() == [run.parameters["kl_coefficient"] for run in trained(whole)]
     assert "out" not in parameters
     packed = (folder / "curves.csv.gz").read_bytes()
-    tables.record("tiny", study)
+    tables.record("tiny", whole)
     assert (folder / "curves.csv.gz").read_bytes() == packed  # nothing of the time it was made
     for name in expected:
         assert (folder / name).read_bytes() == (project / "results/tiny" / name).read_bytes()
     made = files.read_json(folder / "provenance.json")["runs"]
     assert {run["commit"] for run in made} == {"e"}
-    assert [run["id"] for run in made] == [run.id for run in study if run.labels["arm"] != "low"]  # all but the failed one
+    assert [run["id"] for run in made] == [run.id for run in whole]
 
 
 def test_a_run_ends_unless_the_next_call_goes_on_with_it(project):  # noqa: F811
