@@ -174,7 +174,8 @@ def load_weights(
     """
     options |= {"dtype": torch.float32, "output_loading_info": True, "ignore_mismatched_sizes": True}
     model, found = load_pretrained(kind, name, presets, **options)
-    missing, left = set(found["missing_keys"]), set(found["unexpected_keys"])
+    missing, spare = set(found["missing_keys"]), _spare(model)
+    left = {key for key in found["unexpected_keys"] if not spare.fullmatch(key)}
     reshaped = {key for key, *_ in found["mismatched_keys"]}
     wrapper = next((key.split(".")[0] for key in left if key.partition(".")[2] in missing), None)
     if new_head:
@@ -190,6 +191,19 @@ def load_weights(
         out = f"remove {wrapper + '.'!r}, which a wrapper put before the names" if wrapper else "save the whole model again"
         raise ModelError(f"{name!r}: its weights do not fit {type(model).__name__} ({why}); {out}, or name another model")
     return model
+
+
+def _spare(model: PreTrainedModel) -> re.Pattern[str]:
+    """The names of what older versions of transformers saved and no result of this model depends on: constants that are made
+    anew, and a pooler where the model has none."""
+    names = [r"(.+\.)?embeddings\.position_ids"]
+    if any(name.endswith("inv_freq") for name, _ in model.named_buffers()):
+        names.append(r"(.+\.)?inv_freq")
+    if not reads_both_ways(model.config):  # the mask of a causal attention
+        names.append(r"(.+\.)?(attn|attention)\.(masked_)?bias")
+    if not any(name.rsplit(".", 1)[-1] == "pooler" for name, _ in model.named_modules()):
+        names.append(rf"({model.base_model_prefix}\.)?pooler\..+")
+    return re.compile("|".join(names))
 
 
 def _some(names: Collection[str]) -> str:

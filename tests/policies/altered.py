@@ -3,6 +3,7 @@
 import json
 import shutil
 
+import torch
 from safetensors.torch import load_file, save_file
 
 from paradox_utils.files import resolve
@@ -47,6 +48,16 @@ def renamed(rename):
         weights = load_file(folder / "model.safetensors")
         kept = {rename(name): weight for name, weight in weights.items() if rename(name)}
         save_file(kept, folder / "model.safetensors", metadata={"format": "pt"})
+
+    return change
+
+
+def also(*names):
+    """Weights of these names besides its own."""
+
+    def change(folder):
+        weights = load_file(folder / "model.safetensors") | {name: torch.ones(2) for name in names}
+        save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
 
     return change
 

@@ -11,11 +11,18 @@ import pytest
 import torch
 from transformers import (
     AutoModel,
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
     BartConfig,
     BartForConditionalGeneration,
     BertConfig,
+    DebertaV2Config,
+    DistilBertConfig,
+    ElectraConfig,
     GPT2Config,
     GPT2LMHeadModel,
+    GPTJConfig,
     LEDConfig,
     LlamaConfig,
     LongformerConfig,
@@ -28,12 +35,19 @@ from transformers import (
 from paradox_utils import config, files
 from paradox_utils.data.records import Question
 from paradox_utils.policies.decoding import generate
-from paradox_utils.policies.models import ModelError, atlas_policy_tokenizer, load_policy, load_value_model, positions_of
+from paradox_utils.policies.models import (
+    ModelError,
+    atlas_policy_tokenizer,
+    load_policy,
+    load_value_model,
+    load_weights,
+    positions_of,
+)
 from paradox_utils.policies.passes import forward, last_states
 from paradox_utils.policies.prompts import encode_prompts, prompt_room
 from paradox_utils.policies.supervised import encode_demonstrations
 from paradox_utils.stages.ppo import load_actors
-from tests.policies.altered import POINTER, altered, another_token, cut, remove, renamed, setting, write
+from tests.policies.altered import POINTER, also, altered, another_token, cut, remove, renamed, setting, write
 
 WORDS = "the founder of zodor isle is bane, and its color is surely kane. also the stone of zodor isle is mane. " * 2
 QUESTIONS = [Question("long", WORDS, (), WORDS, ()), Question("short", "zodor isle", (), "zodor isle", ())]
@@ -180,6 +194,64 @@ def test_prompts_make_room_for_the_response(short):
     for limit in (41,) if apart else (38, 41):
         with pytest.raises(ModelError, match=f"response_limit = {limit}: .* 40 positions"):
             prompt_room(*short, config.PPO(response_limit=limit))
+
+
+# --- what older versions saved ------------------------------------------------------------------------------------------------
+
+
+def body(name, *parts):
+    return [f"{name}.embeddings.position_ids", f"{name}.pooler.dense.weight", f"{name}.pooler.dense.bias", *parts]
+
+
+SMALL = {"vocab_size": 50, "n_embd": 16, "n_layer": 1, "n_head": 2}
+TOKENS, WHOLES, WRITERS = AutoModelForTokenClassification, AutoModelForSequenceClassification, AutoModelForCausalLM
+MASKS = ["transformer.h.0.attn.bias", "transformer.h.0.attn.masked_bias"]
+SPARE = [
+    (BertConfig(**SIZES), TOKENS, body("bert")),
+    (RobertaConfig(**SIZES), TOKENS, body("roberta")),
+    (RobertaConfig(**SIZES), WHOLES, body("roberta")),
+    (LongformerConfig(**SIZES, attention_window=[8]), TOKENS, body("longformer")),
+    (ElectraConfig(**SIZES, embedding_size=16), TOKENS, body("electra")),
+    (DistilBertConfig(vocab_size=50, dim=16, hidden_dim=16, n_layers=1, n_heads=2), TOKENS, body("distilbert")),
+    (DebertaV2Config(**SIZES), TOKENS, body("deberta", "pooler.dense.weight")),
+    (BertConfig(**SIZES, num_labels=1), WHOLES, ["bert.embeddings.position_ids"]),
+    (GPT2Config(**SMALL), WRITERS, MASKS),
+    (GPTJConfig(**SMALL, rotary_dim=4), WRITERS, MASKS),
+    (LlamaConfig(**SIZES), WRITERS, ["model.layers.0.self_attn.rotary_emb.inv_freq", "model.rotary.inv_freq"]),
+]
+LEFT = [
+    (SPARE[0][:2], "bert.encoder.layer.0.attention.bias"),
+    (SPARE[0][:2], "bert.encoder.layer.0.rotary_emb.inv_freq"),
+    (SPARE[0][:2], "bert.encoder.position_ids_of_more"),
+    (SPARE[0][:2], "bert.encoder.pooler.dense.weight"),
+    (SPARE[7][:2], "bert.pooler.other.weight"),  # it has a pooler
+    (SPARE[8][:2], "transformer.h.0.attn.c_attn.masked_bias"),
+    (SPARE[8][:2], "transformer.h.0.rotary_emb.inv_freq"),
+    (SPARE[10][:2], "model.layers.0.self_attn.q_proj.bias"),
+]
+
+
+def name_of(value):
+    return getattr(value, "model_type", getattr(value, "__name__", None))
+
+
+@pytest.mark.parametrize(("kind", "auto", "names"), SPARE, ids=name_of)
+def test_constants_and_a_pooler_that_nothing_reads_are_no_fault(kind, auto, names, tmp_path):
+    auto.from_config(kind).save_pretrained(tmp_path)
+    before = load_weights(auto, str(tmp_path)).state_dict()
+    also(*names)(tmp_path)
+    after = load_weights(auto, str(tmp_path)).state_dict()
+    assert before.keys() == after.keys()
+    assert all(torch.equal(weight, after[name]) for name, weight in before.items())
+
+
+@pytest.mark.parametrize(("model", "name"), LEFT, ids=name_of)
+def test_what_is_left_over_besides_is_one(model, name, tmp_path):
+    kind, auto = model
+    auto.from_config(kind).save_pretrained(tmp_path)
+    also(name)(tmp_path)
+    with pytest.raises(ModelError, match=f"left over: {re.escape(name)}\\)"):
+        load_weights(auto, str(tmp_path))
 
 
 # --- the hub ------------------------------------------------------------------------------------------------------------------
