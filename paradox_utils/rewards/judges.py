@@ -223,11 +223,11 @@ class Reward(NamedTuple):
 def _model(p: config.PPO, tokenizer: PreTrainedTokenizerFast, feedback: dict[str, list[Feedback]]) -> Reward:
     """A trained reward model, its metrics measured on held-out feedback as it was loaded."""
     checkpoint, pairwise = for_task(p.reward_model, p.task), TASKS[p.task].pairwise
+    scorer = model.load_scorer(checkpoint, p.task, p, p.rm_micro_batch)  # first: what is no model has no scores either
     stored, centre = model.saved(checkpoint, "metrics.json"), Centre()
     if pairwise and p.normalise_reward is not False:
         scores = config.check(model.TrainingScores, stored, f"{checkpoint}/metrics.json (scales a {p.task} reward)")
         centre = Centre(scores.score_mean, scores.score_std)
-    scorer = model.load_scorer(checkpoint, p.task, p, p.rm_micro_batch)
     judge, metrics = model_judge(scorer, p), model.measured(scorer, p.task, _heldout(p, scorer, feedback))
     if p.normalise_reward and not pairwise:
         centre = Centre(0.0, spread_of(judge, p, feedback["train"]))

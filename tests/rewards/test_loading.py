@@ -1,6 +1,7 @@
 """Reward models of strangers: what is wrong with a folder is said with its file or key, and what is right is measured."""
 
 import json
+import re
 
 import pytest
 import torch
@@ -90,6 +91,12 @@ def test_scores_are_not_centred_by_what_is_no_mean_or_deviation(content, named, 
     with pytest.raises((files.FileError, config.ParameterError), match="metrics") as error:
         metrics_of(folder, "completeness", feedback)
     assert named in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["none/of/them", "someone/none", config.FIXTURE_POLICY])
+def test_what_is_no_model_is_not_told_that_its_scores_are_missing(name, feedback):
+    with pytest.raises(ModelError, match=re.escape(repr(name))):
+        metrics_of(name, "completeness", feedback)
 
 
 @pytest.mark.parametrize(("model_of", "task"), [("relevance", "factuality"), ("factuality", "relevance")])
