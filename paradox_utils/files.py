@@ -8,17 +8,19 @@ import gzip
 import json
 import math
 import os
+import re
 import sys
 import tempfile
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     import pandas as pd
 
 PACKAGE = Path(__file__).resolve().parent
+HUB_ID = re.compile(r"(?!.*(--|\.\.|\.git$))(\w([\w.-]{0,94}\w)?/)?\w([\w.-]{0,94}\w)?", re.ASCII)  # as the hub's client has it
 ROOT = Path(os.environ.get("PARADOX_ROOT") or PACKAGE.parent).resolve()
 
 
@@ -34,6 +36,13 @@ def resolve(path: str | Path) -> Path:
 def for_task(name: str, task: str | None) -> str:
     """``name`` with the task in place of ``{task}``; other braces are its own."""
     return name.replace("{task}", task) if task else name
+
+
+def lies(path: Path) -> Literal["", "file", "folder"]:
+    """What lies at ``path``; nothing does at one that cannot be asked about, such as a name too long for the file system."""
+    with contextlib.suppress(OSError):
+        return "folder" if path.is_dir() else "file" if path.exists() else ""
+    return ""
 
 
 def snapshots(model: str) -> list[Path]:

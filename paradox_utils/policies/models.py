@@ -14,7 +14,6 @@ from typing import Any, Literal
 import torch
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError, HFValidationError
-from huggingface_hub.utils import validate_repo_id
 from safetensors import SafetensorError
 from tokenizers import AddedToken, Tokenizer, decoders, normalizers, pre_tokenizers
 from tokenizers.models import WordLevel
@@ -34,7 +33,7 @@ from transformers import (
 )
 
 from paradox_utils.data import atlas
-from paradox_utils.files import resolve
+from paradox_utils.files import HUB_ID, lies, resolve
 
 LFS = b"version https://git-lfs.github.com/spec/"  # opens what Git LFS leaves in place of a file that was not fetched
 TABLES = ("position_embeddings", "embed_positions", "wpe")  # what architectures call their table of positions
@@ -244,7 +243,7 @@ def load_pretrained(kind: Any, name: str, presets: Collection[str] = (), **optio
     elif kind is not AutoConfig:
         options["use_safetensors"] = True
     try:
-        return kind.from_pretrained(str(local) if local.is_dir() else name, **options)
+        return kind.from_pretrained(str(local) if lies(local) == "folder" else name, **options)
     except Exception as error:  # the libraries raise anything at files that are not what their names say
         described = (str(error).strip().splitlines() or [""])[0]
         kind_of = "" if isinstance(error, OSError | ValueError) else f"{type(error).__name__}: "
@@ -260,12 +259,8 @@ def load_pretrained(kind: Any, name: str, presets: Collection[str] = (), **optio
 def _instead(name: str) -> str:
     """What there is in place of a model that cannot be loaded, as far as that explains it."""
     folder = resolve(name)
-    if not folder.is_dir():
-        try:
-            validate_repo_id(name)
-        except HFValidationError:
-            return "it is a file" if folder.exists() else "there is no such directory"
-        return ""
+    if (found := lies(folder)) != "folder":
+        return "" if HUB_ID.fullmatch(name) else "it is a file" if found else "there is no such directory"
     for file in sorted(path for path in folder.iterdir() if path.is_file()):
         with file.open("rb") as opened:
             if opened.read(len(LFS)) == LFS:
@@ -278,7 +273,7 @@ def _instead(name: str) -> str:
 def beside(name: str, file: str) -> Path | None:
     """A file of a model's directory, or of its hub repository; None where it has none."""
     local = resolve(name)
-    if local.is_dir():
+    if lies(local) == "folder":
         return local / file if (local / file).is_file() else None
     try:
         return Path(hf_hub_download(name, file))

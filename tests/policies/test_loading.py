@@ -9,6 +9,8 @@ import sys
 
 import pytest
 import torch
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id
 from transformers import (
     AutoModel,
     AutoModelForCausalLM,
@@ -93,7 +95,8 @@ def test_an_encoder_is_no_policy():
 
 
 def test_a_file_and_a_missing_folder_are_said_to_be_that(tmp_path):
-    for name, problem in ((tmp_path / "none", "no such directory"), (files.resolve(config.FIXTURE_FEEDBACK), "is a file")):
+    absent, file = (tmp_path / "none", "no such directory"), (files.resolve(config.FIXTURE_FEEDBACK), "is a file")
+    for name, problem in (absent, file, ("a" * 5000, "no such directory")):
         with pytest.raises(ModelError, match=problem):
             load_policy(str(name))
 
@@ -270,6 +273,20 @@ found = judges.reward_of(p, tokenizer, feedback).metrics | {"beside": beside("so
 judges.evaluator_of(p, feedback)
 print(json.dumps(found | {"words": policy.config.vocab_size}))
 """
+
+
+IDS = "gpt2 a/b _a a_/_b A-b.c/d-e.f / a/ /a a/b/c -a a- .a a. a--b a/b..c a.git a.git/b é/a ~/a {task} a/.b"
+
+
+@pytest.mark.parametrize(
+    "name", [name.replace("9", "a" * 96) for name in (*IDS.split(), "", "a b", "a\n", "9", "b9", "b/9", "b9/a")]
+)
+def test_a_hub_id_is_what_the_hubs_client_takes(name):
+    if files.HUB_ID.fullmatch(name):
+        validate_repo_id(name)
+    else:
+        with pytest.raises(HFValidationError):
+            validate_repo_id(name)
 
 
 def test_hub_ids_of_a_policy_a_reward_model_and_an_evaluator(tmp_path):

@@ -93,10 +93,12 @@ def test_scores_are_not_centred_by_what_is_no_mean_or_deviation(content, named, 
     assert named in str(error.value)
 
 
-@pytest.mark.parametrize("name", ["none/of/them", "someone/none", config.FIXTURE_POLICY])
+@pytest.mark.parametrize("name", ["none/of/them", "someone/none", config.FIXTURE_POLICY, "a" * 5000])
 def test_what_is_no_model_is_not_told_that_its_scores_are_missing(name, feedback):
     with pytest.raises(ModelError, match=re.escape(repr(name))):
         metrics_of(name, "completeness", feedback)
+    with pytest.raises(ModelError, match=re.escape(repr(name))):
+        judges.evaluator_of(config.PPO(task="completeness", evaluator=name, device="cpu"), feedback)
 
 
 @pytest.mark.parametrize(("model_of", "task"), [("relevance", "factuality"), ("factuality", "relevance")])
