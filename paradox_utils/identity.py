@@ -14,7 +14,6 @@ import importlib.metadata
 import io
 import json
 import platform
-import re
 import subprocess
 import tokenize
 from collections.abc import Callable, Iterator
@@ -23,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from paradox_utils import config
-from paradox_utils.files import PACKAGE, ROOT, FileError, for_task, read_json, resolve, snapshots
+from paradox_utils.files import HUB_ID, PACKAGE, ROOT, FileError, for_task, lies, read_json, resolve, snapshots
 from paradox_utils.threads import MODELS
 
 PACKAGES = ("torch", "transformers", "trl", "numpy")
@@ -40,7 +39,6 @@ MAKERS: dict[str, tuple[str, ...]] = {
     "reward_model": ("states.py", "data", "policies", "rewards", "stages/reward_model.py"),
     "ppo": ("states.py", "data", "policies", "rewards", "ppo", "stages/ppo.py"),
 }
-HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 SHOWS = frozenset({"parameters", "injected-parameters", "figure", "finding"})  # tags of cells that change no stored number
 
 
@@ -217,34 +215,34 @@ def _read(values: dict[str, Any]) -> Iterator[tuple[str, Path, Callable[[Path], 
     tables += sorted(resolve(values["results"]).glob("*.csv*")) if "results" in values else []
     for file in tables:
         yield file.name, file, _whole
-    for name, path in named(values):
+    for name, path in ((name, resolve(model)) for name, model in named(values)):
         for file in [path] if path.is_file() else sorted(path.rglob("*")):
             if file.is_file():
                 yield f"{name}\0{file.name}", file, _ends
 
 
-def named(values: dict[str, Any]) -> Iterator[tuple[str, Path]]:
-    """Parameter and path of each model or file that a stage of these parameters reads; at a hub id's path nothing lies."""
+def named(values: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """Parameter and name of each model or file that a stage of these parameters reads: its path, or its hub id."""
     unread = {"reward_model"} if values.get("reward", "model") != "model" else set()  # a control has none
     for name in (*MODELS, "feedback", "benchmarks"):
         if values.get(name) and name not in unread:
-            yield name, resolve(for_task(values[name], values.get("task")))
+            task = values.get("task") if name in ("reward_model", "evaluator") else None  # other names are taken as they are
+            yield name, for_task(values[name], task)
 
 
-def absent(name: str, value: str, path: Path) -> str:
-    """Why the model that the parameter ``name`` gives cannot be read at ``path``, and what to do; empty if it may be there.
+def absent(name: str, model: str) -> str:
+    """Why the ``model`` of the parameter ``name`` cannot be read, and what to do; empty if it may be there.
 
     What looks like a hub id, and does not start in a folder of the project, may be one. A reward model or an evaluator must be
     in the hub's cache then: a study reads it after hours of other runs.
     """
-    if path.is_dir():
-        return ""
-    if path.exists():
-        return "is a file; name the folder of a model"
-    if HUB_ID.fullmatch(value) and not resolve(value.split("/")[0]).exists():
-        if name not in ("reward_model", "evaluator") or snapshots(value):
+    path = resolve(model)
+    if found := lies(path):
+        return "is a file; name the folder of a model" if found == "file" else ""
+    if HUB_ID.fullmatch(model) and not lies(resolve(model.split("/")[0])):
+        if name not in ("reward_model", "evaluator") or snapshots(model):
             return ""
-        return f"is neither a folder nor a model in the hub's cache; mend the path, or run `hf download {value}` first"
+        return f"is neither a folder nor a model in the hub's cache; mend the path, or run `hf download {model}` first"
     return f"there is no folder {path}; mend the path, which starts at the project's folder"
 
 

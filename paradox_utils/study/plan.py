@@ -317,9 +317,9 @@ class _Planner:
 
 def _refuse_absent(given: Mapping[str, Any], checked: config.Stage, where: str) -> None:
     """Refuse a model that a config names and that is not there, before hours of runs that it does not concern."""
-    for name, path in identity.named(checked.model_dump()):
+    for name, model in identity.named(checked.model_dump()):
         value = given.get(name) if name in identity.MODELS else None  # a default, or a Link, is none of the config's
-        if isinstance(value, str) and value != "oracle" and (problem := identity.absent(name, value, path)):
+        if isinstance(value, str) and value != "oracle" and (problem := identity.absent(name, model)):
             raise ParameterError(f"{where}: {name} = {value!r}: {problem}")
 
 

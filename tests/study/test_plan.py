@@ -302,9 +302,14 @@ OWN = "arms: [{route: steps, tasks: [relevance], ppo: {reward_model: NAME}}]"
         (OWN.replace("NAME", "mine/file"), r"tiny.yaml, arm 1, ppo: reward_model = 'mine/file': is a file"),
         (OWN.replace("ppo:", "vary:").replace("NAME", "[mine/model, /none]"), r"arm 1, ppo: reward_model = '/none'"),
         ("ppo: {evaluator: mine/none}", r"arm 1, ppo: evaluator = 'mine/none'"),
+        (OWN.replace("NAME", "'org/rm-{task}'"), r"reward_model = 'org/rm-{task}'.*hf download org/rm-relevance"),
+        ("ppo: {evaluator: 'org/rm-{task}'}", r"evaluator = 'org/rm-{task}'.*hf download org/rm-relevance"),
         ("ppo: {value_weights: ./none}", r"arm 1, ppo: value_weights = './none'"),
+        (OWN.replace("NAME", "a" * 5000), r"arm 1, ppo: reward_model = 'aaa"),
+        ("policies: {p: {policy: " + "a" * 5000 + "}}", r"tiny.yaml, policies, p: policy = 'aaa"),
         ("policies: {p: {policy: mine/none, steps: 0}}", r"tiny.yaml, policies, p: policy = 'mine/none'"),
         ("policies: {p: {policy: ~/none}}", r"tiny.yaml, policies, p: policy = '~/none'"),
+        ("policies: {p: {policy: 'org/{task}'}}", r"tiny.yaml, policies, p: policy = 'org/{task}'"),
         ("reward_model: {backbone: a/b/c}", r"arm 1, reward_model: backbone = 'a/b/c'"),
     ],
 )
@@ -322,13 +327,15 @@ def test_a_model_that_is_not_there_is_refused_before_anything_runs(project, chan
         OWN.replace("NAME", "mine/model"),
         OWN.replace("NAME", "'mi{lr}ne/{task}'"),
         OWN.replace("NAME", "cached/model"),
-        "ppo: {evaluator: oracle, value_weights: google-t5/t5-base}",
+        OWN.replace("NAME", "'cached/rm-{task}'"),
+        "ppo: {evaluator: 'cached/rm-{task}', value_weights: cached/model}",
         "policies: {p: {policy: gpt2}}",
         "reward_model: {backbone: org/encoder-1.0}",
     ],
 )
 def test_a_model_that_is_there_or_may_be_on_the_hub_is_planned(project, monkeypatch, change):
-    for folder in ("mine/model", "mi{lr}ne/relevance", "hub/models--cached--model/snapshots/1"):
+    cached = [f"hub/models--cached--{model}/snapshots/1" for model in ("model", "rm-relevance")]
+    for folder in ("mine/model", "mi{lr}ne/relevance", *cached):
         (project / folder).mkdir(parents=True)
     monkeypatch.setenv("HF_HUB_CACHE", str(project / "hub"))
     text = ("" if "arms:" in change else "arms: [{route: steps, tasks: [relevance]}]\n") + "study: tiny\n" + change
