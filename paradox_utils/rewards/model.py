@@ -4,7 +4,8 @@ Token models read ``context </s> segment </s> segment …``: the label of a segm
 it for a causal backbone, which sees nothing to its right. Pairwise models read ``context response`` and give one score.
 
 What a token model reads is words with a space before each, segments split on white space, as in the released code: a byte-level
-tokenizer (RoBERTa's, Longformer's) spells a word without one differently. A pairwise input is the text as it is.
+tokenizer (RoBERTa's, Longformer's) spells a word without one differently. A pairwise input is the text as it is. Where the
+tokenizer puts a space before a text itself (Llama 2's), it gets none from here.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import itertools
 from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +33,7 @@ from paradox_utils.rewards.measures import pair_metrics, segment_metrics
 IGNORED = -100  # the label that cross-entropy skips
 KEPT_CONTEXTS = 8192  # tokenised contexts a scorer keeps: 64 MB where each fills 2048 tokens
 
+SPACES = ("▁", "Ġ")  # how tokens spell the space before a word
 SHORTEST = 4  # tokens of an input: the opening, a token of text, its mark, the end
 
 TokenIds = Sequence[int]
@@ -96,13 +99,20 @@ class RewardScorer:
             raise ModelError(f"{name}max_length = {limit}: leaves nothing to read; allow {SHORTEST} tokens or more")
         return limit
 
+    @cached_property
+    def space(self) -> str:
+        """What stands before a text, so that its first word is spelt as any other: nothing where the tokenizer adds it."""
+        return "" if "".join(self.tokenizer.tokenize("a")).startswith(SPACES) else " "
+
     def encode_segments(self, contexts: Sequence[str], segments: Sequence[Sequence[str]]) -> list[Input]:
         """Token-model inputs within the limit. The context is cut first, from its end; then the last segments."""
         heads, (mark,) = _special(self.tokenizer)
         before, room = not is_causal(self.model), self.limit - len(heads) - 1
-        flat = iter(self._ids([f" {' '.join(piece.split())}" for pieces in segments for piece in pieces]))
+        flat = iter(self._ids([f"{self.space}{' '.join(piece.split())}" for pieces in segments for piece in pieces]))
         inputs = []
-        for context, pieces in zip(self._context_ids([f" {context}" for context in contexts]), segments, strict=True):
+        for context, pieces in zip(
+            self._context_ids([f"{self.space}{context}" for context in contexts]), segments, strict=True
+        ):
             body: list[int] = []
             marks: list[int] = []
             for piece in itertools.islice(flat, len(pieces)):
@@ -123,7 +133,7 @@ class RewardScorer:
         """Pairwise-model inputs within the limit; the context is cut first, from its end."""
         heads, ends = _special(self.tokenizer)
         room, inputs = self.limit - len(heads) - 1, []
-        answers = self._ids([f" {response}" for response in responses])
+        answers = self._ids([f"{self.space}{response}" for response in responses])
         for context, response in zip(self._context_ids(contexts), answers, strict=True):
             kept, cut = [*heads, *context[: max(0, room - len(response))]], response[:room]
             types = [0] * len(kept) + [1] * (len(cut) + 1)

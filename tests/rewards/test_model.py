@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from tokenizers import Tokenizer, pre_tokenizers, trainers
+from tokenizers import Tokenizer, normalizers, pre_tokenizers, trainers
 from tokenizers.models import BPE
 from transformers import LlamaConfig, LlamaForCausalLM, RobertaConfig, RobertaForMaskedLM
 
@@ -213,6 +213,37 @@ def test_a_pairwise_input_is_the_text_as_it_is(byte_level):
     (one,) = scorer.encode_wholes(["question: which? answer:"], ["The  town\nis Velm."])
     whole = scorer.tokenizer("question: which? answer: The  town\nis Velm.", add_special_tokens=False).input_ids
     assert one.ids == [0, *whole, 2]
+
+
+PREPENDS = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])  # Llama 2's
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        {"normalizer": PREPENDS},
+        {"pre_tokenizer": pre_tokenizers.Metaspace()},
+        {"pre_tokenizer": pre_tokenizers.Metaspace(prepend_scheme="first")},
+        {"pre_tokenizer": pre_tokenizers.Metaspace(prepend_scheme="never")},
+        {"pre_tokenizer": pre_tokenizers.ByteLevel(add_prefix_space=True)},
+        {"pre_tokenizer": pre_tokenizers.ByteLevel(add_prefix_space=False)},
+    ],
+    ids=["prepend", "metaspace", "first", "never", "prefix", "bytes"],
+)
+def test_no_text_has_two_spaces_before_it(part):
+    """Whoever puts the space there: a context, a segment and a response each begin with one."""
+    backend = Tokenizer(BPE())
+    for name, value in part.items():
+        setattr(backend, name, value)
+    alphabet = [*pre_tokenizers.ByteLevel.alphabet(), "▁"]
+    special = {"special_tokens": ["</s>"], "initial_alphabet": alphabet, "show_progress": False}
+    backend.train_from_iterator(["the river crosses a town"] * 3, trainers.BpeTrainer(vocab_size=300, **special))
+    scorer = RewardScorer(scorer_of("atlas-bert-8").model, fast_tokenizer(backend, eos_token="</s>"), 2048)
+    (tokens,) = scorer.encode_segments(["The river"], [["The town.", "a river"]])
+    (whole,) = scorer.encode_wholes([""], ["The river"])
+    for ids in (tokens.ids, whole.ids):
+        text = "".join(scorer.tokenizer.convert_ids_to_tokens(ids)).replace("Ġ", "▁")
+        assert text in ("▁The▁river</s>▁The▁town.</s>▁a▁river</s>", "▁The▁river</s>")
 
 
 # --- scores -------------------------------------------------------------------------------------------------------------------
