@@ -41,7 +41,7 @@ class Counts:
 class Further:
     """What is shown beside a regret and decides nothing.
 
-    ``within``: with a rank of its own for each task. ``without``: without the trajectory ``odd``, whose absence changes the
+    ``within``: with a rank of its own for each task (:func:`statistics.stratified_regret`). ``without``: without the trajectory ``odd``, whose absence changes the
     regret most (of at least 4). ``chosen``: the gain on the most accurate reward model of the one that a trajectory's own
     validation questions prefer; unknown where there are none beside those it is paid on.
     """
@@ -203,8 +203,8 @@ def _regret(joined: pd.DataFrame, selecting: pd.DataFrame, margin: float) -> tup
 
 def _within(parts: Sequence[_Part], tasks: Mapping[str, int]) -> Interval:
     by_task = [_joined([part for part in parts if part.task == task], tasks) for task in tasks]
-    paid = [statistics.payments(joined, selecting) for joined, selecting in by_task if len(joined) > 1]
-    return statistics.mean_interval(np.concatenate(paid)) if paid else UNKNOWN
+    known = [(joined, selecting) for joined, selecting in by_task if len(joined) > 1]
+    return statistics.stratified_regret(known) if known else UNKNOWN
 
 
 def _without(joined: pd.DataFrame, selecting: pd.DataFrame, regret: Interval) -> tuple[Interval, str]:

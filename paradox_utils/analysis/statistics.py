@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -187,6 +188,30 @@ def cross_fitted_regret(contrasts: ArrayLike, *, margin: float, selecting: Array
     high = max(interval.estimate, *(mean_interval(column).high for column in columns))
     p_below = max(p_greater(-column, -margin) for column in columns)
     return Regret(replace(interval, high=high), p_greater(paid, margin), p_below)
+
+
+def stratified_regret(groups: Sequence[tuple[ArrayLike, ArrayLike]]) -> Interval:
+    """Regret with a rank of its own for each group (task): ``groups`` are contrasts and selecting contrasts, as arguments of
+    :func:`cross_fitted_regret`, of each; its value and lower end are those of all payments, its upper end is the largest upper
+    end of the mean difference over all combinations of ranks, one a group (union principle, as there).
+
+    Groups keep their sizes in new studies, so a mean's variance is that within groups, with Welch–Satterthwaite's degrees of
+    freedom (Welch 1947, *Biometrika* 34:28–35); for a single group all is as in :func:`cross_fitted_regret`.
+    """
+    paid = _stratified([payments(contrasts, selecting) for contrasts, selecting in groups])
+    ranks = product(*(np.asarray(contrasts, dtype=float).T for contrasts, _ in groups))
+    return replace(paid, high=max(paid.estimate, *(_stratified(chosen).high for chosen in ranks)))
+
+
+def _stratified(groups: Sequence[Array]) -> Interval:
+    """Student's interval of the mean over the units of all groups, each of which is at least two of one kind."""
+    n = sum(group.size for group in groups)
+    variances = np.array([group.size * group.var(ddof=1) for group in groups]) / n**2
+    total, left = variances.sum(), np.array([group.size - 1 for group in groups])
+    freedom = float(total**2 / (variances**2 / left).sum()) if total > 0 else float(left.sum())
+    half = float(stats.t.ppf(0.975, freedom) * np.sqrt(total))
+    mean = float(np.concatenate(groups).mean())
+    return Interval(mean, mean - half, mean + half, n)
 
 
 def payments(contrasts: ArrayLike, selecting: ArrayLike | None = None) -> Array:

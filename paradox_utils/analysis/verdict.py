@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from paradox_utils.analysis import statistics
-from paradox_utils.analysis.comparison import ACCURACY_RESOLUTION, Comparison, Family, compare, families
+from paradox_utils.analysis.comparison import ACCURACY_RESOLUTION, ALL, Comparison, Family, compare, families
 from paradox_utils.analysis.statistics import Interval
 from paradox_utils.analysis.tables import Reading, count, listed, usable
 
@@ -49,7 +49,9 @@ of the most accurate one, at the same PPO seed. Trajectories are the independent
   unit is a trajectory of a task, averaged over the policies it trained. The comparisons of single tasks, policies and routes
   are shown with p-values corrected for their number (Holm). The rank it speaks of is one for all tasks. Shown beside it, and
   deciding nothing: a regret with a rank of its own for each task, and the comparison for each task alone and for each policy
-  alone, the p-values of either corrected for their number.
+  alone, the p-values of either corrected for their number. With a rank for each task, the lower end of the interval belongs to
+  what trajectories are paid for the rank that the others of their task select, the upper end is the largest of any combination
+  of ranks, one a task; units are those of each task (Welch's degrees of freedom), and its status is read off that interval.
 - *Shape*: an inverted U is called present if both slopes of the two-lines test (Simonsohn 2018; up, then down) have a
   one-sided p ≤ {ALPHA}, corrected in the same way. The quadratic of Lind & Mehlum (2010), with the interval of its turning
   point, is shown but decides nothing: it calls a curve that only levels off an inverted U far too often. The shape explains a
@@ -68,6 +70,7 @@ class Finding:
     """A comparison with its status, the p-values after Holm's correction, and what the rule needs and the study lacks.
 
     ``p_above``, ``p_below``: that the regret is not larger, not smaller than what matters; ``p_two_lines``: no inverted U.
+    ``within``: the status with a rank for each task, which decides nothing.
     """
 
     of: Comparison
@@ -77,6 +80,7 @@ class Finding:
     p_below: float
     p_two_lines: float
     inverted_u: bool
+    within: Status = "undecided"
 
 
 @dataclass(frozen=True)
@@ -147,8 +151,14 @@ def _decided(comparisons: Sequence[Comparison]) -> list[Finding]:
     for comparison, lacking in zip(comparisons, lacks, strict=True):
         above, below, bent = (float("nan"),) * 3 if lacking else next(corrected)
         status: Status = "supported" if above <= ALPHA else "not supported" if below <= ALPHA else "undecided"
-        found.append(Finding(comparison, status, lacking, above, below, bent, bent <= ALPHA))
+        apart = "undecided" if lacking else _read_off(comparison.further.within)
+        found.append(Finding(comparison, status, lacking, above, below, bent, bent <= ALPHA, apart))
     return found
+
+
+def _read_off(of: Interval) -> Status:
+    """The status by a 95 % interval, which is that by one-sided p-values at :data:`ALPHA`."""
+    return "supported" if of.low > MARGIN else "not supported" if of.high < MARGIN else "undecided"
 
 
 def _missing(comparison: Comparison) -> tuple[str, ...]:
@@ -173,11 +183,13 @@ def _missing(comparison: Comparison) -> tuple[str, ...]:
 def _headline(first: Finding | None) -> str:
     if first is None:
         return f"Undecided: the study has no PPO runs of an arm called {PRIMARY}, and the verdict is about that arm alone."
+    common = "one rank common to all tasks" if first.of.task == ALL else ""
     where = f"on average over {count(first.of.counts.rm_seeds, 'trajectory', 'trajectories')} of reward models"
     if first.status == "supported":
-        return f"Supported: a less accurate reward model trained policies better by more than {MARGIN} {where}."
+        which = f" ({common})" if common else ""
+        return f"Supported: a less accurate reward model{which} trained policies better by more than {MARGIN} {where}."
     if first.status == "not supported":
-        return f"Not supported: {where}, the most accurate one cost less than {MARGIN} against any other rank."
+        return f"Not supported: {where}, the most accurate one cost less than {MARGIN} against any {common or 'other rank'}."
     undecided = "these runs do not tell whether a less accurate reward model trains a better policy than the most accurate one."
     return " ".join([f"Undecided: {undecided}", *_lacks(first)])
 
@@ -195,6 +207,8 @@ def sentence(finding: Finding) -> str:
             best = f"the {f.best_rank}{ENDINGS.get(f.best_rank, 'th')} most accurate is best"
         over = count(counts.rm_seeds, "trajectory", "trajectories")
         said.append(f"The regret is {_number(f.regret, 3)} over {over}; on average {best}.")
+        if f.task == ALL:
+            said.append(f"With a rank for each task it is {_number(f.further.within, 3)}: {finding.within}.")
     pairs = count(counts.reward_models, "pair of reward model and policy", "pairs of reward model and policy")
     left_out = f" of {counts.planned} (the others are not measured or have no finished run)"
     pairs += left_out if counts.reward_models < counts.planned else ""

@@ -36,6 +36,11 @@ CONTRACT = [
 ]
 
 
+@pytest.fixture(scope="module")
+def atlas():
+    return tables.load_summary(RECORDED / "atlas")
+
+
 @pytest.mark.parametrize("name", ["quick", "atlas-headroom", "atlas-pilot", "atlas-learning-rate", "atlas", "qa-feedback-dev"])
 def test_a_recorded_study_has_a_row_for_every_planned_run(name):
     settings = study.load_study(files.resolve(f"configs/{name}.yaml"))
@@ -73,8 +78,8 @@ def test_atlas_leaves_room_that_ppo_fills():
     assert (rows["lm_performance_final"] >= 0.9).all()
 
 
-def test_the_atlas_study_is_whole_and_its_analysis_sees_what_was_built_in():
-    rows = tables.load_summary(RECORDED / "atlas")
+def test_the_atlas_study_is_whole_and_its_analysis_sees_what_was_built_in(atlas):
+    rows = atlas
     assert set(rows["status"]) <= {"ok", "diverged"}
     told = {name: found.status for name, found in verdict.known_truths(rows).items()}
     assert told == {"known-paradox": "supported", "known-monotone": "not supported"}
@@ -83,6 +88,14 @@ def test_the_atlas_study_is_whole_and_its_analysis_sees_what_was_built_in():
     assert len(steps) == 6  # three tasks, two policies
     assert {"exact", "constant", "length"} <= set(rows["arm"])
     assert set(rows.loc[rows["arm"] == "exact", "policy"]) == {"atlas-t5", "atlas-t5-large"}
+
+
+@pytest.mark.parametrize(("reading", "high"), [("as measured", 0.061), ("as published", 0.060), ("sampled", 0.043)])
+def test_with_a_rank_for_each_task_the_atlas_study_is_undecided(atlas, reading, high):
+    """The largest upper end over all combinations of ranks, as computed in review by other code."""
+    found = verdict.pooled(atlas[atlas["arm"] == "steps"], reading, resamples=1)[0]
+    assert found.of.further.within.high == pytest.approx(high, abs=5e-4)
+    assert (found.status, found.within) == ("not supported", "undecided")
 
 
 def test_the_second_policy_has_the_learning_rate_that_the_exact_reward_chose():

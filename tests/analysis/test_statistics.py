@@ -92,6 +92,29 @@ def test_cross_fitted_regret_by_hand():
     assert found.interval.high == pytest.approx(statistics.mean_interval([0.06, 0, 0.10]).high)
 
 
+def test_a_regret_with_a_rank_for_each_group_by_hand():
+    up, down = np.array([[0, 0.1], [0, 0.3]]), np.array([[0, -0.1], [0, -0.2], [0, -0.3]])
+    found = statistics.stratified_regret([(up, up), (down, down)])
+    assert (found.estimate, found.units) == (pytest.approx((0.1 + 0.3) / 5), 5)  # the second group keeps its first rank
+    half = 12.706205 * np.sqrt(2 * 0.02 / 25)  # t(1): all variance is the first group's, of 2
+    assert (found.low, found.high) == (pytest.approx(0.08 - half), pytest.approx(0.08 + half))
+    # what is paid says nothing of the upper end: each group's second rank is 0 on average, but few units know it
+    loose = np.array([[0, 0.1], [0, -0.1], [0, 0.0]])
+    found = statistics.stratified_regret([(loose, loose), (loose, loose)])
+    one, both = (stats.t.ppf(0.975, 2 * n) * np.sqrt(n * 3 * 0.01 / 36) for n in (1, 2))  # of two like groups: 2 · (3 − 1)
+    assert found.estimate == pytest.approx(2 * -0.1 / 6)
+    assert found.high == pytest.approx(max(one, both))
+
+
+def test_a_regret_of_one_group_is_the_common_one():
+    one = np.random.default_rng(0).normal(size=(6, 4))
+    one -= one[:, :1]
+    common, found = statistics.cross_fitted_regret(one, margin=MARGIN).interval, statistics.stratified_regret([(one, one)])
+    assert (found.estimate, found.low, found.high) == pytest.approx((common.estimate, common.low, common.high))
+    still = np.zeros((3, 2))
+    assert statistics.stratified_regret([(still, still)]) == statistics.Interval(0, 0, 0, 3)
+
+
 def test_selection_never_sees_what_it_is_paid():
     # each trajectory has its own best rank: the maximum says 0.3, the others' choice pays nothing
     contrasts = np.zeros((3, 4))

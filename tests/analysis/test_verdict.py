@@ -18,6 +18,9 @@ def test_known_worlds_get_the_right_verdict(curve, status, reading):
     assert [finding.status for finding in found.findings] == [status] * 3
     assert [finding.of.task for finding in found.findings] == list(TASKS)
     assert found.headline.lower().startswith(status)
+    assert "one rank common to all tasks" in found.headline
+    assert found.primary.within == status
+    assert "common" not in decide(world(curve, rm_seeds=5, tasks=TASKS[:1]), reading).headline
     assert found.primary.of.task == comparison.ALL
     assert found.primary.of.counts.rm_seeds == 15
     assert {finding.inverted_u for finding in found.findings} == {found.primary.inverted_u} == {curve is inverted_u}
@@ -205,6 +208,8 @@ def test_the_regret_is_told_without_the_trajectory_that_weighs_most():
     made.loc[odd, "lm_performance_final"] += 0.6
     of = decide(made).primary.of
     assert of.further.odd == "factuality 2"
+    of_one = decide(made[made["task"] == "relevance"]).primary
+    assert of_one.within == of_one.status == "supported"
     rest = made.drop(made.index[(made["task"] == "factuality") & (made["rm_seed"] == 2)])
     assert of.further.without == decide(rest).primary.of.regret
     said = f"The regret is {of.regret.estimate:.3f} (95 % interval {of.regret.low:.3f} to {of.regret.high:.3f}) over 15 "
