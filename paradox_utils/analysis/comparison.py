@@ -41,9 +41,9 @@ class Counts:
 class Further:
     """What is shown beside a regret and decides nothing.
 
-    ``within``: with a rank of its own for each task (:func:`statistics.stratified_regret`). ``without``: without the trajectory ``odd``, whose absence changes the
-    regret most (of at least 4). ``chosen``: the gain on the most accurate reward model of the one that a trajectory's own
-    validation questions prefer; unknown where there are none beside those it is paid on.
+    ``within``: with a rank of its own for each task (:func:`statistics.stratified_regret`). ``without``: without the trajectory
+    ``odd``, whose absence changes the regret most (of at least 4). ``chosen``: the gain on the most accurate reward model
+    of the one that a trajectory's own validation questions prefer; unknown where there are none beside those it is paid on.
     """
 
     within: Interval

@@ -22,6 +22,7 @@ from paradox_utils.analysis.tables import BEST_OF_N, accuracy_kind, steps, usabl
 
 Form = Literal["rl", "best-of-n"]
 
+THIRDS = ("least accurate third", "middle third", "most accurate third")
 WINDOW = 5  # updates that a point of a path averages
 SINGULAR = 1e-12  # a resample whose normal equations have a smaller determinant, scaled to 1, does not tell α from β
 PATH = ("id", "task", "policy", "third", "cluster")
@@ -112,10 +113,14 @@ def _covariance(design: Array, y: Array, labels: Array, resamples: int, seed: in
 def _runs(summary: pd.DataFrame) -> pd.DataFrame:
     """Finished runs of :func:`tables.steps` with their trajectory (``cluster``) and the ``third`` of its accuracies that the
     reward model is in (0: the least accurate; NaN: unmeasured); the columns of :data:`PATH`."""
-    runs = steps(summary)
+    return by_third(steps(summary))[[*PATH]]
+
+
+def by_third(runs: pd.DataFrame) -> pd.DataFrame:
+    """Finished runs, once each, with the columns of :data:`PATH`."""
     runs = runs[usable(runs)].drop_duplicates("id")
     rank = runs.groupby(["arm", "task", "policy", "rm_seed"])[accuracy_kind(runs)].rank(method="dense", pct=True)
-    return runs.assign(third=np.ceil(rank * 3) - 1, cluster=runs["task"] + " " + runs["rm_seed"].astype(str))[[*PATH]]
+    return runs.assign(third=np.ceil(rank * 3) - 1, cluster=runs["task"] + " " + runs["rm_seed"].astype(str))
 
 
 def paths(summary: pd.DataFrame, curves: pd.DataFrame) -> pd.DataFrame:

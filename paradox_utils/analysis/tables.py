@@ -25,6 +25,7 @@ Reading = Literal[
     "as published",
     "best on validation",
     "sampled",
+    "brevity-robust",
     "at matched KL",
     "true return",
     "true return, best on validation",
@@ -38,6 +39,7 @@ READINGS: dict[Reading, str] = {
     "as published": "lm_performance_best_logged",
     "best on validation": "lm_performance_best",
     "sampled": "sampled_lm_performance_final",
+    "brevity-robust": "lm_performance_floored",
     "at matched KL": "lm_performance_matched",
     "true return": "true_return_final",
     "true return, best on validation": "true_return_best",
@@ -60,8 +62,17 @@ NUMBERS = (
     *("lm_performance_start", "lm_performance_final", "lm_performance_best", "lm_performance_best_logged"),
     *("true_return_start", "true_return_final", "kl_final", "updates", "seconds"),
 )
+LEAST = 2  # segments that the brevity-robust reading takes an answer to have at least, where segments are judged
 STATUSES = ("ok", "diverged", "failed", "blocked", "running")
-LATER = (*READINGS.values(), *SELECTING.values(), VALIDATION, "kl_matched", "matched_early", "probe_padding")  # else empty
+LATER = (
+    *READINGS.values(),
+    *SELECTING.values(),
+    VALIDATION,
+    "rm_error_share",
+    "kl_matched",
+    "matched_early",
+    "probe_padding",
+)  # else empty
 AGAIN = "run the study (make study CONFIG=configs/NAME.yaml) or name another folder"
 
 
@@ -110,7 +121,8 @@ def _refuse(path: Path, table: pd.DataFrame, column: str, wrong: pd.Series, prob
 
 
 def load_summary(folder: Path | str) -> pd.DataFrame:
-    """The study's ``summary.csv``, one row a PPO run and arm, with what its ``curves.csv`` adds (see :func:`with_curves`).
+    """The study's ``summary.csv``, one row a PPO run and arm, with what its other tables add: :func:`with_curves`,
+    ``best_of_n``, ``lm_performance_floored`` and ``rm_error_share``.
 
     Raises as :func:`read_table`, and where there is nothing to analyse.
     """
@@ -131,6 +143,8 @@ def load_summary(folder: Path | str) -> pd.DataFrame:
     best = load_best_of_n(folder)
     if len(best):
         table["best_of_n"] = table["id"].map(best.sort_values("n").groupby("id")["lm_performance"].last())
+    table[READINGS["brevity-robust"]] = _floored(table, load_questions(folder))
+    table["rm_error_share"] = table["id"].map(_error_shares(folder))
     if not usable(table).any():
         counts = ", ".join(f"{n} {status}" for status, n in Counter(table["status"]).items()) or "no rows"
         raise AnalysisError(f"{path}: no finished run ({counts}); see its column `reason`, then {AGAIN}")
@@ -183,6 +197,25 @@ def load_checkpoints(folder: Path | str) -> pd.DataFrame:
     numbers = ("rm_seed", "step", "accuracy", "accuracy_noisy", "majority", "segments")
     text = ("study", "id", "task", "route", "setting")
     return read_table(Path(folder) / "reward_models.csv", (*text[1:], *numbers), text)
+
+
+def _floored(summary: pd.DataFrame, questions: pd.DataFrame) -> list[float]:
+    """LM performance of each run with every answer taken to have at least :data:`LEAST` segments (a whole answer is one)."""
+    shares = {}
+    for run, task in set(zip(summary["id"], summary["task"], strict=True)):
+        if run in questions.index:
+            good, segments = scores(questions, [run])
+            shares[run] = float(good.sum() / segments.clip(1 if TASKS[task].pairwise else LEAST).sum())
+    return [shares.get(run, float("nan")) for run in summary["id"]]
+
+
+def _error_shares(folder: Path | str) -> dict[str, float]:
+    """By run id, the share of held-out segments that its reward model calls errors: of the checkpoint its path names."""
+    models = _load(folder, "reward_models", ("step",), numbers=("step", "error_share"))
+    models = models.reindex(columns=["id", "step", "error_share"])  # those of before have no such share
+    shares = {(row.id, f"checkpoint-{row.step:g}"): row.error_share for row in models.itertuples()}
+    paths = load_parameters(folder).reindex(columns=["reward_model"])["reward_model"].dropna()
+    return {run: shares.get(Path(path).parts[-2:], float("nan")) for run, path in paths.items()}
 
 
 def with_curves(summary: pd.DataFrame, curves: pd.DataFrame) -> pd.DataFrame:

@@ -10,7 +10,7 @@ import pandas as pd
 
 from paradox_utils.analysis import statistics
 from paradox_utils.analysis.statistics import Array, pearson
-from paradox_utils.analysis.tables import main_arms, usable
+from paradox_utils.analysis.tables import READINGS, accuracy_kind, main_arms, steps, usable
 from paradox_utils.config.study import TRAINED
 from paradox_utils.data.tasks import TASKS
 
@@ -19,6 +19,7 @@ BEFORE = {
     "rm_accuracy": "accuracy on held-out feedback",
     "probe_accuracy": "accuracy on this policy's responses",
     "rm_f1": "F1 of the error class",
+    "rm_error_share": "share of segments called errors",
     "rm_calibration_error": "expected calibration error",
     "probe_variance": "reward variance within prompts (normalised)",
     "probe_variance_raw": "reward variance within prompts (raw)",
@@ -45,6 +46,7 @@ RAZIN = {
 }
 # Ours alone: held-out feedback is off-policy only for a policy that did not write its responses.
 OWN = "accuracy held-out, of the feedback's policy"
+BRIEF = 1.5  # segments an answer, on average: policies below it answer mostly with one
 COLLINEAR = 0.8  # of a predictor's variance: where those before it explain more (a variance inflation above 5), it stays out
 KNOWN = 0.9  # of the pairs: a predictor that fewer have stays out of the regression, as the pairs without it would fall out
 
@@ -64,6 +66,44 @@ def teacher_table(summary: pd.DataFrame, curves: pd.DataFrame) -> pd.DataFrame:
     # trainings with one seed share initialization and order of data, whatever their route
     group, cluster = table["task"] + ", " + table["policy"], table["task"] + " " + table["rm_seed"].astype(str)
     return table.assign(group=group, cluster=cluster)
+
+
+def brevity(summary: pd.DataFrame) -> pd.DataFrame:
+    """Whether saying less passes for a better policy: one row a policy of each task whose segments are judged, of the runs of
+    :func:`tables.steps`.
+
+    ``brief``: of its ``runs``, those that end with fewer than :data:`BRIEF` segments an answer, and the mean ``error share`` of
+    their reward models. Spearman's correlation of accuracy with LM performance ``as measured`` and in the ``brevity-robust``
+    reading, and R² of LM performance on accuracy and on error share alone; NaN for fewer than 3 runs.
+    """
+    runs, rows = steps(summary), []
+    runs = runs[usable(runs)].drop_duplicates("id")
+    for (task, policy), own in runs.groupby(["task", "policy"], sort=False):
+        if TASKS[task].pairwise:
+            continue
+        row = {"task": task, "policy": policy, "runs": len(own)}
+        brief = own[own["greedy_segments_final"] < BRIEF] if "greedy_segments_final" in own else own.head(0)
+        row |= {"brief": len(brief), "error share": brief["rm_error_share"].mean()}
+        accuracy = accuracy_kind(own)
+        for reading in ("as measured", "brevity-robust"):
+            known = own.dropna(subset=[accuracy, READINGS[reading]])
+            row[reading] = statistics.rank_correlation(known[accuracy], known[READINGS[reading]])
+        for words, name in (("R² accuracy", accuracy), ("R² error share", "rm_error_share")):
+            known = own.dropna(subset=[name])
+            row[words] = pearson(known[name], known[READINGS["as measured"]]) ** 2
+        rows.append(row)
+    columns = [
+        "task",
+        "policy",
+        "runs",
+        "brief",
+        "error share",
+        "as measured",
+        "brevity-robust",
+        "R² accuracy",
+        "R² error share",
+    ]
+    return pd.DataFrame(rows, columns=columns)
 
 
 def writer(summary: pd.DataFrame) -> str:
@@ -102,7 +142,7 @@ def standardised(table: pd.DataFrame, columns: list[str]) -> pd.DataFrame:
 def correlations(table: pd.DataFrame, *, resamples: int, seed: int) -> pd.DataFrame:
     """Pearson's correlation of each measure with the gain: one row a measure and task, and over all tasks together
     (standardised within task and policy), with a 95 % interval that resamples trajectories, not corrected for the number of
-    measures; ``pairs`` of reward model and policy."""
+    measures; ``pairs`` of reward model and policy. ``spearman``, of the same values, is what few collapsed runs cannot make."""
     measures = [name for name in (*BEFORE, *ALONG) if name in table and table[name].notna().sum() > 2]
     rows = []
     for task in ("all", *[task for task in TASKS if (table["task"] == task).any()]):
@@ -111,8 +151,9 @@ def correlations(table: pd.DataFrame, *, resamples: int, seed: int) -> pd.DataFr
         for name in measures:
             known = z.dropna(subset=[name, "gain"])
             if len(known) > 3 and np.ptp(known[name]) > 0:
-                rows.append({"task": task, "measure": name} | _with_gain(known, name, resamples, seed))
-    return pd.DataFrame(rows, columns=["task", "measure", "correlation", "low", "high", "pairs"])
+                row = {"task": task, "measure": name} | _with_gain(known, name, resamples, seed)
+                rows.append(row | {"spearman": statistics.rank_correlation(known[name], known["gain"])})
+    return pd.DataFrame(rows, columns=["task", "measure", "correlation", "low", "high", "pairs", "spearman"])
 
 
 def _with_gain(z: pd.DataFrame, name: str, resamples: int, seed: int) -> dict[str, float]:

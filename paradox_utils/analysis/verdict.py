@@ -15,7 +15,7 @@ import pandas as pd
 from paradox_utils.analysis import statistics
 from paradox_utils.analysis.comparison import ACCURACY_RESOLUTION, ALL, Comparison, Family, compare, families
 from paradox_utils.analysis.statistics import Interval
-from paradox_utils.analysis.tables import Reading, count, listed, usable
+from paradox_utils.analysis.tables import LEAST, Reading, count, listed, usable
 
 Status = Literal["supported", "not supported", "undecided"]
 
@@ -59,9 +59,10 @@ of the most accurate one, at the same PPO seed. Trajectories are the independent
 - *Readings*: *as measured* takes the score of greedy answers after the last update, on test questions. *As published* takes
   the maximum over logged evaluations, on validation questions, the initial policy's included: noise can only raise a maximum;
   it selects and pays on the same questions. Shown beside them: the update that validation chose, sampled answers, the true
-  return, both at matched KL (the largest that all runs of a task, policy and route reach), and best-of-n. Each selects by its
-  own score on validation questions (sampled answers by greedy ones). No status is given to true returns, which are in each
-  task's own units, nor at matched KL, where scores are interpolated.
+  return, both at matched KL (the largest that all runs of a task, policy and route reach), best-of-n, and a brevity-robust
+  reading, in which an answer counts as at least {LEAST} segments: a share alone rewards saying less. Each selects by its own
+  score on validation questions (sampled answers and the brevity-robust reading by those of greedy answers, *as measured*). No
+  status is given to true returns, which are in each task's own units, nor at matched KL, where scores are interpolated.
 """
 
 

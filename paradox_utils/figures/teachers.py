@@ -12,11 +12,11 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from paradox_utils.analysis import overoptimisation
+from paradox_utils.analysis.overoptimisation import THIRDS
 from paradox_utils.analysis.teachers import BEFORE
 from paradox_utils.data.tasks import TASKS
 from paradox_utils.figures.style import FAINT, INK, LM_PERFORMANCE, PALETTE, dot, legend, panels, style, title
 
-THIRDS = ("least accurate third", "middle third", "most accurate third")
 SHADES = sns.color_palette("viridis", 3)
 MARKERS = "osD^"  # a policy
 
@@ -24,8 +24,8 @@ MARKERS = "osD^"  # a policy
 @style()
 def predictors(table: pd.DataFrame, words: Mapping[str, str]) -> Figure:
     """Correlation of each measure with the gain (rows of :func:`paradox_utils.analysis.teachers.correlations`): all tasks
-    together as diamonds with 95 % intervals, single tasks as dots. A line parts what is known before PPO from what is measured
-    along it."""
+    together as diamonds with 95 % intervals (Spearman's as hollow ones), single tasks as dots. A line parts what is known
+    before PPO from what is measured along it."""
     pooled = table[table["task"] == "all"].set_index("measure")
     names = [name for name in words if name in pooled.index]
     figure, axes = panels(1, 1, 0.9 + 0.3 * max(1, len(names)))
@@ -35,6 +35,7 @@ def predictors(table: pd.DataFrame, words: Mapping[str, str]) -> Figure:
         row = pooled.loc[name]
         axis.plot([row["low"], row["high"]], [place, place], color=INK, linewidth=1.4)
         axis.scatter([row["correlation"]], [place], color=INK, marker="D", s=26, zorder=3)
+        axis.scatter([row["spearman"]], [place], facecolors="none", edgecolors=INK, marker="D", s=26, zorder=3)
         for index, task in enumerate(TASKS):
             own = table[(table["task"] == task) & (table["measure"] == name)]
             axis.scatter(own["correlation"], [place + 0.12 * (1 - index)] * len(own), color=PALETTE[task], s=16, zorder=2)
@@ -45,8 +46,9 @@ def predictors(table: pd.DataFrame, words: Mapping[str, str]) -> Figure:
     axis.set_xlabel("Correlation with the gain in LM performance")
     axis.grid(visible=False, axis="y")
     handles = [dot("all tasks", marker="D", markersize=5, linestyle="-")]
+    handles += [dot("Spearman's", marker="D", markersize=5, markerfacecolor="none")]
     handles += [dot(task, color=PALETTE[task], markersize=4) for task in TASKS]
-    legend(figure, handles, 4)
+    legend(figure, handles, 5)
     return figure
 
 
@@ -87,6 +89,32 @@ def overoptimised(table: pd.DataFrame, fits: pd.DataFrame) -> Figure:
         bottom.set(xlabel="√KL from the reference policy")
     figure.supylabel("reward gained (deviations of the true one)", fontsize=9)
     legend(figure, _thirds_and_rewards(), 3)
+    return figure
+
+
+@style()
+def hacked(table: pd.DataFrame, turned: pd.DataFrame) -> Figure:
+    """Runs one by one, by update (rows of :func:`overoptimisation.paths`), a panel a task and policy: the true reward gained by
+    each (faint), and of the hacked ones (``turned``: rows of :func:`paradox_utils.analysis.hacking.turns`) the true (solid) and
+    the reward model's own (dashed), a colour a third of accuracies."""
+    policies, told = list(dict.fromkeys(table["policy"])) or [""], set(turned.loc[turned["hacked"].fillna(False), "id"])
+    figure, axes = panels(len(policies), len(TASKS), 2.6 * len(policies))
+    for line, policy in zip(axes, policies, strict=True):
+        for axis, task in zip(line, TASKS, strict=True):
+            for run, own in table[(table["task"] == task) & (table["policy"] == policy)].groupby("id"):
+                if run not in told:
+                    axis.plot(own["update"], own["true"], color=FAINT, linewidth=0.5)
+                    continue
+                third = own["third"].iloc[0]
+                color = SHADES[int(third)] if np.isfinite(third) else INK
+                axis.plot(own["update"], own["true"], color=color, linewidth=1.4, zorder=3)
+                axis.plot(own["update"], own["proxy"], color=color, linewidth=1.0, linestyle="--", zorder=3)
+            axis.set(title=title(task, policy, policies), xlabel="PPO update")
+    figure.supylabel("reward gained (deviations of the true one)", fontsize=9)
+    handles = [Line2D([], [], color=SHADES[i], label=f"hacked, {label}") for i, label in enumerate(THIRDS)]
+    handles += [Line2D([], [], color=FAINT, label="true reward of the others")]
+    handles += [Line2D([], [], color=INK, label="true reward"), Line2D([], [], color=INK, linestyle="--", label="the reward model's")]
+    legend(figure, handles, 3)
     return figure
 
 
