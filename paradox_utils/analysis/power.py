@@ -153,11 +153,31 @@ def noise_by_rank(runs: pd.DataFrame) -> pd.Series:
     From the spread of the rank's difference from the most accurate one, taken to hold the noise of both in equal parts, and
     whatever trajectories really differ in. Raises :class:`AnalysisError` where there is nothing to compare.
     """
-    found = families(runs)
-    contrasts = unit_contrasts(found).iloc[:, 1:] if found else pd.DataFrame()
+    contrasts = _contrasts(runs)
     if contrasts.empty:
         raise AnalysisError(
             "study: no trajectory has all its reward models of the arm steps; name the folder of a study that has"
         )
+    return _noise(contrasts)
+
+
+def own_power(runs: pd.DataFrame, regret: float, studies: int = 4000) -> tuple[int, float, float]:
+    """A study's number of units, its own noise next to the most accurate rank, and how often the rule would call as large a
+    study with that noise *supported* where an inverted U has this ``regret``; NaN where its runs do not tell the noise."""
+    contrasts = _contrasts(runs)
+    noise = float(_noise(contrasts).iloc[0]) if len(contrasts) else float("nan")
+    if not np.isfinite(noise):
+        return len(contrasts), noise, float("nan")
+    truth = [truths(regret)["inverted U"]] * len(contrasts)
+    return len(contrasts), noise, verdict_rates(truth, noise, studies)["supported"]
+
+
+def _contrasts(runs: pd.DataFrame) -> pd.DataFrame:
+    """Of units, every rank's outcome minus that of the most accurate, from the next one on; empty where there are none."""
+    found = families(runs)
+    return unit_contrasts(found).iloc[:, 1:] if found else pd.DataFrame()
+
+
+def _noise(contrasts: pd.DataFrame) -> pd.Series:
     tasks = [name.rpartition(" ")[0] for name in contrasts.index]
     return np.sqrt(contrasts.groupby(tasks).var().mean() / 2)

@@ -100,6 +100,13 @@ def standing(markers: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def typical_gap(markers: pd.DataFrame) -> float:
+    """The median, after the fact, of the most accurate RM's regrets over pairs whose LM performance is a share (completeness
+    is a reward model's score)."""
+    found = standing(markers)
+    return float(found.loc[found["task"] != "completeness", "regret"].median())
+
+
 def thirds(accuracy: Array) -> list[Array]:
     """Indices of the least, the middling and the most accurate third; a remainder goes to the lower ones."""
     return np.array_split(np.argsort(accuracy, kind="stable"), 3)
@@ -203,9 +210,8 @@ def chance(markers: pd.DataFrame, draws: int, seed: int) -> Chance:
     """
     random, names, parts = np.random.default_rng(seed), [], {null: [] for null in NULLS}
     for task, models in markers.groupby("task", sort=False):
-        wide = models.pivot(index=["rm_step", "rm_accuracy"], columns="policy", values="lm_performance")
-        accuracy, y = wide.index.get_level_values("rm_accuracy").to_numpy(), wide.to_numpy()
-        names += [(policy, task) for policy in wide.columns]
+        accuracy, y, policies = _by_policy(models)
+        names += [(policy, task) for policy in policies]
         worlds = (permuted(y, draws, random), copula(accuracy, y, draws, random))
         for null, world in zip(NULLS, worlds, strict=True):
             parts[null].append(outcomes(accuracy, np.concatenate([y[None], world])))  # what is seen comes first
@@ -224,6 +230,44 @@ def chance(markers: pd.DataFrame, draws: int, seed: int) -> Chance:
     table = pd.DataFrame.from_dict(joint, orient="index").rename_axis(["null", "statistic"])
     pairs = pd.DataFrame.from_dict(alone, orient="index").rename_axis(["null", *PAIR]).loc[order]
     return Chance(pairs, table.assign(corrected=corrected(table)))
+
+
+def _by_policy(models: pd.DataFrame) -> tuple[Array, Array, list[str]]:
+    """Of a task's markers: accuracies (K,), LM performances (K, P), and the P policies."""
+    wide = models.pivot(index=["rm_step", "rm_accuracy"], columns="policy", values="lm_performance")
+    return wide.index.get_level_values("rm_accuracy").to_numpy(), wide.to_numpy(), list(wide.columns)
+
+
+def carried(markers: pd.DataFrame, draws: int, seed: int) -> pd.DataFrame:
+    """Which tasks carry the correlation of accuracy and LM performance: a row a task, the mean ρ of its pairs (``alone``) and
+    of all others (``without``), each with a two-sided p of the world in which accuracy does not matter, corrected for the
+    number of tasks (Holm)."""
+    random, correlations = np.random.default_rng(seed), {}
+    for task, models in markers.groupby("task", sort=False):
+        accuracy, y, _ = _by_policy(models)
+        correlations[task] = _rank_correlations(accuracy, np.concatenate([y[None], permuted(y, draws, random)]))
+    table = pd.DataFrame(index=pd.Index(correlations, name="task"))
+    for name in ("alone", "without"):
+        found = []
+        for task in correlations:
+            own = [rho for other, rho in correlations.items() if (other == task) == (name == "alone")]
+            means = np.hstack(own).mean(axis=1)
+            found.append((means[0], statistics.two_sided(*_tails(means).values())))
+        table[name] = [rho for rho, _ in found]
+        table[f"p {name}"] = statistics.holm([p for _, p in found])
+    return table
+
+
+def carrier(table: pd.DataFrame) -> str:
+    """What :func:`carried` says in a sentence, where a corrected p ≤ :data:`LARGE` counts."""
+    only = table[(table["p alone"] <= LARGE) & (table["p without"] > LARGE)]
+    if len(only) != 1:
+        return "No single task carries what association there is."
+    task, row = only.index[0], only.iloc[0]
+    return (
+        f"What association there is, {task} alone carries: its mean ρ is {row['alone']:+.2f} (p = {row['p alone']:.2g}), that "
+        f"of the other tasks together {row['without']:+.2f} (p = {row['p without']:.2g})."
+    )
 
 
 def outcomes(accuracy: Array, performance: Array) -> dict[str, Array]:

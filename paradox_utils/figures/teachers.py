@@ -113,7 +113,10 @@ def hacked(table: pd.DataFrame, turned: pd.DataFrame) -> Figure:
     figure.supylabel("reward gained (deviations of the true one)", fontsize=9)
     handles = [Line2D([], [], color=SHADES[i], label=f"hacked, {label}") for i, label in enumerate(THIRDS)]
     handles += [Line2D([], [], color=FAINT, label="true reward of the others")]
-    handles += [Line2D([], [], color=INK, label="true reward"), Line2D([], [], color=INK, linestyle="--", label="the reward model's")]
+    handles += [
+        Line2D([], [], color=INK, label="true reward"),
+        Line2D([], [], color=INK, linestyle="--", label="the reward model's"),
+    ]
     legend(figure, handles, 3)
     return figure
 
