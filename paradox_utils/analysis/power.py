@@ -175,7 +175,7 @@ def own_power(runs: pd.DataFrame, regret: float, studies: int = 4000) -> tuple[i
 def _contrasts(runs: pd.DataFrame) -> pd.DataFrame:
     """Of units, every rank's outcome minus that of the most accurate, from the next one on; empty where there are none."""
     found = families(runs)
-    return unit_contrasts(found).iloc[:, 1:] if found else pd.DataFrame()
+    return unit_contrasts(found).iloc[:, 1:].astype(float) if found else pd.DataFrame()
 
 
 def _noise(contrasts: pd.DataFrame) -> pd.Series:

@@ -8,6 +8,7 @@ from paradox_utils.analysis import power, statistics, tables, verdict
 from tests.worlds import (
     TASKS,
     curves_of,
+    inverted_u,
     lost,
     nested,
     questions_of,
@@ -239,6 +240,16 @@ def test_power_has_a_row_for_each_number_and_world():
     worlds += [("one task, others rising", 0.1), ("rising", 0), ("plateau", 0)]
     rows = found[["units", "world", "regret"]].itertuples(index=False, name=None)
     assert list(rows) == [(n, world, regret) for n in (3, 5) for world, regret in worlds]
+
+
+def test_a_study_s_own_power():
+    made = nested(inverted_u, rm_seeds=5, noise=0.02)
+    units, noise, large = power.own_power(made, 0.2, studies=200)
+    assert (units, noise) == (15, power.noise_by_rank(made).iloc[0])
+    assert large > 0.95
+    assert power.own_power(made, 0.02, studies=200)[2] < 0.05
+    assert np.isnan(power.own_power(made[made["rm_seed"] == 0], 0.2)[1:]).all()  # one unit a task has no noise
+    assert power.own_power(made.head(0), 0.2)[0] == 0
 
 
 # --- the page ---

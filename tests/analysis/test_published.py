@@ -259,6 +259,18 @@ def judged(**p):
     return joint.assign(corrected=published.corrected(joint))
 
 
+def test_the_task_that_carries_an_association_is_named():
+    carried = published.carried(published.load_published("book/published").markers, 500, 0)
+    assert carried["alone"].to_dict() == pytest.approx(
+        {"relevance": 0.543, "factuality": 0.066, "completeness": 0.211}, abs=1e-3
+    )
+    assert carried.loc["relevance", "without"] == pytest.approx(carried["alone"][["factuality", "completeness"]].mean())
+    assert "relevance alone" in published.carrier(carried)
+    everywhere = published.carried(simulated(lambda x: x, 0), 500, 0)
+    assert (everywhere[["p alone", "p without"]] <= 0.05).all(axis=None)
+    assert "No single task" in published.carrier(everywhere)
+
+
 NO, YES, AGAINST = "are no evidence that less", "are evidence that less accuracy can be better", "evidence against it."
 
 

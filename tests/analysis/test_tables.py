@@ -210,6 +210,26 @@ def test_checkpoints_are_read(tmp_path):
     assert list(tables.load_checkpoints(tmp_path)["step"]) == [0, 10]
 
 
+def test_runs_know_what_their_other_tables_say(tmp_path):
+    made = world(flat, rm_seeds=1, ppo_seeds=1, accuracies=(0.6, 0.9), tasks=("factuality", "completeness"))
+    written(made, tmp_path)
+    rows = {
+        "id": made["id"],
+        "when": "final",
+        "good": ["1 2 0", "3 0 1", "0.5 0.5 0.2", "1 1 1"],
+        "segments": ["1 2 1", "4 4 1", *["1 1 1"] * 2],
+    }
+    pd.DataFrame(rows).head(3).to_csv(tmp_path / "questions.csv", index=False)
+    shares = checkpoints([0.5, 0.9]).assign(id="rm", error_share=[0.8, 0.3])
+    shares.to_csv(tmp_path / "reward_models.csv", index=False)
+    paths = ["results/x/.work/rm/checkpoint-10", "elsewhere/rm/checkpoint-3", "hub/name", np.nan]
+    pd.DataFrame({"id": made["id"], "reward_model": paths}).to_csv(tmp_path / "parameters.csv", index=False)
+    found = tables.load_summary(tmp_path)
+    np.testing.assert_allclose(found["lm_performance_floored"], [3 / 6, 4 / 10, 1.2 / 3, np.nan])
+    np.testing.assert_allclose(found["rm_error_share"], [0.3, np.nan, np.nan, np.nan])
+    assert tables.usable(found, "brevity-robust").tolist() == [True, True, True, False]
+
+
 # --- the page ---
 
 
@@ -256,7 +276,10 @@ def test_the_page_runs_on_a_whole_study(tmp_path):
     controls = names["table"]["lm performance"].droplevel(["task", "policy"])
     exact = made.loc[made["arm"] == "exact", "lm_performance_final"].mean()
     assert controls.to_dict() == pytest.approx({"before PPO": 0.5, "exact": exact}, abs=1e-3)
-    assert names["exact"].loc["atlas-t5", "relevance"] == pytest.approx(exact)
+    assert names["exact"].loc["relevance", "atlas-t5"] == pytest.approx(exact)
+    assert names["above"].loc[("relevance", "atlas-t5"), "above"] == (steps["lm_performance_final"] > exact).sum()
+    assert names["numbers"]["power"] == names["powered"]
+    assert "(3 units" in names["powered"]
     by_rank = names["by_rank"].loc["relevance"]
     assert by_rank.index.tolist() == [1, 2, 3, 4, 5, 6]
     assert by_rank["rm accuracy"].is_monotonic_increasing

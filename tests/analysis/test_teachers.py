@@ -117,6 +117,33 @@ def test_a_second_policy_is_no_second_trajectory():
     assert alone["high"] - alone["low"] < 0.9 * (two["high"] - two["low"])
 
 
+def test_few_collapsed_runs_make_pearson_s_correlation_and_not_spearman_s():
+    random = np.random.default_rng(0)
+    table = pd.DataFrame(
+        {"task": "relevance", "group": "relevance", "cluster": np.arange(40) % 5, "kl_level": random.normal(size=40)}
+    )
+    table["gain"] = random.normal(size=40)
+    table.loc[:1, ["kl_level", "gain"]] = [20.0, -20.0]
+    found = teachers.correlations(table, resamples=9, seed=0).set_index("task").loc["all"]
+    assert found["correlation"] < -0.8
+    assert abs(found["spearman"]) < 0.4
+
+
+def test_brevity_is_told_from_accuracy():
+    made = nested(flat, rm_seeds=1, accuracies=(0.6, 0.7, 0.8, 0.9), tasks=("factuality", "completeness"))
+    made = made.assign(greedy_segments_final=[1.0, 1.2, 2.0, 2.0] * 2, rm_error_share=[0.9, 0.8, 0.5, 0.4] * 2)
+    made = made.assign(lm_performance_final=[0.9, 0.8, 0.6, 0.7] * 2, lm_performance_floored=[0.4, 0.5, 0.6, 0.7] * 2)
+    (row,) = teachers.brevity(made).to_dict("records")
+    assert (row["task"], row["runs"], row["brief"], row["error share"]) == ("factuality", 4, 2, pytest.approx(0.85))
+    assert row["brevity-robust"] == pytest.approx(1)
+    assert row["as measured"] == pytest.approx(-0.8)
+    assert row["R² error share"] == pytest.approx(
+        np.corrcoef(made["rm_error_share"][:4], made["lm_performance_final"][:4])[0, 1] ** 2
+    )
+    older = teachers.brevity(made.drop(columns="greedy_segments_final"))
+    assert older["brief"].tolist() == [0]
+
+
 def test_too_little_for_a_correlation_is_left_out():
     assert teachers.correlations(taught().head(3), resamples=9, seed=0).empty
     assert (
@@ -260,8 +287,11 @@ def test_predictors_show_every_measure_with_its_interval():
     bars = axis.lines[1:]  # no line parts them: nothing was measured along the runs
     pooled = table[table["task"] == "all"].set_index("measure")
     assert [list(bar.get_xdata()) for bar in bars] == pooled.loc[reversed(shown), ["low", "high"]].to_numpy().tolist()
-    assert len(offsets(axis)) == 4 * len(shown)
-    np.testing.assert_allclose(np.sort(offsets(axis)[:, 0]), np.sort(table.loc[table["measure"].isin(shown), "correlation"]))
+    assert len(offsets(axis)) == 5 * len(shown)  # pooled, its Spearman's, and three tasks
+    np.testing.assert_allclose(
+        np.sort(offsets(axis)[:, 0]),
+        np.sort([*table.loc[table["measure"].isin(shown), "correlation"], *pooled.loc[shown, "spearman"]]),
+    )
 
 
 def test_a_line_parts_what_is_known_before_from_what_is_measured_along():
@@ -348,7 +378,10 @@ def small(**options):
 
 def says_nan(names):
     """Whether anything that the page says in words that were computed is a number that is none."""
-    return any(re.search(r"\bnan\b", text) for text in (names["found"], names["compared"], names["explained"], *names["said"]))
+    return any(
+        re.search(r"\bnan\b", text)
+        for text in (names["found"], names["compared"], names["explained"], names["saying"], names["struck"], *names["said"])
+    )
 
 
 def test_the_page_runs_and_finds_what_was_made(tmp_path):
