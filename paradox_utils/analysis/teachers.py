@@ -76,6 +76,7 @@ def brevity(summary: pd.DataFrame) -> pd.DataFrame:
     their reward models. Spearman's correlation of accuracy with LM performance ``as measured`` and in the ``brevity-robust``
     reading, and R² of LM performance on accuracy and on error share alone; NaN for fewer than 3 runs.
     """
+    readings, shares = ("as measured", "brevity-robust"), ("R² accuracy", "R² error share")
     runs, rows = steps(summary), []
     runs = runs[usable(runs)].drop_duplicates("id")
     for (task, policy), own in runs.groupby(["task", "policy"], sort=False):
@@ -85,25 +86,14 @@ def brevity(summary: pd.DataFrame) -> pd.DataFrame:
         brief = own[own["greedy_segments_final"] < BRIEF] if "greedy_segments_final" in own else own.head(0)
         row |= {"brief": len(brief), "error share": brief["rm_error_share"].mean()}
         accuracy = accuracy_kind(own)
-        for reading in ("as measured", "brevity-robust"):
+        for reading in readings:
             known = own.dropna(subset=[accuracy, READINGS[reading]])
             row[reading] = statistics.rank_correlation(known[accuracy], known[READINGS[reading]])
-        for words, name in (("R² accuracy", accuracy), ("R² error share", "rm_error_share")):
+        for words, name in zip(shares, (accuracy, "rm_error_share"), strict=True):
             known = own.dropna(subset=[name])
             row[words] = pearson(known[name], known[READINGS["as measured"]]) ** 2
         rows.append(row)
-    columns = [
-        "task",
-        "policy",
-        "runs",
-        "brief",
-        "error share",
-        "as measured",
-        "brevity-robust",
-        "R² accuracy",
-        "R² error share",
-    ]
-    return pd.DataFrame(rows, columns=columns)
+    return pd.DataFrame(rows, columns=["task", "policy", "runs", "brief", "error share", *readings, *shares])
 
 
 def writer(summary: pd.DataFrame) -> str:
