@@ -142,11 +142,11 @@ def wait_until_idle(daemons: list[subprocess.Popen[bytes]], folder: Path, second
 
 
 def project(folder: Path, source: Path) -> Path:
-    """A project of its own, with links to all that a study reads."""
+    """A project of its own: links to all of the source but its results, so that what a study comes to read is there."""
     folder.mkdir()
-    for name in ("Snakefile", "notebooks", "configs", "fixtures", "profiles", "paradox_utils", "tests"):
-        if (source / name).exists():
-            (folder / name).symlink_to(source / name)
+    for path in source.iterdir():
+        if path.name != "results" and not path.name.startswith("."):
+            (folder / path.name).symlink_to(path)
     return folder
 
 
