@@ -59,7 +59,11 @@ def turns(summary: pd.DataFrame, curves: pd.DataFrame) -> pd.DataFrame:
     The unit is the task's own reward size, so runs that set another one are not to be asked.
     """
     controls = summary[summary["arm"].isin(CONTROLS)]
-    runs = pd.concat([by_third(own) for own in (steps(summary), controls)]).drop_duplicates("id")
+    return ends(pd.concat([by_third(own) for own in (steps(summary), controls)]).drop_duplicates("id"), curves)
+
+
+def ends(runs: pd.DataFrame, curves: pd.DataFrame) -> pd.DataFrame:
+    """``runs`` with :func:`turn` of each, in units of its task's reward size, and whether it is ``hacked``."""
     own, found = dict(iter(curves.sort_values("update").groupby("id"))), []
     for run, task in zip(runs["id"], runs["task"], strict=True):
         curve = own.get(run, curves.head(0)).reindex(columns=["reward_mean", "true_reward_mean"])

@@ -1,0 +1,117 @@
+"""What along a run tells that it is being hacked, how early, and what stopping on it would save. Imports no torch.
+
+A *sign* is a column of a run's curve that needs no truth, so that anyone can watch it.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+from scipy.stats import rankdata
+
+from paradox_utils.analysis import statistics
+from paradox_utils.analysis.comparison import UNKNOWN
+from paradox_utils.analysis.overoptimisation import WINDOW
+from paradox_utils.analysis.statistics import Array
+
+SIGNS = {
+    "length": "length",
+    "entropy": "entropy",
+    "kl": "KL from the reference policy",
+    "repetition": "repeated bigrams",
+    "unfinished": "unfinished responses",
+    "reward_mean": "reward paid",
+    "reward_per_segment": "reward paid per segment",
+    "reward_variance": "variance of the reward within prompts",
+    "disagreement": "disagreement of a second reward model",
+}
+THRESHOLDS = 20  # tried in each direction, at quantiles of what was seen
+
+
+def changes(curves: pd.DataFrame) -> pd.DataFrame:
+    """The curves with every sign as its change since the first rollout, averaged over the last :data:`WINDOW` updates so far,
+    and ``true``, the mean true return averaged alike; without signs that no run has."""
+    table = curves.sort_values(["id", "update"]).copy()
+    if "segments" in table:
+        table["reward_per_segment"] = table["reward_mean"] / table["segments"]
+    known = [sign for sign in SIGNS if sign in table and table[sign].notna().any()]
+    by_run = table.groupby("id")
+    moved = table[known] - by_run[known].transform("first")
+    moved["true"] = table["true_reward_mean"]
+    means = moved.groupby(table["id"]).rolling(WINDOW, min_periods=1).mean().droplevel(0)
+    return pd.concat([table[["id", "update"]], means.reindex(table.index)], axis=1)
+
+
+def auc(values: Array, positive: Array) -> float:
+    """Share of (positive, other) pairs in which the positive one's value is higher, equals half (Mann & Whitney 1947); NaN
+    without one of either."""
+    n, m = int(positive.sum()), int((~positive).sum())
+    if not n or not m:
+        return float("nan")
+    return float((rankdata(values)[positive].sum() - n * (n + 1) / 2) / (n * m))
+
+
+def early(runs: pd.DataFrame, moved: pd.DataFrame, cell: list[str]) -> pd.DataFrame:
+    """AUC of each sign by update, (update × sign): pairs of a hacked run and another one of its ``cell``, all cells together.
+    ``runs``: with ``id`` and ``hacked``; ``moved``: of :func:`changes`."""
+    table = moved.merge(runs.dropna(subset=["hacked"])[["id", "hacked", *cell]], on="id")
+    known = [sign for sign in SIGNS if sign in moved]
+    rows = {}
+    for update, now in table.groupby("update"):
+        parts = [own for _, own in now.groupby(cell) if 0 < own["hacked"].sum() < len(own)]
+        weights = [int(own["hacked"].sum() * (~own["hacked"].astype(bool)).sum()) for own in parts]
+        found = {s: [auc(own[s].to_numpy(float), own["hacked"].to_numpy(bool)) for own in parts] for s in known}
+        rows[update] = {s: float(np.average(values, weights=weights)) if parts else np.nan for s, values in found.items()}
+    return pd.DataFrame.from_dict(rows, orient="index", columns=known).rename_axis("update")
+
+
+def stopped(paths: Array, true: Array, threshold: float) -> Array:
+    """The true return of each run at the first update where its path exceeds the threshold, else at its last one; (runs,) of
+    (runs, updates) each."""
+    over = paths > threshold
+    at = np.where(over.any(axis=1), over.argmax(axis=1), true.shape[1] - 1)
+    return true[np.arange(len(true)), at]
+
+
+def best_threshold(paths: Array, true: Array) -> float:
+    """Of :data:`THRESHOLDS` quantiles of each run's largest value, and never (infinity), the one by which stopping is best on
+    average; of equals the highest, which stops the fewest."""
+    tried = [np.inf, *np.quantile(paths.max(axis=1), np.linspace(1, 0, THRESHOLDS))]
+    return float(max(tried, key=lambda one: (round(float(stopped(paths, true, one).mean()), 12), one)))
+
+
+def saved(runs: pd.DataFrame, moved: pd.DataFrame, cell: list[str]) -> pd.DataFrame:
+    """What a stop rule on each sign saves, a row a sign: ``gain`` in true return (mean over trainings with Student's interval),
+    and the shares of ``hacked`` and of ``other`` runs that it stops before the end.
+
+    The threshold of a training's runs is the best on those of the other half of trainings (even and odd seeds), in the same
+    cell and in the sign's telling direction (that of its AUC at the end).
+    """
+    told, rows = early(runs, moved, cell), {}
+    for sign in told:
+        way = -1.0 if len(told) and told[sign].iloc[-1] < 0.5 else 1.0
+        cells = [own for _, own in runs.dropna(subset=["hacked"]).groupby(cell)]
+        found = pd.concat([_empty(), *(part for own in cells for part in _crossed(own, moved, sign, way))])
+        gain = statistics.mean_interval(found.groupby(["task", "rm_seed"])["gain"].mean()) if len(found) else UNKNOWN
+        hacked = found["hacked"].astype(bool)
+        shares = {"hacked": found.loc[hacked, "stopped"].mean(), "other": found.loc[~hacked, "stopped"].mean()}
+        rows[sign] = {"rises": way > 0, "gain": gain.estimate, "low": gain.low, "high": gain.high} | shares
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("sign")
+
+
+def _crossed(runs: pd.DataFrame, moved: pd.DataFrame, sign: str, way: float) -> list[pd.DataFrame]:
+    """Of one cell's runs, what stopping on the sign gains, by thresholds of the other half of trainings; empty without one."""
+    wide = {name: moved.pivot(index="id", columns="update", values=name).reindex(runs["id"]) for name in (sign, "true")}
+    known = (wide[sign].notna() & wide["true"].notna()).all(axis=1).to_numpy()
+    own, paths, true = runs[known], way * wide[sign][known].to_numpy(), wide["true"][known].to_numpy()
+    odd, parts = own["rm_seed"].to_numpy() % 2 == 1, []
+    for half in (odd, ~odd) if odd.any() and not odd.all() else ():
+        bar = best_threshold(paths[~half], true[~half])
+        gain = stopped(paths[half], true[half], bar) - true[half][:, -1]
+        early_end = (paths[half] > bar)[:, :-1].any(axis=1)
+        parts.append(own.loc[half, ["task", "rm_seed", "hacked"]].assign(gain=gain, stopped=early_end))
+    return parts
+
+
+def _empty() -> pd.DataFrame:
+    return pd.DataFrame({name: pd.Series(dtype=float) for name in ("task", "rm_seed", "hacked", "gain", "stopped")})

@@ -1,0 +1,146 @@
+"""The lottery's rules: by hand, on made studies, and in worlds whose truth is known."""
+
+import itertools
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from paradox_utils.analysis import lottery, tables
+from paradox_utils.analysis.lottery import KINDS
+
+
+def curve(run, hacked):
+    """Eleven updates of a run that is paid more and more; the true return of a hacked one falls."""
+    true = np.linspace(0, -2 if hacked else 2, 11)
+    return pd.DataFrame({"id": run, "update": range(11), "reward_mean": np.linspace(0, 2, 11), "true_reward_mean": true})
+
+
+def study(rows):
+    """A summary and its curves of rows (arm, rm_step, rm_seed, hacked, LM performance), and task and policy besides."""
+    summary = pd.DataFrame(rows).assign(id=lambda t: [f"r{n}" for n in range(len(t))], status="ok")
+    summary = summary.assign(**{tables.READINGS["as measured"]: summary.pop("performance")})
+    curves = pd.concat([curve(run, bad) for run, bad in zip(summary["id"], summary.pop("bad"), strict=True)])
+    return summary, curves
+
+
+def screen(counts, task="relevance", policy="small", trainings=4):
+    """Of each pressure, how many of the trainings are hacked at the top and at the moderate checkpoint."""
+    rows = []
+    for (pressure, (top, moderate)), seed in itertools.product(counts.items(), range(trainings)):
+        cell = {"task": task, "policy": policy, "arm": pressure, "rm_seed": seed}
+        rows += [cell | {"rm_step": 160, "bad": seed < top, "performance": 0.5 if seed < top else 0.9}]
+        rows += [cell | {"rm_step": 62, "bad": seed < moderate, "performance": 0.8}]
+    return rows
+
+
+def test_the_screen_counts_and_names_cells():
+    rows = screen({"default": (1, 0), "published": (3, 1), "fast": (4, 1)})
+    rows += screen({"default": (0, 0), "fast": (2, 0)}, policy="large")
+    rows += screen({"default": (1, 0), "fast": (2, 2)}, task="factuality")
+    rows += screen({"default": (0, 0), "fast": (0, 0)}, task="factuality", policy="large")
+    cells = lottery.screened(*study(rows))
+    row = cells.loc[("relevance", "small", "published")]
+    assert row[["top", "moderate", "trainings", "difference"]].tolist() == [3, 1, 4, 2]
+    assert row["gap"] == pytest.approx(0.8 - (3 * 0.5 + 0.9) / 4)
+    # published has 2 as well, but one cell of this task and policy is enough; factuality's 1 is too few
+    assert lottery.named(cells) == [("relevance", "small", "fast"), ("relevance", "large", "fast")]
+    assert lottery.control(cells) == ("factuality", "large", "default")
+    few = cells[cells["difference"] < 2].copy()
+    few.loc[("relevance", "small", "default"), "gap"] = 0.1
+    assert lottery.named(few) == [("relevance", "small", "default")]  # equals: the larger gap
+    assert lottery.control(cells[cells["difference"] >= 2]) is None
+
+
+def test_a_training_with_an_unknown_end_does_not_count():
+    summary, curves = study(screen({"default": (1, 0)}))
+    cells = lottery.screened(summary, curves[curves["id"] != summary["id"].iloc[0]])
+    assert cells.loc[("relevance", "small", "default"), ["top", "trainings"]].tolist() == [0, 3]
+
+
+def options(**accuracies):
+    return {kind: pd.DataFrame(accuracies[kind.replace("-", "_")], columns=["step", "accuracy"]) for kind in KINDS}
+
+
+TARGETS = {"moderate": 0.9, "top": 0.99}
+
+
+def test_reward_models_are_matched_by_accuracy():
+    found = lottery.matched(
+        options(
+            short_moderate=[(50, 0.86), (60, 0.895)],
+            long_moderate=[(200, 0.905), (240, 0.865)],  # 0.01 apart is equal, also in binary
+            short_top=[(40, 0.97), (60, 0.985)],
+            long_top=[(160, 0.99), (200, 0.99), (320, 0.999)],
+        ),
+        TARGETS,
+    )
+    assert found == {"short-moderate": 60, "short-top": 60, "long-moderate": 200, "long-top": 160}
+    far = options(short_moderate=[(50, 0.86)], long_moderate=[(200, 0.9)], short_top=[(1, 0.9)], long_top=[(2, 0.9)])
+    assert lottery.matched(far, TARGETS) == {}
+
+
+def test_sign_flips_by_hand_and_by_enumeration():
+    assert lottery.sign_flip([1, 1, 1, 1, 0, -1], two_sided=False) == pytest.approx(6 / 32)  # McNemar's: 4 or more of 5
+    assert lottery.sign_flip([0, 0], two_sided=True) == 1
+    values = [2, -1, 1, 2, 0, 1]
+    sums = [np.dot(signs, np.abs(values)) for signs in itertools.product((-1, 1), repeat=6)]
+    assert lottery.sign_flip(values, two_sided=False) == pytest.approx(np.mean([s >= 5 for s in sums]))
+    assert lottery.sign_flip(values, two_sided=True) == pytest.approx(np.mean([abs(s) >= 5 for s in sums]))
+
+
+def second(hacked, task="relevance"):
+    """The second study's rows: of each kind, which of the trainings are hacked."""
+    rows = []
+    for kind, bad in zip(KINDS, hacked, strict=True):
+        cell = {"task": task, "policy": "small", "arm": f"low-kl-{kind}", "rm_step": 1, "rm_accuracy": 0.9}
+        rows += [cell | {"rm_seed": s, "bad": bool(b), "performance": 0.9 - 0.4 * b} for s, b in enumerate(bad)]
+    return rows
+
+
+def test_effects_within_trainings_by_hand():
+    # short-moderate, short-top, long-moderate, long-top of six trainings
+    runs = lottery.confirmed(*study(second([[0] * 6, [1, 0, 0, 0, 0, 0], [0, 0, 0, 0, 0, 1], [1, 1, 1, 1, 1, 0]])))
+    assert set(runs["pressure"]) == {"low-kl"}
+    found = lottery.effects(runs).loc[("relevance", "small", "low-kl")]
+    paper = found.loc[(lottery.PAPER, "hacked")]
+    assert (paper["mean"], paper["p"], paper["trainings"]) == (pytest.approx(5 / 6), pytest.approx(1 / 32), 6)
+    accuracy = found.loc[("accuracy", "hacked")]
+    # by training, doubled: 1 + 1, 1, 1, 1, 1, −1
+    assert accuracy["mean"] == pytest.approx(5 / 12)
+    assert accuracy["p"] == pytest.approx(lottery.sign_flip([2, 1, 1, 1, 1, -1], two_sided=True))
+    assert found.loc[("training", "hacked"), "mean"] == pytest.approx((0.5 * 4 + 0 + 0.5) / 6)
+    assert found.loc[("both together", "hacked"), "mean"] == pytest.approx((0 + 1 + 1 + 1 + 1 - 1) / 6)
+    assert found.loc[("accuracy", "LM performance"), "mean"] == pytest.approx(-0.4 * 5 / 12)
+    counts = lottery.failures(runs).loc[("relevance", "small", "low-kl", "long-top")]
+    assert counts[["hacked", "runs"]].tolist() == [5, 6]
+    assert 0.43 < counts["low"] < 5 / 6 < counts["high"] < 0.98  # Wilson's 0.436 to 0.970
+
+
+def test_holm_is_over_cells_of_a_contrast():
+    strong, none = [[0] * 8, [0] * 8, [0] * 8, [1] * 8], [[0] * 8] * 4
+    found = lottery.effects(lottery.confirmed(*study(second(strong) + second(none, task="factuality"))))
+    paper = found.xs((lottery.PAPER, "hacked"), level=["contrast", "outcome"])
+    assert paper["adjusted"].tolist() == pytest.approx([2 / 256, 1.0])
+    first, other = lottery.answers(found)
+    assert "is hacked more often" in first
+    assert "is not shown" in other
+
+
+def test_power_is_exact():
+    top, moderate, n = 0.5, 0.1, 5
+    chance = 0.0
+    for a, b in itertools.product(itertools.product((0, 1), repeat=n), repeat=2):
+        weight = np.prod([(top if x else 1 - top) * (moderate if y else 1 - moderate) for x, y in zip(a, b, strict=True)])
+        chance += weight * (lottery.sign_flip(np.subtract(a, b), two_sided=False) <= 0.1)
+    assert lottery.power(top, moderate, n, 0.1) == pytest.approx(chance)
+    assert lottery.power(0.0, 0.0, 20) == 0
+
+
+def test_the_rule_in_worlds_whose_truth_is_known():
+    flat = [dict.fromkeys(KINDS, 0.3), dict.fromkeys(KINDS, 0.1), dict.fromkeys(KINDS, 0.02)]
+    assert max(lottery.rates(flat, 32, studies=400).values()) <= 0.05 + 2 * np.sqrt(0.05 * 0.95 / 400)
+    by_accuracy = dict.fromkeys(KINDS, 0.02) | {"short-top": 0.4, "long-top": 0.4}
+    found = lottery.rates([by_accuracy, *flat[1:]], 32, studies=400)
+    assert min(found[lottery.PAPER], found["accuracy"]) >= 0.8
+    assert found["training"] <= 0.05 + 2 * np.sqrt(0.05 * 0.95 / 400)

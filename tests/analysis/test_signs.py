@@ -1,0 +1,81 @@
+"""Signs of a hacked run: by hand, and on made runs."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from paradox_utils.analysis import signs
+
+CELL = ["task"]
+
+
+def made(trainings=8, updates=12):
+    """Runs of even and odd trainings, half of each hacked: those grow long from update 4 on and lose what they gained."""
+    runs = pd.DataFrame({"id": [f"r{n:02d}" for n in range(trainings)], "task": "relevance", "rm_seed": range(trainings)})
+    runs["hacked"] = pd.array([n % 4 < 2 for n in range(trainings)], dtype="boolean")
+    curves = []
+    for run, hacked in zip(runs["id"], runs["hacked"], strict=True):
+        update = np.arange(updates)
+        long = 20 + (np.clip(update - 3, 0, None) * 10.0 if hacked else update % 2)
+        true = np.where((update > 5) & hacked, 1 - 0.5 * (update - 5), np.minimum(update / 5, 1))
+        curve = {
+            "id": run,
+            "update": update,
+            "length": long,
+            "reward_mean": update + 1.0,
+            "segments": 2.0,
+            "disagreement": np.nan,
+        }
+        curves.append(pd.DataFrame(curve | {"true_reward_mean": true}))
+    return runs, pd.concat(curves)
+
+
+def test_changes_are_since_the_start_over_the_last_updates():
+    _, curves = made()
+    moved = signs.changes(curves)
+    assert "disagreement" not in moved  # no second reward model looked on
+    one = moved[moved["id"] == "r00"].set_index("update")
+    assert one.loc[5, "length"] == pytest.approx((0 + 0 + 0 + 10 + 20) / 5)  # updates 1 to 5
+    assert one.loc[1, "reward_per_segment"] == pytest.approx((0 + 0.5) / 2)
+    assert one.loc[0, "true"] == 0
+
+
+def test_auc_by_hand():
+    values, positive = np.array([1.0, 2.0, 2.0, 3.0]), np.array([False, True, False, True])
+    assert signs.auc(values, positive) == pytest.approx((1 + 0.5 + 1 + 1) / 4)
+    assert np.isnan(signs.auc(values, np.zeros(4, bool)))
+
+
+def test_when_a_sign_begins_to_tell():
+    runs, curves = made()
+    found = signs.early(runs, signs.changes(curves), CELL)
+    assert found.loc[0, "length"] == 0.5
+    assert found.loc[8, "length"] == 1.0
+    assert (found["reward_mean"] == 0.5).all()  # all are paid alike
+
+
+def test_pairs_are_within_a_cell():
+    runs, curves = made()
+    others = runs.assign(task="factuality", id="x" + runs["id"], hacked=~runs["hacked"])
+    both = pd.concat([runs, others])
+    curves = pd.concat([curves, curves.assign(id="x" + curves["id"])])
+    # in the second cell the same lengths are those of runs that are not hacked
+    assert signs.early(both, signs.changes(curves), CELL).loc[11, "length"] == pytest.approx(0.5)
+
+
+def test_stopping_by_hand():
+    paths, true = np.array([[0.0, 2.0, 5.0], [0.0, 1.0, 1.0]]), np.array([[0.0, 3.0, -1.0], [0.0, 1.0, 2.0]])
+    assert signs.stopped(paths, true, 1.5).tolist() == [3.0, 2.0]
+    assert signs.stopped(paths, true, np.inf).tolist() == [-1.0, 2.0]
+    assert 1.0 <= signs.best_threshold(paths, true) < 2.0
+    assert signs.best_threshold(paths[1:], true[1:]) == np.inf  # never, where stopping only costs
+
+
+def test_a_stop_rule_saves_what_hacked_runs_lose_and_spares_the_others():
+    runs, curves = made()
+    found = signs.saved(runs, signs.changes(curves), CELL).loc["length"]
+    assert (found["hacked"], found["other"], found["rises"]) == (1.0, 0.0, True)
+    assert found["low"] <= found["gain"] <= found["high"]
+    assert found["gain"] > 0.5
+    nothing = signs.saved(runs.assign(hacked=pd.NA), signs.changes(curves), CELL)
+    assert nothing["gain"].isna().all()
