@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from paradox_utils import files
+from paradox_utils import files, warm
 
 LONGEST_SOCKET = 100  # bytes of a socket's path; the kernel takes 107, macOS 103
 PATIENCE = 900  # seconds for a notebook's process to come up: on a busy machine it waits behind others
@@ -46,7 +48,8 @@ def execute(source: Path, target: Path, parameters: dict[str, Any], log: Path) -
 
 
 def _own_kernel() -> type:
-    """A kernel manager that knows no kernel but this Python's: others may stand under the same name on ``JUPYTER_PATH``."""
+    """A kernel manager that knows no kernel but this Python's: others may stand under the same name on ``JUPYTER_PATH``. Where
+    a warm process listens (:mod:`paradox_utils.warm`), it has its kernels from there."""
     from jupyter_client import AsyncKernelManager
     from jupyter_client.kernelspec import KernelSpecManager
     from traitlets import default
@@ -56,7 +59,32 @@ def _own_kernel() -> type:
         def _alone(self) -> KernelSpecManager:
             return KernelSpecManager(kernel_dirs=[])
 
+        def format_kernel_cmd(self, extra_arguments: list[str] | None = None) -> list[str]:
+            python, _, _, *arguments = command = super().format_kernel_cmd(extra_arguments)  # python -m ipykernel_launcher …
+            door = os.environ.get(warm.DOOR)
+            return [python, "-I", "-S", warm.__file__, door, *arguments] if door else command
+
     return OwnKernel
+
+
+@contextlib.contextmanager
+def warmed() -> Iterator[None]:
+    """Have the kernels of this block, and of the processes it starts, forked from a warm process, where the system lets it."""
+    if sys.platform != "linux":  # macOS forbids threads and frameworks after a fork; pidfd is Linux's
+        yield
+        return
+    with scratch() as folder:
+        door = f"{folder}/warm"
+        # in a session of its own: an interrupt from the terminal is the study's, which ends this process afterwards
+        command = [sys.executable, "-m", warm.__name__, "serve", door, str(os.getpid())]
+        server = subprocess.Popen(command, cwd=files.ROOT, start_new_session=True)
+        os.environ[warm.DOOR] = door
+        try:
+            yield
+        finally:
+            del os.environ[warm.DOOR]
+            server.terminate()
+            server.wait()
 
 
 def scratch() -> tempfile.TemporaryDirectory[str]:

@@ -9,9 +9,7 @@ import contextlib
 import fcntl
 import os
 import re
-import resource
 import shutil
-import sys
 import time
 import traceback
 from collections.abc import Sequence
@@ -143,9 +141,8 @@ def explain(error: Exception) -> str:
     if re.search(r"No space left|Disk quota exceeded|File too large|PytorchStreamWriter failed writing", line):
         return f"the disk is full, or a limit on it is reached ({line}); free some of it and call again"
     if "DeadKernelError" in line:
-        peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss // (2**20 if sys.platform == "darwin" else 2**10)
         return (
-            f"killed: the notebook's process was killed or crashed, perhaps out of memory (it held up to {peak} MB); "
+            "killed: the notebook's process was killed or crashed, perhaps out of memory; "
             "the next call goes on from its last state"
         )
     return line

@@ -85,7 +85,9 @@ def run_study(path: str, share: Share, extra: Sequence[str] = ()) -> int:
         need = machine.memory(name, runs)
         limits, words = shares(share, [need[run.id] for run in missing])
         say(f"study {name}: {len(missing)} of {len(runs)} runs to do, {words}")
-        interrupted = snakemake(path, name, runs, share, [*limits, *extra], lock)
+        # a cluster's jobs are on other machines, and CUDA does not survive a fork
+        with contextlib.nullcontext() if share.executor or share.gpus else notebooks.warmed():
+            interrupted = snakemake(path, name, runs, share, [*limits, *extra], lock)
         code = summarise(name, runs, analyse=not interrupted)
     return 130 if interrupted else code
 

@@ -1,0 +1,101 @@
+"""Kernels forked from a warm process: as those of a process of their own, and gone with whoever wanted them."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import nbformat
+import psutil
+import pytest
+
+from paradox_utils import notebooks, warm
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="kernels are forked on Linux alone")
+CELL = """\
+import json, os, sys
+print(json.dumps({"thing": os.environ["THING"], "folder": os.getcwd(), "pid": os.getpid(),
+                  "warm": "sklearn.metrics" in sys.modules, "ours": "paradox_utils" in sys.modules}))
+"""
+
+
+@pytest.fixture(scope="module")
+def door():
+    with notebooks.warmed():
+        yield os.environ[warm.DOOR]
+
+
+def execute(tmp_path, source):
+    """The output of a notebook of one cell."""
+    made, done = tmp_path / "made.ipynb", tmp_path / "done.ipynb"
+    nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source)]), made)
+    notebooks.execute(made, done, {}, tmp_path / "log.txt")
+    return "".join(part.get("text", "") for part in nbformat.read(done, 4).cells[-1].outputs)
+
+
+def test_a_forked_kernel_has_the_libraries_and_the_environment_of_its_own(door, tmp_path, monkeypatch):
+    seen = []
+    for thing in ("one", "two"):
+        monkeypatch.setenv("THING", thing)
+        seen.append(eval(execute(tmp_path, CELL), {"true": True, "false": False}))
+    assert [one["thing"] for one in seen] == ["one", "two"]
+    assert seen[0]["pid"] != seen[1]["pid"]
+    assert all(one["warm"] and not one["ours"] for one in seen)
+    assert {one["folder"] for one in seen} == {str(notebooks.files.ROOT)}
+
+
+def test_random_numbers_differ_between_forks_as_between_processes(door, tmp_path):
+    source = "import random, numpy; print(random.random(), numpy.random.rand())"
+    first, second = (execute(tmp_path, source).split() for _ in range(2))
+    assert not set(first) & set(second)
+
+
+def test_a_kernel_that_crashes_is_a_dead_kernel(door, tmp_path):
+    with pytest.raises(Exception, match="died"):
+        execute(tmp_path, "import os, signal; os.kill(os.getpid(), signal.SIGKILL)")
+    assert "one" in execute(tmp_path, "print('one')")  # the warm process lives on
+
+
+def test_without_a_warm_process_a_kernel_starts_by_itself(tmp_path, monkeypatch):
+    monkeypatch.setenv(warm.DOOR, str(tmp_path / "nobody"))
+    assert execute(tmp_path, "print(1 + 1)") == "2\n"
+
+
+def started(door, tmp_path):
+    """A client whose kernel has come up, in a process of its own that stands for a job, and that kernel."""
+    connection = tmp_path / "kernel.json"
+    command = [sys.executable, "-I", "-S", warm.__file__, door, "-f", str(connection)]
+    script = f"import subprocess, time; subprocess.Popen({command!r}); time.sleep(600)"
+    job = subprocess.Popen([sys.executable, "-c", script])
+    while not connection.exists():
+        time.sleep(0.1)
+    keeper = next(p for p in psutil.process_iter() if _asked(p, door))
+    (kernel,) = keeper.children()
+    return job, keeper, kernel
+
+
+def _asked(process, door):
+    """Whether a process is a keeper: a child of the warm process with a kernel."""
+    parent = process.parent()
+    return parent is not None and door in parent.cmdline() and warm.__name__ in parent.cmdline() and process.children()
+
+
+@pytest.mark.parametrize("killed", ["job", "keeper"])
+def test_a_kernel_goes_with_whoever_wanted_it(door, tmp_path, killed):
+    job, keeper, kernel = started(door, tmp_path)
+    os.kill(job.pid if killed == "job" else keeper.pid, signal.SIGKILL)
+    assert psutil.wait_procs([kernel], timeout=60)[1] == []
+    job.kill()
+    job.wait()
+
+
+def test_the_warm_process_goes_with_its_study():
+    script = (
+        "import time\nfrom paradox_utils import notebooks\nwith notebooks.warmed():\n    print(flush=True); time.sleep(600)"
+    )
+    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE) as study:
+        study.stdout.readline()
+        (server,) = psutil.Process(study.pid).children()
+        study.kill()
+    assert psutil.wait_procs([server], timeout=120)[1] == []
