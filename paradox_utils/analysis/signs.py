@@ -19,7 +19,7 @@ SIGNS = {
     "entropy": "entropy",
     "kl": "KL from the reference policy",
     "repetition": "repeated bigrams",
-    "unfinished": "unfinished responses",
+    "sampled_unfinished": "unfinished responses",
     "reward_mean": "reward paid",
     "reward_per_segment": "reward paid per segment",
     "reward_variance": "variance of the reward within prompts",
@@ -52,17 +52,21 @@ def auc(values: Array, positive: Array) -> float:
 
 
 def early(runs: pd.DataFrame, moved: pd.DataFrame, cell: list[str]) -> pd.DataFrame:
-    """AUC of each sign by update, (update × sign): pairs of a hacked run and another one of its ``cell``, all cells together.
-    ``runs``: with ``id`` and ``hacked``; ``moved``: of :func:`changes`."""
+    """AUC of each sign by update, (update × sign): pairs of a hacked run and another one of its ``cell`` that both have the
+    sign, all cells together. ``runs``: with ``id`` and ``hacked``; ``moved``: of :func:`changes`."""
     table = moved.merge(runs.dropna(subset=["hacked"])[["id", "hacked", *cell]], on="id")
     known = [sign for sign in SIGNS if sign in moved]
-    rows = {}
-    for update, now in table.groupby("update"):
-        parts = [own for _, own in now.groupby(cell) if 0 < own["hacked"].sum() < len(own)]
-        weights = [int(own["hacked"].sum() * (~own["hacked"].astype(bool)).sum()) for own in parts]
-        found = {s: [auc(own[s].to_numpy(float), own["hacked"].to_numpy(bool)) for own in parts] for s in known}
-        rows[update] = {s: float(np.average(values, weights=weights)) if parts else np.nan for s, values in found.items()}
+    rows = {update: {sign: _within(now, sign, cell) for sign in known} for update, now in table.groupby("update")}
     return pd.DataFrame.from_dict(rows, orient="index", columns=known).rename_axis("update")
+
+
+def _within(table: pd.DataFrame, sign: str, cell: list[str]) -> float:
+    """The mean AUC over cells, by their numbers of pairs; NaN without a pair."""
+    parts = [(own[sign].to_numpy(float), own["hacked"].to_numpy(bool)) for _, own in table.dropna(subset=[sign]).groupby(cell)]
+    pairs = [int(hacked.sum()) * int((~hacked).sum()) for _, hacked in parts]
+    if not any(pairs):
+        return float("nan")
+    return float(np.average([auc(*part) for part, n in zip(parts, pairs, strict=True) if n], weights=[n for n in pairs if n]))
 
 
 def stopped(paths: Array, true: Array, threshold: float) -> Array:

@@ -42,7 +42,7 @@ FAULTS = {
 }
 REASONS = {
     0.5: "the disk is full, or a limit on it is reached (OSError: [Errno 27] File too large); free some",
-    0.6: "killed: the notebook's process was killed or crashed, perhaps out of memory (it held up to ",
+    0.6: "killed: the notebook's process was killed or crashed, perhaps out of memory; ",
     0.7: "MemoryError",
     0.8: "KL is not finite",
 }
