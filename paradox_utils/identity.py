@@ -23,7 +23,7 @@ from typing import Any
 
 from paradox_utils import config
 from paradox_utils.files import HUB_ID, PACKAGE, ROOT, FileError, for_task, lies, read_json, resolve, snapshots
-from paradox_utils.threads import MODELS
+from paradox_utils.threads import JUDGES, MODELS, listed
 
 PACKAGES = ("torch", "transformers", "trl", "numpy")
 # The notebook of each stage, and the files and folders of the package whose code can change its numbers.
@@ -215,19 +215,20 @@ def _read(values: dict[str, Any]) -> Iterator[tuple[str, Path, Callable[[Path], 
     tables += sorted(resolve(values["results"]).glob("*.csv*")) if "results" in values else []
     for file in tables:
         yield file.name, file, _whole
-    for name, path in ((name, resolve(model)) for name, model in named(values)):
+    for name, path in ((name, resolve(model)) for name, _, model in named(values)):
         for file in [path] if path.is_file() else sorted(path.rglob("*")):
             if file.is_file():
                 yield f"{name}\0{file.name}", file, _ends
 
 
-def named(values: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    """Parameter and name of each model or file that a stage of these parameters reads: its path, or its hub id."""
+def named(values: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
+    """Parameter, its value, and name of each model or file that a stage of these parameters reads: its path, or its hub id."""
     unread = {"reward_model"} if values.get("reward", "model") != "model" else set()  # a control has none
     for name in (*MODELS, "feedback", "benchmarks"):
-        if values.get(name) and name not in unread:
-            task = values.get("task") if name in ("reward_model", "evaluator") else None  # other names are taken as they are
-            yield name, for_task(values[name], task)
+        task = values.get("task") if name in JUDGES else None  # other names are taken as they are
+        for value in listed(values.get(name)) if name not in unread else []:
+            if value:
+                yield name, value, for_task(value, task)
 
 
 def absent(name: str, model: str) -> str:
@@ -240,7 +241,7 @@ def absent(name: str, model: str) -> str:
     if found := lies(path):
         return "is a file; name the folder of a model" if found == "file" else ""
     if HUB_ID.fullmatch(model) and not lies(resolve(model.split("/")[0])):
-        if name not in ("reward_model", "evaluator") or snapshots(model):
+        if name not in JUDGES or snapshots(model):
             return ""
         return f"is neither a folder nor a model in the hub's cache; mend the path, or run `hf download {model}` first"
     return f"there is no folder {path}; mend the path, which starts at the project's folder"

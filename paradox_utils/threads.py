@@ -16,8 +16,9 @@ from typing import Any
 
 from paradox_utils import files
 
-# The parameters that name a model: a folder, or a hub id.
-MODELS = ("policy", "value_weights", "backbone", "reward_model", "evaluator")
+# The parameters that name a model, or a list of them: a folder, or a hub id. In those of judges, {task} stands for the task.
+JUDGES = ("reward_model", "other_reward_models", "evaluator")
+MODELS = ("policy", "value_weights", "backbone", *JUDGES)
 SMALL_MB = 20  # models of so many MB of weights together compute no faster with a second thread
 GROUP = Path("/sys/fs/cgroup")  # the limits of a container, where there are any
 ASKED = os.environ.get("OMP_NUM_THREADS") or os.environ.get("MKL_NUM_THREADS") or ""  # by the caller, before `use` says ours
@@ -42,10 +43,16 @@ def use(parameters: Mapping[str, Any]) -> int:
 
 
 def _fitting(parameters: Mapping[str, Any]) -> int:
-    sizes = [weights(files.for_task(parameters.get(name) or "", parameters.get("task"))) for name in MODELS]
+    models = [model for name in MODELS for model in listed(parameters.get(name) or "")]
+    sizes = [weights(files.for_task(model, parameters.get("task"))) for model in models]
     if all(size is not None for size in sizes) and sum(filter(None, sizes)) <= SMALL_MB:
         return 1
     return max(1, cores() // parameters.get("processes", 1))
+
+
+def listed(value: Any) -> list[Any]:
+    """What a parameter of :data:`MODELS` names, one or several."""
+    return value if isinstance(value, list) else [value]
 
 
 def cores() -> int:

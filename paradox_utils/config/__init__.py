@@ -194,6 +194,12 @@ class PPO(Source):
     reward_model: str = Field(
         FIXTURE_REWARD_MODEL, description="directory or hub id of a checkpoint; {task} stands for the task"
     )
+    other_reward_models: list[str] = Field([], description="further checkpoints for the same task, named as `reward_model` is")
+    others: Literal["watch", "minimum"] = Field(
+        "watch",
+        description="watch: other reward models pay nothing, and how far all disagree is recorded; minimum: a token is paid the "
+        "least that any of them all gives",
+    )
     feedback: str = Field(FIXTURE_FEEDBACK, description="atlas: feedback that measures who rewards, and centres exact scores")
     dial_accuracy: Share = Field(1.0, description="dial: probability that a segment's exact label is kept")
     dial_kind: Literal["prejudice", "noise"] = Field(
@@ -270,6 +276,7 @@ class PPO(Source):
     def _consistent(self) -> PPO:
         if self.reward != "model" and self.source not in WITH_ORACLE:
             raise ValueError(f"reward = {self.reward!r}: a control needs the labels and the feedback of source = 'atlas'")
+        self._several_reward_models()
         if self.normalise_reward and self.task not in PAIRWISE and (self.source not in WITH_ORACLE or self.reward != "model"):
             raise ValueError(
                 "normalise_reward = True: on segments it needs reward = 'model' and the feedback of source = 'atlas'"
@@ -306,6 +313,17 @@ class PPO(Source):
         if self.whiten_padding and self.whitening == "none":
             raise ValueError("whiten_padding = True: needs a whitening")
         return self
+
+    def _several_reward_models(self) -> None:
+        names = [self.reward_model, *self.other_reward_models]
+        if self.others != "watch" and not self.other_reward_models:
+            raise ValueError(f"others = {self.others!r}: has no effect without other_reward_models; name some, or leave it out")
+        if self.other_reward_models and self.reward != "model":
+            raise ValueError(f"other_reward_models: has no effect on reward = {self.reward!r}; leave it out")
+        if self.other_reward_models and self.others == "watch" and self.optimiser == "best-of-n":
+            raise ValueError("others = 'watch': has no effect on best-of-n, which has no rollouts; set others = 'minimum'")
+        if twice := next((name for name in names if names.count(name) > 1), None):
+            raise ValueError(f"other_reward_models: names {twice!r}, which judges already; name each reward model once")
 
 
 class Analysis(Stage):

@@ -25,7 +25,8 @@ class Arm(Parameters):
     ``name``: what the analysis calls the family (arms of one name are analysed together). ``reward_model``, ``ppo``: parameters
     fixed in this arm. ``vary``: parameter names and their values, several of them changing together. ``checkpoints``: which
     reward-model checkpoints get PPO runs (all, the last, or a list of steps). ``seeds``: every reward model meets every PPO
-    seed, or the seeds of the same place in both lists go together.
+    seed, or the seeds of the same place in both lists go together. ``others``: how many further trainings stand beside each
+    reward model, as the run's ``other_reward_models``.
     """
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9-]*$")] = Field("", description="unset: the route")
@@ -37,6 +38,11 @@ class Arm(Parameters):
     rm_seeds: list[Seed] = [0]
     ppo_seeds: list[Seed] = [0]
     seeds: Literal["crossed", "nested"] = "crossed"
+    others: Annotated[int, Field(ge=0, le=8)] = Field(
+        0,
+        description="further trainings of each reward model, by rm_seed + 1000, + 2000, …, whose checkpoints of the same step "
+        "stand beside the one that pays",
+    )
     reward_model: dict[str, Any] = {}
     ppo: dict[str, Any] = {}
 

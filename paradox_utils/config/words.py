@@ -44,6 +44,8 @@ def explain(schema: type[BaseModel], problem: Mapping[str, Any], papermill: bool
     wrong, example = TYPES.get(problem["type"], (re.sub(r"^\w+ should ", "must ", message), ""))
     if problem["type"] == "int_type" and isinstance(problem["input"], float) and problem["input"].is_integer():
         wrong += f", written as {int(problem['input'])}"
+    if problem["type"] == "list_type" and field in schema.model_fields and "of string" in describe(schema, field):
+        example = "[a, b]"
     if example and isinstance(problem["input"], str):
         wrong += f", not text: give a plain {example}"
         wrong += f" (with papermill: {_option(name, problem['input'], example)})" if papermill else ""

@@ -56,7 +56,7 @@ def evaluation(
             responses = generate(model, tokenizer, part, p.response_limit, 1, heat, seed="evaluation")
             values += judged(p, judge, responses)
             lengths += responses.mask.sum(1).tolist()
-            ended += (responses.ids == tokenizer.eos_token_id).any(1).tolist()
+            ended += finished(responses, tokenizer)
             texts += responses.texts
             if true_reward is not None:
                 returns += true_reward(responses).sum(1).tolist()
@@ -74,6 +74,11 @@ def evaluation(
         return Scores(measures, good, segments)
 
     return evaluate
+
+
+def finished(responses: Responses, tokenizer: PreTrainedTokenizerFast) -> list[bool]:
+    """Whether each response came to an end of sequence."""
+    return (responses.ids == tokenizer.eos_token_id).any(1).tolist()
 
 
 def judged(p: config.PPO, judge: Judge, responses: Responses) -> list[list[float]]:

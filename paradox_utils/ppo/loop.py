@@ -13,24 +13,29 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from paradox_utils import config, states
+from paradox_utils.data import segments_of
 from paradox_utils.data.records import Judge
+from paradox_utils.data.tasks import TASKS
 from paradox_utils.policies.decoding import NonFiniteLogitsError, generate
 from paradox_utils.policies.models import ValueModel
 from paradox_utils.policies.passes import forward, grid, last_states
 from paradox_utils.policies.prompts import Prompts, Responses, passes, rows_of, take
 from paradox_utils.ppo import objective, processes, state
-from paradox_utils.ppo.evaluate import Scores, compared
-from paradox_utils.rewards.judges import RewardFunction
+from paradox_utils.ppo.evaluate import Scores, compared, finished
+from paradox_utils.rewards.judges import Ensemble, RewardFunction, size_of
+from paradox_utils.rewards.measures import disagreement, repetition
 
 # A row of a run's curve describes the policy after so many updates. What the optimiser says of the update that follows stands
 # between these two: the last row has none of it (NaN). The last name is the first of what the evaluation says.
-BEFORE = ("update", "reward_mean", "reward_variance", "kl", "entropy", "length")
+SHAPE = ("segments", "repetition", "sampled_unfinished")
+BEFORE = ("update", "reward_mean", "reward_variance", "kl", "entropy", "length", *SHAPE, "disagreement")
 AFTER = ("truncated_prompts", "truncated_rm_inputs", "seconds", "lm_performance")
 
 
@@ -104,7 +109,8 @@ class Learner:
 
 @dataclass
 class Rollout:
-    """Responses with all that an update needs, [B, T]; rewards are without the KL penalty."""
+    """Responses with all that an update needs, [B, T]; rewards are without the KL penalty. ``each``: those of every one of
+    several reward models, [models, B, T]."""
 
     responses: Responses
     mask: Tensor
@@ -113,6 +119,7 @@ class Rollout:
     values: Tensor
     rewards: Tensor
     entropy: Tensor
+    each: Tensor | None = None
 
     @property
     def kl(self) -> Tensor:
@@ -136,7 +143,7 @@ def train(s: Setting, learner: Learner) -> Outcome:
         lost = processes.gathered(torch.tensor([[asked.truncated, s.rewards.cut() - cut_before]])).sum(0).tolist()
         row |= dict(zip(("truncated_prompts", "truncated_rm_inputs"), lost, strict=True))
         if rollout is not None:
-            row |= measure(rollout)
+            row |= measure(rollout) | observe(p, s.actors.tokenizer, rollout)
             if s.rewards.true is not None:
                 row |= against_truth(p, rollout, s.rewards.true)
             progress.high_kl += p.kl_stop is not None and row["kl"] > p.kl_stop
@@ -208,7 +215,9 @@ def score(p: config.PPO, actors: Actors, responses: Responses, reward: RewardFun
         for whole, some in zip((log_p, log_ref, entropy), scored, strict=True):
             whole[rows, :width] = grid(some, part.mask)
         values[rows, :width] = judged * part.mask
-    return Rollout(responses, mask, log_p, log_ref, values, reward(responses), entropy)
+    each = reward.each(responses) if isinstance(reward, Ensemble) else None
+    rewards = reward(responses) if each is None else reward.paid(each)
+    return Rollout(responses, mask, log_p, log_ref, values, rewards, entropy, each)
 
 
 def measure(rollout: Rollout) -> dict[str, float]:
@@ -223,6 +232,21 @@ def measure(rollout: Rollout) -> dict[str, float]:
         "entropy": float(entropy.sum() / lengths.sum()),
         "length": float(lengths.mean()),
     }
+
+
+def observe(p: config.PPO, tokenizer: PreTrainedTokenizerFast, rollout: Rollout) -> dict[str, float]:
+    """What else can be seen in a rollout by who does not know the truth: the shape of its responses, and how far several reward
+    models disagree on them."""
+    texts = rollout.responses.texts
+    segments = [len(spans) for spans in segments_of(p, texts, p.task)]
+    unfinished = [not ended for ended in finished(rollout.responses, tokenizer)]
+    shape = torch.tensor([segments, [repetition(text) for text in texts], unfinished], dtype=torch.float64)
+    row = dict(zip(SHAPE, processes.gathered(shape.T).mean(0).tolist(), strict=True))
+    if rollout.each is not None:
+        found = disagreement(rollout.each.cpu().numpy(), size_of(p), TASKS[p.task].pairwise)
+        apart, items = processes.gathered(torch.tensor(np.stack(found, 1))).sum(0)
+        row["disagreement"] = float(apart / items)
+    return row
 
 
 def against_truth(p: config.PPO, rollout: Rollout, truth: RewardFunction) -> dict[str, float]:

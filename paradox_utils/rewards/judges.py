@@ -30,7 +30,7 @@ from paradox_utils.rewards import model
 from paradox_utils.rewards.examples import context_of, training_examples
 from paradox_utils.rewards.measures import ROUNDING, pair_metrics, segment_metrics
 
-RewardFunction = Callable[[Responses], Tensor]
+RewardFunction = Callable[[Responses], Tensor]  # to rewards [B, T]
 
 
 @dataclass(frozen=True)
@@ -220,9 +220,43 @@ class Reward(NamedTuple):
     truncated: Callable[[], int] = lambda: 0
 
 
+@dataclass(frozen=True)
+class Ensemble:
+    """Several reward models as one reward function: the first pays, or (``least``) a token is paid the least that any of them
+    gives it (the worst-case optimisation of Coste et al. 2024). Their rewards lie on the same tokens, as the text alone says
+    where a segment ends. Not finite rewards of one that pays stay so."""
+
+    members: tuple[RewardFunction, ...]
+    least: bool
+
+    def __call__(self, responses: Responses) -> Tensor:
+        """What is paid, [B, T]."""
+        return self.paid(self.each(responses))
+
+    def each(self, responses: Responses) -> Tensor:
+        """What each of them gives, [models, B, T]."""
+        return torch.stack([reward(responses) for reward in self.members])
+
+    def paid(self, each: Tensor) -> Tensor:
+        """What is paid where ``each`` gives this."""
+        return each.amin(0) if self.least else each[0]
+
+
 def _model(p: config.PPO, tokenizer: PreTrainedTokenizerFast, feedback: dict[str, list[Feedback]]) -> Reward:
+    """A trained reward model, and the others beside it; the metrics are those of the first."""
+    names = [for_task(name, p.task) for name in (p.reward_model, *p.other_reward_models)]
+    parts = [_one_model(name, p, tokenizer, feedback) for name in names]
+    if len(parts) == 1:
+        return parts[0]
+    function = Ensemble(tuple(part.function for part in parts), p.others == "minimum")
+    return Reward(function, parts[0].metrics, lambda: sum(part.truncated() for part in parts))
+
+
+def _one_model(
+    checkpoint: str, p: config.PPO, tokenizer: PreTrainedTokenizerFast, feedback: dict[str, list[Feedback]]
+) -> Reward:
     """A trained reward model, its metrics measured on held-out feedback as it was loaded."""
-    checkpoint, pairwise = for_task(p.reward_model, p.task), TASKS[p.task].pairwise
+    pairwise = TASKS[p.task].pairwise
     scorer = model.load_scorer(checkpoint, p.task, p, p.rm_micro_batch)  # first: what is no model has no scores either
     stored, centre = model.saved(checkpoint, "metrics.json"), Centre()
     if pairwise and p.normalise_reward is not False:

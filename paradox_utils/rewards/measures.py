@@ -79,6 +79,11 @@ def distinct(texts: Sequence[str], n: int) -> float:
     return len(set(grams)) / len(grams) if grams else 0.0
 
 
+def repetition(text: str) -> float:
+    """Share of a text's word bigrams that stood in it before; 0 for fewer than 2 words."""
+    return 1 - distinct([text], 2) if len(text.split()) > 1 else 0.0
+
+
 def rouge_l(text: str, references: Sequence[str]) -> float:
     """ROUGE-L (Lin 2004): F1 of the longest common subsequence of words with a reference; the best over the references."""
     return max((_rouge_l(text.lower().split(), reference.lower().split()) for reference in references), default=0.0)
@@ -112,6 +117,22 @@ def agreement(proxy: np.ndarray, truth: np.ndarray, samples: int, pairwise: bool
     agreeing, compared = np.zeros(len(proxy)), np.zeros(len(proxy))
     agreeing[::samples], compared[::samples] = right, (opinions != 0).sum(1)
     return agreeing, compared
+
+
+def disagreement(each: np.ndarray, size: float, pairwise: bool) -> tuple[np.ndarray, np.ndarray]:
+    """How far the rewards of several models [models, B, T] lie apart, and the number of items they were compared on, [B] each.
+
+    Items are the rewarded segments, and what is counted are those on which not all models give the same sign; ``pairwise``, an
+    item is the response, and it counts by the distance of its largest reward from its smallest, in units of ``size``. NaN for a
+    response with a reward that is not finite.
+    """
+    broken = ~np.isfinite(each).all((0, 2))
+    if pairwise:
+        apart, items = np.ptp(each.sum(2), axis=0) / size, np.ones(each.shape[1])
+    else:
+        signs, places = np.sign(each), (each != 0).any(0)
+        apart, items = ((signs.min(0) != signs.max(0)) & places).sum(1), places.sum(1)
+    return np.where(broken, np.nan, apart), items
 
 
 def best_of_n(proxy: np.ndarray, outcome: np.ndarray, n: int) -> float:

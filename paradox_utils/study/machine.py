@@ -21,7 +21,7 @@ from typing import IO
 
 import psutil
 
-from paradox_utils import files, threads
+from paradox_utils import files, identity, threads
 from paradox_utils.study import plan
 from paradox_utils.study.plan import Run
 
@@ -50,15 +50,16 @@ def memory(name: str, runs: Sequence[Run]) -> dict[str, int]:
 
 def _kind(run: Run) -> tuple[object, ...]:
     """Runs of one kind need about the same memory."""
-    return run.stage, run.labels["policy"], run.parameters.get("backbone"), run.parameters.get("processes")
+    values = run.parameters
+    others = len(values.get("other_reward_models", []))
+    return run.stage, run.labels["policy"], values.get("backbone"), values.get("processes"), others
 
 
 def _estimate(run: Run, by_id: dict[str, Run]) -> float:
     """MB of a run of whose kind none has finished."""
     values = run.parameters
-    sizes = {name: _weights(values.get(name), by_id) for name in ("policy", "backbone", "evaluator")}
-    reward = files.for_task(values["reward_model"], run.labels["task"]) if values.get("reward") == "model" else ""
-    trained, judges = COPIES[run.stage] * (sizes["policy"] + sizes["backbone"]), sizes["evaluator"] + _weights(reward, by_id)
+    trained = COPIES[run.stage] * sum(_weights(values.get(name), by_id) for name in ("policy", "backbone"))
+    judges = sum(_weights(model, by_id) for name, _, model in identity.named(values) if name in threads.JUDGES)
     return values.get("processes", 1) * (BASE_MB + trained + judges)
 
 

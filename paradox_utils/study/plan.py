@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from paradox_utils import config, identity
 from paradox_utils.config import ParameterError
 from paradox_utils.config.study import CONTROLS, Arm, Study
 from paradox_utils.identity import NOTEBOOKS
+from paradox_utils.threads import listed
 
 # Parameters that no layer of a stage may set, and what to write instead.
 FILLED_IN = "the plan fills it in"
@@ -39,6 +40,7 @@ FILLED: dict[str, dict[str, str]] = {
 }
 # What a dial that never errs does not depend on, so that arms of any kind and key share its runs.
 EXACT = {"dial_kind": "prejudice", "dial_seed": 0, "scale_matched": False}
+BETWEEN = 1000  # from the seed of one of an arm's reward models to that of the next that stands beside it
 
 
 @dataclass(frozen=True)
@@ -165,7 +167,7 @@ def _check_arm(study: Study, arm: Arm, where: str) -> None:
         return
     if nested and arm.route != "dial":
         raise ParameterError(f"{where}: seeds = 'nested': has no effect, as this arm's rewards have no seed; leave it out")
-    useless = {"checkpoints", "reward_model"} | (set() if arm.route == "dial" else {"rm_seeds"})
+    useless = {"checkpoints", "reward_model", "others"} | (set() if arm.route == "dial" else {"rm_seeds"})
     if given := sorted(useless & arm.model_fields_set):
         raise ParameterError(f"{where}: {given[0]}: has no effect, as this arm trains no reward model; leave it out")
 
@@ -225,10 +227,13 @@ class _Planner:
         """The PPO runs of one arm for one task and policy, and everything they need."""
         for values in zip(*arm.vary.values(), strict=True) if arm.vary else [()]:
             varied = dict(zip(arm.vary, values, strict=True))
-            setting = ", ".join(f"{key}={value}" for key, value in (varied | arm.reward_model | arm.ppo).items())
+            beside = {"other_reward_models": arm.others} if arm.others else {}
+            setting = ", ".join(f"{key}={value}" for key, value in (varied | arm.reward_model | beside | arm.ppo).items())
             labels = _labels(task=task, policy=policy, route=arm.route, arm=arm.name or arm.route, setting=setting)
             fixed = self.layers("ppo", task) | self.study.policies[policy].get("ppo", {}) | arm.ppo
             fixed |= {name: value for name, value in varied.items() if _varied_stage(arm, name) == "ppo"}
+            if arm.others and "other_reward_models" in fixed:
+                raise ParameterError(f"{where}: others = {arm.others}: fills in other_reward_models, which is set; keep one")
             if _trains_reward_model(self.study, arm, task):
                 rewards = self.trained_rewards(arm, where, labels, varied)
             else:
@@ -255,8 +260,14 @@ class _Planner:
         rewards = []
         for rm_seed in arm.rm_seeds:
             values = self.layers("reward_model", labels["task"]) | arm.reward_model | varied
-            values |= {"task": labels["task"], "split": "train", "seed": rm_seed}
-            run = self.reward_model(values, labels | {"policy": None, "rm_seed": rm_seed}, f"{where}, reward_model")
+            run, *others = [
+                self.reward_model(
+                    values | {"task": labels["task"], "split": "train", "seed": seed},
+                    labels | {"policy": None, "rm_seed": seed},
+                    f"{where}, reward_model",
+                )
+                for seed in range(rm_seed, rm_seed + BETWEEN * arm.others + 1, BETWEEN)
+            ]
             saved = run.parameters["checkpoint_steps"]
             for step in {"all": saved, "last": saved[-1:]}.get(str(arm.checkpoints), arm.checkpoints):
                 if step not in saved:
@@ -264,8 +275,10 @@ class _Planner:
                         f"{where}: checkpoints = {arm.checkpoints}: the {labels['task']} reward model saves no step {step}; "
                         f"it saves checkpoint_steps = {saved}"
                     )
-                reward = {"reward": "model", "reward_model": Link(run, f"checkpoint-{step}")}
-                rewards.append((reward | self.exact_feedback(), {"rm_step": step, "rm_seed": rm_seed}))
+                reward = {"reward": "model", "reward_model": Link(run, f"checkpoint-{step}")} | self.exact_feedback()
+                if others:
+                    reward["other_reward_models"] = [Link(other, f"checkpoint-{step}") for other in others]
+                rewards.append((reward, {"rm_step": step, "rm_seed": rm_seed}))
         return rewards
 
     def supervised(self, policy: str) -> Run:
@@ -296,30 +309,36 @@ class _Planner:
         return self.study.source | getattr(self.study, stage) | self.study.tasks.get(task, {}).get(stage, {})
 
     def add(self, stage: str, values: dict[str, Any], labels: dict[str, Any], where: str) -> Run:
-        """The run of these parameters, in which a :class:`Link` stands for a file of another run."""
-        links = {name: value for name, value in values.items() if isinstance(value, Link)}
-        by_id = values | {name: f"{link.run.id}/{link.file}" for name, link in links.items()}
-        checked = config.check(config.STAGES[stage], by_id, where)
-        _refuse_absent(values, checked, where)
+        """The run of these parameters, in which a :class:`Link`, or a list of them, stands for files of other runs."""
+        links = {name: value for name, value in values.items() if any(isinstance(one, Link) for one in listed(value))}
+
+        def filled(folder: Callable[[str], str]) -> dict[str, Any]:
+            paths = {name: [f"{folder(one.run.id)}/{one.file}" for one in listed(value)] for name, value in links.items()}
+            return {name: many if isinstance(links[name], list) else many[0] for name, many in paths.items()}
+
+        checked = config.check(config.STAGES[stage], values | filled(lambda run: run), where)
+        _refuse_absent({name: value for name, value in values.items() if name not in links}, where)
         if stage not in self.codes:
             self.codes[stage] = identity.code_of(stage)
         code, data = self.codes[stage], identity.data_hash(checked, self.digests)
         whole = [stage, checked.model_dump(exclude={"out", "resume_every"}), identity.total(code), data]
         name = f"{stage}-{hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()[:10]}"
-        paths = {key: f"{work_folder(self.study.study, link.run.id)}/{link.file}" for key, link in links.items()}
-        parameters = checked.model_dump() | paths | {"out": work_folder(self.study.study, name)}
-        needs = tuple(dict.fromkeys(link.run.id for link in links.values()))
+        parameters = checked.model_dump() | filled(lambda run: work_folder(self.study.study, run))
+        parameters["out"] = work_folder(self.study.study, name)
+        needs = tuple(dict.fromkeys(one.run.id for value in links.values() for one in listed(value)))
         known = self.runs.setdefault(name, Run(name, stage, parameters, needs, labels, code, data))
         if stage == "ppo" and labels not in known.all_labels:
             self.runs[name] = replace(known, also=(*known.also, labels))
         return known
 
 
-def _refuse_absent(given: Mapping[str, Any], checked: config.Stage, where: str) -> None:
-    """Refuse a model that a config names and that is not there, before hours of runs that it does not concern."""
-    for name, model in identity.named(checked.model_dump()):
-        value = given.get(name) if name in identity.MODELS else None  # a default, or a Link, is none of the config's
-        if isinstance(value, str) and value != "oracle" and (problem := identity.absent(name, model)):
+def _refuse_absent(given: Mapping[str, Any], where: str) -> None:
+    """Refuse a model that a config names and that is not there, before hours of runs that it does not concern.
+
+    ``given``: what the config says of a run, without defaults and links.
+    """
+    for name, value, model in identity.named(dict(given)):
+        if name in identity.MODELS and value != "oracle" and (problem := identity.absent(name, model)):
             raise ParameterError(f"{where}: {name} = {value!r}: {problem}")
 
 

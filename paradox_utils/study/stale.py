@@ -10,6 +10,7 @@ from typing import Any
 from paradox_utils import files
 from paradox_utils.study.plan import Run, describe, results_folder
 from paradox_utils.study.tables import finished
+from paradox_utils.threads import listed
 
 
 def reasons(name: str, runs: Sequence[Run]) -> dict[str, list[str]]:
@@ -38,14 +39,18 @@ def _asked(labels: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in labels.items() if name not in ("arm", "setting")}
 
 
+def _files(value: Any) -> list[str]:
+    """What a parameter's paths end in."""
+    return [str(one).rpartition("/")[2] for one in listed(value)]
+
+
 def _differences(run: Run, before: dict[str, Any], planned: Mapping[str, Run]) -> list[str]:
     found, made_anew = [], []
     for name, value in run.parameters.items():
         was = before["parameters"].get(name, "unset")
-        need = next((need for need in run.needs if isinstance(value, str) and need in value), None)
-        if need and isinstance(was, str) and was.rpartition("/")[2] == value.rpartition("/")[2]:
-            if need not in was:
-                made_anew.append(describe(planned[need]))
+        needs = [need for need in run.needs if any(need in str(one) for one in listed(value))]
+        if needs and _files(was) == _files(value):
+            made_anew += [describe(planned[need]) for need in needs if not any(need in one for one in listed(was))]
         elif name != "out" and was != value:
             found.append(f"parameter {name}: {was!r} → {value!r}")
     found += [f"parameter {name}: {was!r}, is gone" for name, was in before["parameters"].items() if name not in run.parameters]
