@@ -197,7 +197,7 @@ class PPO(Source):
     other_reward_models: list[str] = Field([], description="further checkpoints for the same task, named as `reward_model` is")
     others: Literal["watch", "minimum"] = Field(
         "watch",
-        description="watch: other reward models pay nothing, and how far all disagree is recorded; minimum: a token is paid the "
+        description="watch: other reward models pay nothing, how far all disagree is recorded; minimum: a token is paid the "
         "least that any of them all gives",
     )
     feedback: str = Field(FIXTURE_FEEDBACK, description="atlas: feedback that measures who rewards, and centres exact scores")

@@ -6,6 +6,7 @@ import shutil
 import torch
 from safetensors.torch import load_file, save_file
 
+from paradox_utils import config
 from paradox_utils.files import resolve
 
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:abab\nsize 434828\n"
@@ -50,6 +51,25 @@ def renamed(rename):
         save_file(kept, folder / "model.safetensors", metadata={"format": "pt"})
 
     return change
+
+
+def shaken(seed, size=0.3):
+    """Noise on the matrices below the head: a model of about the same mind."""
+
+    def change(folder):
+        weights, random = load_file(folder / "model.safetensors"), torch.Generator().manual_seed(seed)
+        for name, weight in weights.items():
+            if weight.ndim == 2 and "classifier" not in name:
+                weights[name] = weight + size * weight.std() * torch.randn(weight.shape, generator=random)
+        save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+
+    return change
+
+
+def shaken_reward_models(task, folder, count=2):
+    """Names of as many reward models of the task, near the fixture's and each other."""
+    source = config.FIXTURE_REWARD_MODEL.format(task=task)
+    return [str(altered(source, folder / f"{task}-{seed}", shaken(seed))) for seed in range(1, count + 1)]
 
 
 def also(*names):

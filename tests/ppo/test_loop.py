@@ -11,7 +11,7 @@ import torch
 from paradox_utils import config, files
 from paradox_utils.policies.passes import forward, grid
 from paradox_utils.ppo import loop, objective, ppo
-from paradox_utils.rewards.judges import Centre, model_judge, reward_function
+from paradox_utils.rewards.judges import Centre, Ensemble, model_judge, reward_function
 from paradox_utils.rewards.model import load_scorer
 from paradox_utils.stages.ppo import load_actors
 from tests.policies.test_prompts import KINDS
@@ -28,6 +28,7 @@ from tests.ppo.test_ppo import (  # noqa: F401 (folders and settings are fixture
     unchanged,
     weights,
 )
+from tests.rewards.test_placement import RIGHT, atlas_tokenizer, respond, tokens
 
 # --- the run ------------------------------------------------------------------------------------------------------------------
 
@@ -69,7 +70,8 @@ def test_it_learns_what_is_rewarded(settings, kind, changes):
     assert earned.iloc[-2:].mean() > 2.0
     assert {weight.dtype for weight in actors.policy.parameters()} == {torch.float32}
     assert outcome.curve["kl"].iloc[-1] > 0.1
-    assert np.isfinite(outcome.curve.drop(columns=["lm_performance"]).iloc[:-1].to_numpy()).all()
+    some = outcome.curve.drop(columns=["lm_performance", "disagreement"])  # one evaluation, and one reward model
+    assert np.isfinite(some.iloc[:-1].to_numpy()).all()
 
 
 def test_without_a_reward_the_penalty_leads_a_strayed_policy_back(settings):
@@ -91,6 +93,53 @@ def test_no_updates_report_the_start(settings):
     assert outcome.curve[["policy_loss", "value_loss", "gradient_norm", "learning_rate"]].isna().all().all()
     assert unchanged(actors.policy, before)
     assert all(torch.equal(weight, before[name]) for name, weight in outcome.best.items())
+
+
+def shifted(by, start=-1):
+    """Pays one for every `c`, less ``by`` at the ends of responses from the row ``start`` on."""
+
+    def reward(responses):
+        ends = torch.nn.functional.one_hot(responses.mask.sum(1) - 1, responses.ids.shape[1])
+        return count(responses) - by * ends * (torch.arange(len(ends)) >= start)[:, None]
+
+    return reward
+
+
+def test_reward_models_that_only_watch_change_nothing_but_the_disagreement(settings):
+    plain = run(settings())
+    watched = run(settings(), reward=Ensemble((count, shifted(2.0), shifted(math.nan)), least=False))
+    apart = watched.curve.drop(columns=["seconds", "disagreement"])
+    pd.testing.assert_frame_equal(plain.curve[list(apart)], apart, check_exact=True)
+    assert plain.curve["disagreement"].isna().all()
+    assert watched.curve["disagreement"].isna().all()  # one that broke says nothing, and ends no run that it does not pay
+    agreed = run(settings(), reward=Ensemble((count, count), least=False)).curve["disagreement"]
+    assert agreed.tolist() == [0.0] * 4
+
+
+def test_reward_models_that_pay_together_pay_the_least_and_their_range_is_recorded(settings):
+    p = settings(task="completeness", reward_size=0.5)
+    members = (count, shifted(1.0), shifted(-2.0, start=2))  # the last pays two more, from the third response on
+    rollout = rolled_out(p, load_actors(p), Ensemble(members, least=True))
+    assert torch.equal(rollout.rewards, shifted(1.0)(rollout.responses))
+    assert torch.equal(rollout.each, torch.stack([member(rollout.responses) for member in members]))
+    rows = len(rollout.rewards)
+    seen = loop.observe(p, load_actors(p).tokenizer, rollout)
+    assert seen["disagreement"] == pytest.approx((2 * 1 + (rows - 2) * 3) / rows / 0.5)
+    curve = run(p, reward=Ensemble(members, least=True)).curve
+    assert curve["disagreement"].iloc[0] == pytest.approx(seen["disagreement"])
+    assert curve["reward_mean"].iloc[0] == pytest.approx(float(rollout.rewards.sum(1).mean()))
+    broken = run(p, reward=Ensemble((count, shifted(math.nan)), least=True))
+    assert (broken.status, broken.curve["disagreement"].isna().all()) == ("diverged", True)
+
+
+def test_what_is_seen_of_a_rollout_by_hand():
+    tokenizer = atlas_tokenizer()
+    texts = [f"{RIGHT} {RIGHT}", "the founder of the founder", "of", ""]  # segments: 4, 1, 1, 0; repeated: 12 of 25, 1 of 4
+    rows = [tokens(tokenizer, text, end=text != "of") for text in texts]
+    responses = respond(tokenizer, None, rows)
+    mask = responses.mask.float()
+    seen = loop.observe(config.PPO(), tokenizer, loop.Rollout(responses, *[mask] * 6))
+    assert seen == pytest.approx({"segments": 6 / 4, "repetition": (12 / 25 + 1 / 4) / 4, "sampled_unfinished": 1 / 4})
 
 
 def test_the_best_weights_are_those_of_the_best_evaluation(settings):

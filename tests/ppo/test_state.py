@@ -19,6 +19,7 @@ from paradox_utils import config, files, states
 from paradox_utils.ppo import loop, processes, state
 from paradox_utils.ppo import ppo as updates
 from paradox_utils.stages import ppo
+from tests.policies.altered import shaken_reward_models
 from tests.study.test_run import wait_for
 
 SMALL = {
@@ -113,6 +114,15 @@ def test_a_run_killed_at_random_points_ends_as_one_that_was_not(whole, tmp_path)
     assert outcome(tmp_path) == whole
 
 
+def test_a_run_with_several_reward_models_goes_on_too(tmp_path):
+    changes = {"updates": 4, "others": "minimum", "other_reward_models": shaken_reward_models("relevance", tmp_path, count=1)}
+    assert run(tmp_path / "whole", **changes) == 0
+    assert run(tmp_path / "killed", kill=3, **changes) == -signal.SIGKILL
+    assert run(tmp_path / "killed", **changes) == 0
+    assert outcome(tmp_path / "killed") == outcome(tmp_path / "whole")
+    assert pd.read_csv(tmp_path / "whole" / "curve.csv")["disagreement"].notna().all()
+
+
 MOMENTS = {
     "in the middle of an epoch": (updates, "_losses", 23),
     "between a state and its successor's clearing": (states, "keep_last", 2),
@@ -197,9 +207,10 @@ def test_processes_alone_change_nothing():
 
 
 def test_two_processes_make_the_updates_of_one(tmp_path):
-    ended = {}
+    ended, others = {}, shaken_reward_models("relevance", tmp_path)
     for number in (1, 2):  # of five prompts one process takes three, the other two
         changes = {"updates": 3, "prompts_per_update": 5, "dropout_in_updates": 0.0, "whiten_rewards": True}
+        changes["other_reward_models"] = others
         folder = tmp_path / str(number)
         folder.mkdir()
         with warnings.catch_warnings():

@@ -13,8 +13,10 @@ from paradox_utils.rewards.measures import (
     agreement,
     best_of_n,
     calibration_error,
+    disagreement,
     distinct,
     pair_metrics,
+    repetition,
     rouge_l,
     segment_metrics,
 )
@@ -266,3 +268,49 @@ def test_best_of_many_by_the_expected_maximum():
     proxy = np.arange(1.0, 3001.0)[None]
     for n in (1, 500, 1500, 3000):  # of n drawn from 1 … N: n (N + 1) / (n + 1); the binomials exceed any float
         assert best_of_n(proxy, proxy, n) == pytest.approx(n * 3001 / (n + 1))
+
+
+# --- several reward models ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "share"),
+    [
+        ("", 0.0),
+        ("one", 0.0),
+        ("one two", 0.0),
+        ("a a a a", 2 / 3),
+        ("a b a b", 1 / 3),  # ab, ba, ab
+        ("a b, a b.", 0.0),  # a word is a run of non-space characters
+        ("the end  the\nend the end", 3 / 5),
+    ],
+)
+def test_repetition_is_the_share_of_bigrams_that_stood_before(text, share):
+    assert repetition(text) == pytest.approx(share)
+
+
+def test_models_disagree_on_segments_that_they_do_not_all_give_the_same_sign():
+    one = [[0.3, 0.0, -0.3, 0.3], [0.3, 0.0, 0.0, 0.0], [0.0, 0.0, 0.0, 0.0]]
+    two = [[0.1, 0.0, 0.2, 0.3], [0.3, 0.0, 0.0, 0.0], [0.0, 0.0, 0.0, 0.0]]
+    unread = [[0.3, 0.0, -0.3, 0.0], [0.3, 0.0, 0.0, 0.0], [0.0, 0.0, 0.0, 0.0]]  # no sign where it was cut
+    apart, items = disagreement(np.array([one, two, unread]), 0.3, pairwise=False)
+    assert (apart.tolist(), items.tolist()) == ([2, 0, 0], [3, 1, 0])
+    apart, items = disagreement(np.array([one, one]), 0.3, pairwise=False)
+    assert (apart.tolist(), items.tolist()) == ([0, 0, 0], [3, 1, 0])
+
+
+def test_scores_lie_apart_by_their_range_in_units_of_the_reward():
+    each = np.array([[[0.0, 0.3], [-0.6, 0.0]], [[0.0, -0.3], [-0.6, 0.0]], [[0.0, 0.6], [0.0, 0.0]]])
+    apart, items = disagreement(each, 0.3, pairwise=True)
+    assert apart.tolist() == pytest.approx([3.0, 2.0])
+    assert items.tolist() == [1, 1]
+
+
+@pytest.mark.parametrize("broken", [math.nan, math.inf])
+@pytest.mark.parametrize("pairwise", [False, True])
+def test_disagreement_with_a_reward_that_is_not_finite_is_unknown(broken, pairwise):
+    each = np.array([[[0.3, 0.0], [0.3, 0.0]], [[broken, broken], [0.3, 0.0]]])
+    with np.errstate(invalid="ignore"):
+        apart, items = disagreement(each, 0.3, pairwise)
+    assert np.isnan(apart).tolist() == [True, False]
+    assert items[1] == 1

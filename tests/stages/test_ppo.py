@@ -16,6 +16,7 @@ from paradox_utils.policies.models import ModelError, atlas_policy_tokenizer, lo
 from paradox_utils.ppo import OPTIMISERS
 from paradox_utils.rewards import judges
 from paradox_utils.stages import ppo, supervised
+from tests.policies.altered import shaken_reward_models
 from tests.policies.test_prompts import tiny_model
 from tests.rewards.test_placement import respond, tokens
 
@@ -29,6 +30,7 @@ RESULTS = {
 }
 CURVE = {
     *("update", "reward_mean", "reward_variance", "kl", "entropy", "length", "policy_loss", "value_loss", "clip_share"),
+    *("segments", "repetition", "sampled_unfinished", "disagreement"),
     *("gradient_norm", "learning_rate", "lm_performance", "true_return", "seconds"),
     *("true_reward_mean", "rm_agreement", "test_lm_performance", "test_true_return"),
 }
@@ -76,13 +78,35 @@ def test_a_run_leaves_its_results_and_its_curve(task, reward, tmp_path):
     assert curve["rm_agreement"].between(0.3, 1).all()
     losses = ["policy_loss", "value_loss", "clip_share", "gradient_norm", "steps", "learning_rate"]
     assert curve[losses].notna().all(axis=1).tolist() == [True, True, False]  # nothing follows the last rollout
-    assert curve.drop(columns=losses).iloc[2].notna().all()
+    assert curve["disagreement"].isna().all()  # one reward model
+    assert curve.drop(columns=[*losses, "disagreement"]).iloc[2].notna().all()
     assert abs(curve["kl"].iloc[0]) < 1e-5 < abs(curve["kl"].iloc[2])
     if reward == "dial":
         assert 0.7 < results["rm_accuracy"] < 0.9
     else:
         stored = json.loads((resolve(p.reward_model.format(task=task)) / "metrics.json").read_text())
         assert results["rm_accuracy"] == stored["accuracy"]
+
+
+@pytest.mark.parametrize("task", ["relevance", "completeness"])
+def test_three_reward_models_at_one_run(task, tmp_path):
+    others = shaken_reward_models(task, tmp_path)
+    p = parameters(task=task, probe_prompts=2, probe_samples=4, other_reward_models=others)
+    ended = {}
+    for name, changes in {"alone": {"other_reward_models": []}, "watch": {}, "minimum": {"others": "minimum"}}.items():
+        (tmp_path / name).mkdir()
+        ended[name] = ppo.run_ppo(p.model_copy(update=changes), tmp_path / name)
+    curves = {name: outcome.curve.drop(columns="seconds") for name, (outcome, _) in ended.items()}
+    pd.testing.assert_frame_equal(
+        curves["alone"].drop(columns="disagreement"), curves["watch"].drop(columns="disagreement"), check_exact=True
+    )
+    assert ended["alone"][1] == ended["watch"][1]
+    first = {name: curve.iloc[0] for name, curve in curves.items()}  # of the same responses
+    assert first["minimum"]["reward_mean"] <= first["watch"]["reward_mean"]
+    assert first["minimum"]["disagreement"] == first["watch"]["disagreement"]
+    assert first["watch"]["disagreement"] > 0 or task == "relevance"
+    assert curves["minimum"]["disagreement"].notna().all()
+    assert ended["minimum"][1]["rm_accuracy"] == ended["alone"][1]["rm_accuracy"]
 
 
 @pytest.mark.parametrize("task", TASKS)
