@@ -63,6 +63,12 @@ def test_defaults_are_valid_and_survive_a_round_trip(schema):
         ({"response_limit": 10**6}, r"response_limit = 1000000: "),
         ({"prompts_per_update": 128, "samples_per_prompt": 128}, r"samples_per_prompt = 128: .*prompts_per_update = 128"),
         ({"task": "x" * 10_000}, r"task = 'x{50,100}…: "),
+        ({"others": "minimum"}, r"others = 'minimum': has no effect without other_reward_models"),
+        ({"other_reward_models": ["a"], "reward": "dial"}, r"other_reward_models: has no effect on reward = 'dial'"),
+        ({"other_reward_models": ["a"], "optimiser": "best-of-n"}, r"others = 'watch': has no effect on best-of-n"),
+        ({"other_reward_models": ["a", "b", "a"]}, r"other_reward_models: names 'a'"),
+        ({"other_reward_models": ["a"], "reward_model": "a"}, r"other_reward_models: names 'a'"),
+        ({"other_reward_models": [5]}, r"other_reward_models.0 = 5: .*quotes"),
     ],
 )
 def test_a_wrong_parameter_is_named_with_its_value_and_what_is_allowed(values, message):
@@ -81,6 +87,8 @@ def test_a_wrong_parameter_is_named_with_its_value_and_what_is_allowed(values, m
         {"normalise_reward": False, "source": "qa-feedback", "evaluator": "rm"},
         {"task": "relevance", "reward": "dial", "dial_accuracy": 0.5},
         {"task": "completeness", "reward": "model", "dial_accuracy": 0.5},
+        {"other_reward_models": ["a"], "others": "watch"},
+        {"other_reward_models": ["a", "b"], "others": "minimum", "optimiser": "best-of-n"},
     ],
 )
 def test_what_lies_just_inside_a_bound_is_allowed(values):
@@ -136,12 +144,18 @@ def test_notebook_globals_are_checked_without_its_own_names():
         (PPO, "kl_stop", "ten"),
         (PPO, "decay", "no"),
         (config.Cost, "gpus", "[1, 8]"),
+        (PPO, "other_reward_models", "a"),
     ],
 )
 def test_what_papermill_handed_on_as_text_is_refused_with_the_option_that_does_not(schema, name, value):
     with pytest.raises(ParameterError, match=rf"^parameters: {name} = .*papermill: -y '{name}: ") as caught:
         config.check_notebook(schema, {name: value})
     assert "\n" not in str(caught.value)
+
+
+def test_a_list_of_names_is_shown_as_one():
+    with pytest.raises(ParameterError, match=r"papermill: -y 'other_reward_models: \[a, b\]'"):
+        config.check_notebook(PPO, {"other_reward_models": "mine/model"})
 
 
 def test_a_number_that_papermill_read_as_text_is_refused_with_the_option_that_reads_it():
@@ -224,6 +238,8 @@ BOMB = "a: &a [1,1,1,1,1,1,1,1,1]\n" + "".join(
         ("study: a\narms: [{route: steps, name: Two words}]", r"arms.0.name = 'Two words': .*pattern"),
         ("study: a\narms: [{route: steps, seeds: paired}]", r"arms.0.seeds = 'paired': .*'crossed'.*'nested'"),
         ("study: a\narms: [{route: steps, ppo_seed: 1}]", r"'arms.0.ppo_seed' = 1; .*'ppo_seeds'"),
+        ("study: a\narms: [{route: steps, others: 9}]", r"arms.0.others = 9: .*integer ≥ 0 ≤ 8"),
+        ("study: a\narms: [{route: steps, others: minimum}]", r"arms.0.others = 'minimum': .*integer"),
         ("study: a\narms: [{route: steps, ppo_seeds: [-1]}]", r"arms.0.ppo_seeds.0 = -1: .*integer ≥ 0"),
         (f"study: a\narms: [{{route: steps, rm_seeds: [{2**63}]}}]", r"arms.0.rm_seeds.0 = "),
         ("study: a\narms: [{route: steps, vary: {label_noise: 0.1}}]", r"arms.0.vary.label_noise = 0.1: .*list"),

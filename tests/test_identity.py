@@ -252,6 +252,20 @@ def test_data_hash_follows_the_files_a_stage_reads(tmp_path, monkeypatch):
     assert identity.data_hash(config.RewardModel()) != identity.data_hash(config.RewardModel(world_seed=1))
 
 
+def test_data_hash_follows_every_reward_model_of_a_run(tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "ROOT", tmp_path)
+    names = ("one", "two-relevance", "three")
+    for name in names:
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "model.safetensors").write_bytes(b"1")
+    p = config.PPO(reward_model="one", other_reward_models=["two-{task}", "three"])
+    known = {identity.data_hash(p)}
+    for name in names:
+        (tmp_path / name / "model.safetensors").write_bytes(b"2")
+        known.add(identity.data_hash(p))
+    assert len(known) == 4
+
+
 def test_neither_code_nor_data_depends_on_how_lines_end(package, tmp_path):
     path = notebook(tmp_path / "page.ipynb", *CELLS)
     (tmp_path / "qa").mkdir()

@@ -41,6 +41,8 @@ def machine(monkeypatch, tmp_path):
         ({"policy": "large"}, 6),
         ({"backbone": "large"}, 6),
         ({"value_weights": "large"}, 6),
+        ({"other_reward_models": []}, 1),
+        ({"other_reward_models": ["atlas-bert", "{task}"], "task": "large"}, 6),
         ({"policy": "large", "processes": 2}, 3),
         ({"policy": "large", "processes": 9}, 1),
         ({"policy": "google/t5-of-the-hub"}, 6),  # not here yet

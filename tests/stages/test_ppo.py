@@ -91,7 +91,7 @@ def test_a_run_leaves_its_results_and_its_curve(task, reward, tmp_path):
 @pytest.mark.parametrize("task", ["relevance", "completeness"])
 def test_three_reward_models_at_one_run(task, tmp_path):
     others = shaken_reward_models(task, tmp_path)
-    p = parameters(task=task, probe_prompts=2, probe_samples=4, other_reward_models=others)
+    p = parameters(task=task, updates=1, probe_prompts=2, probe_samples=4, other_reward_models=others)
     ended = {}
     for name, changes in {"alone": {"other_reward_models": []}, "watch": {}, "minimum": {"others": "minimum"}}.items():
         (tmp_path / name).mkdir()

@@ -54,6 +54,26 @@ arms: [{route: dial, tasks: [relevance], ppo: {processes: 2}}]
         assert need[run.id] == machine.AROUND_MB + (2 * one if run.stage == "ppo" else one)
 
 
+def test_reward_models_beside_the_one_that_pays_need_memory_too(project):  # noqa: F811
+    for name in ("one", "two"):
+        (project / name).mkdir()
+        with (project / name / "model.safetensors").open("wb") as sink:
+            sink.truncate(30 * 2**20)
+    text = """
+study: tiny
+arms:
+  - {route: steps, tasks: [relevance], ppo: {reward_model: one}}
+  - {route: steps, tasks: [relevance], ppo: {reward_model: one, other_reward_models: [two]}}
+"""
+    runs = planned(project, text)
+    alone, beside = (run for run in runs if run.stage == "ppo")
+    need, base = machine.memory("tiny", runs), machine.BASE_MB + machine.AROUND_MB
+    assert (need[alone.id], need[beside.id]) == (base + 30, base + 60)
+    finish(project, alone, peak_memory_mb=10)
+    need = machine.memory("tiny", runs)
+    assert (need[alone.id], need[beside.id]) == (machine.AROUND_MB + 12, base + 60)  # another kind of run
+
+
 def test_limits_of_a_container_count(tmp_path, monkeypatch):
     monkeypatch.setattr(threads, "GROUP", tmp_path)
     whole = threads.cores()

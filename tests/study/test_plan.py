@@ -130,6 +130,65 @@ def test_a_users_own_reward_models_are_not_trained(project):
     assert [run.labels["setting"] for run in runs[2:]] == ["reward_model=mine/a", "reward_model=mine/b"]
 
 
+BESIDE = """
+study: tiny
+tasks: {relevance: {reward_model: {checkpoint_steps: [0, 10]}}}
+arms: [{route: steps, tasks: [relevance], rm_seeds: [3, 1003], others: 2, ppo: {others: minimum}}]
+"""
+
+
+def test_further_trainings_of_each_reward_model_stand_beside_it(project):
+    runs = planned(project, BESIDE)
+    models = {run.parameters["seed"]: run for run in runs if run.stage == "reward_model"}
+    assert sorted(models) == [3, 1003, 2003, 3003]  # two of them stand beside both
+    assert {run.labels["rm_seed"] for run in models.values()} == set(models)
+    assert len(trained(runs)) == 4
+    for run in trained(runs):
+        step, seed = run.labels["rm_step"], run.labels["rm_seed"]
+        beside = [models[seed + 1000], models[seed + 2000]]
+        paths = [f"results/tiny/.work/{model.id}/checkpoint-{step}" for model in (models[seed], *beside)]
+        assert [run.parameters["reward_model"], *run.parameters["other_reward_models"]] == paths
+        assert run.parameters["others"] == "minimum"
+        assert {model.id for model in (models[seed], *beside)} < set(run.needs)
+        assert config.PPO.model_validate(run.parameters).model_dump() == run.parameters
+        assert run.labels["setting"] == "other_reward_models=2, others=minimum"
+    plain = planned(project, BESIDE.replace("others: 2, ppo: {others: minimum}", "others: 0"))
+    assert [run.parameters["other_reward_models"] for run in trained(plain)] == [[]] * 4
+    assert {run.id for run in plain if run.stage == "reward_model"} < {model.id for model in models.values()}
+
+
+def test_the_id_of_a_run_follows_the_models_beside_it(project):
+    def found(text):
+        return {(run.labels["rm_seed"], run.labels["rm_step"]): run.id for run in trained(planned(project, text))}
+
+    before = found(BESIDE)
+    assert found(BESIDE) == before
+    assert found(BESIDE.replace("tiny", "other")) == before
+    for was, now in (("others: 2", "others: 1"), ("others: minimum", "others: watch"), ("[0, 10]}", "[0, 10], batch_size: 8}")):
+        assert was in BESIDE
+        assert not set(found(BESIDE.replace(was, now)).values()) & set(before.values())
+
+
+@pytest.mark.parametrize(
+    ("arm", "named"),
+    [
+        ("route: dial, others: 1", "arm 1: others: has no effect"),
+        ("route: constant, others: 1", "arm 1: others: has no effect"),
+        ("route: steps, others: 1, ppo: {reward_model: mine}", "arm 1: others: has no effect"),
+        ("route: steps, others: 1, ppo: {other_reward_models: [mine]}", "arm 1: others = 1: .*other_reward_models"),
+        ("route: steps, ppo: {others: minimum}", "arm 1, ppo: others = 'minimum': has no effect"),
+        ("route: steps, ppo: {other_reward_models: [mine, no]}", "arm 1, ppo: other_reward_models = 'no': .*hf download no"),
+        ("route: steps, ppo: {other_reward_models: ['org/{task}']}", "= 'org/{task}': .*hf download org/relevance"),
+        ("route: dial, ppo: {other_reward_models: [mine]}", "arm 1, ppo: other_reward_models: has no effect"),
+        ("route: steps, others: 1, rm_seeds: [4294967000]", "arm 1, reward_model: seed = 4294968000"),
+    ],
+)
+def test_models_beside_a_reward_that_cannot_be_are_refused(project, arm, named):
+    (project / "mine").mkdir()
+    with pytest.raises(config.ParameterError, match=named):
+        planned(project, f"study: tiny\narms: [{{{arm}, tasks: [relevance]}}]")
+
+
 @pytest.mark.parametrize(
     "route", ["dial, ppo: {dial_accuracy: 0.8}", "steps, checkpoints: last", "label-noise, checkpoints: last"]
 )

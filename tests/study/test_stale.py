@@ -12,7 +12,10 @@ from tests.study.test_run import CONFIG, planned, project  # noqa: F401 (project
 @pytest.fixture
 def finished(project):
     """Every run of the study, finished as it is planned now; by stage, the first of each."""
-    runs = planned(project)
+    return finish(planned(project))
+
+
+def finish(runs):
     for run in runs:
         record = {
             "stage": run.stage,
@@ -56,6 +59,18 @@ def test_a_parameter_changed_in_an_arm_is_named_and_a_damaged_record_is_passed_b
     runs = planned(project, CONFIG.replace("dial_accuracy: 0.8", "dial_accuracy: 0.9"))
     found = stale.reasons("tiny", runs)
     assert list(found.values()) == [["parameter dial_accuracy: 0.8 → 0.9"]]
+
+
+BESIDE = CONFIG.replace("checkpoints: last", "checkpoints: last, others: 1")
+
+
+def test_models_that_stand_beside_the_reward_are_told_as_those_that_pay(project):
+    finish(planned(project, BESIDE))
+    found = told(planned(project, BESIDE.replace("[0, 10]", "[0, 10], batch_size: 8")))
+    models = [f"reward_model relevance steps other_reward_models=1 RM seed {seed}" for seed in (0, 1000)]
+    assert found["ppo"] == [f"needs {model}, which is made anew" for model in models]
+    found = told(planned(project, BESIDE.replace("others: 1", "others: 2")))
+    assert [line.split(":")[0] for line in found["ppo"]] == ["parameter other_reward_models"]
 
 
 def test_changed_code_is_named_by_its_file(finished, project, monkeypatch):
