@@ -257,6 +257,10 @@ class PPO(Source):
         0, description="validation questions on whose sampled responses the reward is measured before any update; 0: none"
     )
     probe_samples: Texts = Field(16, description="responses to each question that a probe, or best-of-n, samples")
+    stress_records: CountOrZero = Field(
+        0,
+        description="atlas: held-out responses on whose altered forms the reward model is measured before any update; 0: none",
+    )
     kl_stop: Positive | None = Field(None, description="a rollout whose summed KL exceeds this counts towards stopping")
     kl_stop_count: Count = Field(5, description="such rollouts, in all, that stop the run")
     rm_micro_batch: Texts = Field(64, description="responses a reward-model pass")
@@ -280,6 +284,11 @@ class PPO(Source):
         if self.normalise_reward and self.task not in PAIRWISE and (self.source not in WITH_ORACLE or self.reward != "model"):
             raise ValueError(
                 "normalise_reward = True: on segments it needs reward = 'model' and the feedback of source = 'atlas'"
+            )
+        if self.stress_records and (self.source not in WITH_ORACLE or self.reward != "model"):
+            raise ValueError(
+                f"stress_records = {self.stress_records}: needs a reward model and an oracle of any text; ask for 0, or set "
+                "reward = 'model' and source = 'atlas'"
             )
         if self.evaluator == "oracle" and self.source not in WITH_ORACLE:
             raise ValueError("evaluator = 'oracle': only source = 'atlas' has one; name a reward model's directory")

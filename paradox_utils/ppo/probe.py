@@ -13,7 +13,7 @@ from paradox_utils.ppo import best_of_n
 from paradox_utils.ppo.evaluate import compared
 from paradox_utils.ppo.loop import Actors, Rewards
 from paradox_utils.rewards.judges import REWARDS, RewardFunction
-from paradox_utils.rewards.measures import ROUNDING
+from paradox_utils.rewards.measures import ROUNDING, rank_correlation
 
 FEW = 8  # prompts that the dearer measures look at
 
@@ -38,7 +38,7 @@ def probe(p: config.PPO, actors: Actors, prompts: Prompts, rewards: Rewards) -> 
         "probe_variance_raw": within,
         "probe_variance": within / overall if overall > ROUNDING**2 * float((totals**2).mean()) else math.nan,
         "probe_margin": _margin(rewards, responses, totals, p),
-        "probe_length_correlation": _within_prompts(totals, lengths),
+        "probe_length_correlation": rank_correlation(totals, lengths),
         "probe_padding": _alone(rewards.given, responses, totals),
     }
     return measures, best_of_n.table(earned)
@@ -54,15 +54,6 @@ def _margin(rewards: Rewards, responses: Responses, totals: np.ndarray, p: confi
     some = take(responses, list(range(min(FEW, len(totals)))))
     soft, hard = (function(some).cpu().numpy() for function in (rewards.soft, rewards.given))
     return float(np.abs(soft[hard != 0] / hard[hard != 0]).mean())
-
-
-def _within_prompts(totals: np.ndarray, lengths: np.ndarray) -> float:
-    from scipy.stats import rankdata
-
-    a, b = (rankdata(rows, axis=1) for rows in (totals, lengths))
-    a, b = (ranks - ranks.mean(1, keepdims=True) for ranks in (a, b))
-    scale = math.sqrt(float((a**2).sum() * (b**2).sum()))
-    return float((a * b).sum()) / scale if scale else math.nan
 
 
 def _alone(reward: RewardFunction, responses: Responses, totals: np.ndarray) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -68,6 +69,17 @@ def calibration_error(certainty: np.ndarray, right: np.ndarray) -> float:
     bins = np.clip((certainty * BINS).astype(int), 0, BINS - 1)
     gaps = [abs(certainty[bins == b].mean() - right[bins == b].mean()) * (bins == b).mean() for b in np.unique(bins)]
     return float(sum(gaps))
+
+
+def rank_correlation(a: np.ndarray, b: np.ndarray) -> float:
+    """Spearman's correlation of a and b [groups, members], their ranks taken within each group; NaN where one of them is
+    constant within every group."""
+    from scipy.stats import rankdata
+
+    a, b = (rankdata(rows, axis=1) for rows in (a, b))
+    a, b = (ranks - ranks.mean(1, keepdims=True) for ranks in (a, b))
+    scale = math.sqrt(float((a**2).sum() * (b**2).sum()))
+    return float((a * b).sum()) / scale if scale else math.nan
 
 
 # --- texts --------------------------------------------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ from transformers import PreTrainedTokenizerFast
 from transformers.utils import logging as transformers_logging
 
 from paradox_utils import config, data, files, identity, states
-from paradox_utils.data.records import DataError, Question
+from paradox_utils.data.records import DataError, Feedback, Question
 from paradox_utils.data.tasks import TASKS
 from paradox_utils.files import resolve
 from paradox_utils.policies.models import ModelError, device_of, load_policy, load_value_model
@@ -27,6 +27,7 @@ from paradox_utils.ppo.evaluate import Scores, evaluation, named, questions_tabl
 from paradox_utils.ppo.loop import Actors, Outcome, Rewards, Setting
 from paradox_utils.ppo.probe import probe
 from paradox_utils.rewards.judges import evaluator_of, reward_of, true_reward
+from paradox_utils.rewards.stress import stress
 
 transformers_logging.disable_progress_bar()
 
@@ -45,7 +46,8 @@ def run_ppo(p: config.PPO, folder: Path) -> tuple[Outcome, dict]:
         problem = f"more than the {len(splits.train)} questions to train on"
         raise DataError(f"prompts_per_update = {p.prompts_per_update}: {problem}; lower it, or name more data")
     actors = load_actors(p)
-    rewards, metrics = _rewards(p, actors.tokenizer)
+    feedback = data.load_feedback(p, resolve(p.feedback))
+    rewards, metrics = _rewards(p, actors.tokenizer, feedback)
     score = evaluation(actors.policy, actors.tokenizer, rewards.evaluator, rewards.true, p)
     asked = {"validation": encode(p, actors, splits.validation), "test": encode(p, actors, splits.test)}
     scores = processes.agreed(lambda: {"start": score(asked["test"]), "sampled_start": score(asked["test"], sampled=True)})
@@ -53,6 +55,8 @@ def run_ppo(p: config.PPO, folder: Path) -> tuple[Outcome, dict]:
     if p.probe_prompts and rewards.true is not None:
         some = choose(asked["validation"], list(range(min(p.probe_prompts, len(splits.validation)))))
         probed, best_of = processes.agreed(lambda: probe(p, actors, some, rewards))
+    if p.stress_records:
+        probed = probed | processes.agreed(lambda: stress(p, feedback["heldout"]))
 
     def prompts(update: int) -> Prompts:
         rng = random.Random(f"prompts {p.seed} {update}")  # no state to keep for a run that goes on after it was killed
@@ -78,9 +82,8 @@ def run_ppo(p: config.PPO, folder: Path) -> tuple[Outcome, dict]:
     return outcome, results
 
 
-def _rewards(p: config.PPO, tokenizer: PreTrainedTokenizerFast) -> tuple[Rewards, dict]:
+def _rewards(p: config.PPO, tokenizer: PreTrainedTokenizerFast, judged: dict[str, list[Feedback]]) -> tuple[Rewards, dict]:
     """Who judges, and the metrics of who gives the reward."""
-    judged = data.load_feedback(p, resolve(p.feedback))
     (given, metrics, cut), true, soft = reward_of(p, tokenizer, judged), true_reward(p, tokenizer, judged), None
     if p.probe_prompts and true is not None and p.reward == "model" and not TASKS[p.task].pairwise:
         unmeasured = judged | {"heldout": []}

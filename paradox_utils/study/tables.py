@@ -32,6 +32,9 @@ AT_BOTH_ENDS = (
 MEASURES = (
     *("rm_accuracy", "rm_accuracy_noisy", "rm_balanced_accuracy", "rm_majority", "rm_f1", "rm_calibration_error"),
     *(f"probe_{name}" for name in ("accuracy", "variance", "variance_raw", "margin", "length_correlation", "padding")),
+    *(f"stress_{name}" for name in ("error_share", "confidence", "confidence_wrong", "length_correlation")),
+    *(f"stress_{altered}_excess" for altered in ("repeated", "long", "unfinished")),
+    *(f"stress_{altered}_calibration" for altered in ("plain", "repeated", "long", "unfinished")),
     *("lm_performance_start", "lm_performance_final", "lm_performance_best", "lm_performance_best_logged"),
     *("true_return_start", "true_return_final", "true_return_best"),
     *(f"{name}_{when}" for name in AT_BOTH_ENDS for when in ("start", "final")),
