@@ -28,6 +28,7 @@ T5 = "configs/qa-feedback-t5-small.yaml"
 
 SMALL = {"updates": 1, "evaluate_every": 1, "prompts_per_update": 2, "samples_per_prompt": 2, "reward": "model"}
 SMALL |= {"train_questions": 8, "validation_questions": 3, "test_questions": 2, "probe_prompts": 2, "probe_samples": 2}
+SMALL |= {"stress_records": 4}
 
 
 # --- metrics ------------------------------------------------------------------------------------------------------------

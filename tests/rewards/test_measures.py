@@ -16,6 +16,7 @@ from paradox_utils.rewards.measures import (
     disagreement,
     distinct,
     pair_metrics,
+    rank_correlation,
     repetition,
     rouge_l,
     segment_metrics,
@@ -191,6 +192,15 @@ def test_rouge_l_agrees_with_trying_all_subsequences(a, b):
 
 
 # --- rewards ------------------------------------------------------------------------------------------------------------------
+
+
+def test_rank_correlation_is_of_ranks_within_each_group():
+    rising, spread = np.array([[1, 2, 3], [100, 200, 300]]), np.array([[1.0, 10.0, 100.0], [0.3, 0.2, 0.1]])
+    assert rank_correlation(rising, spread) == pytest.approx(0.0)  # 1 in the first group, −1 in the second
+    assert rank_correlation(rising[:1], spread[:1]) == pytest.approx(1.0)
+    # ranks 1½ 1½ 3 and 1 2 3: covariance 1.5, variances 1.5 and 2
+    assert rank_correlation(np.array([[7, 7, 9]]), rising[:1]) == pytest.approx(1.5 / math.sqrt(1.5 * 2))
+    assert math.isnan(rank_correlation(np.array([[7, 7, 7], [9, 9, 9]]), rising))  # groups differ, members do not
 
 
 def test_segment_rewards_agree_by_sign_where_there_is_a_segment():

@@ -16,6 +16,7 @@ from paradox_utils.policies.models import ModelError, atlas_policy_tokenizer, lo
 from paradox_utils.ppo import OPTIMISERS
 from paradox_utils.rewards import judges
 from paradox_utils.stages import ppo, supervised
+from paradox_utils.study.tables import MEASURES
 from tests.policies.altered import shaken_reward_models
 from tests.policies.test_prompts import tiny_model
 from tests.rewards.test_placement import respond, tokens
@@ -145,6 +146,25 @@ def test_probes_are_kept_and_change_nothing_else(tmp_path):
     assert chosen["n"].tolist() == [1, 2, 4]
     assert chosen["reward"].is_monotonic_increasing
     assert not (tmp_path / "plain/best_of_n.csv").exists()
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_a_reward_model_under_stress_is_kept_and_changes_nothing_else(task, tmp_path):
+    p = parameters(task=task, updates=1, evaluate_every=1)
+    plain, before = ppo.run_ppo(p, tmp_path / "plain")
+    outcome, results = ppo.run_ppo(p.model_copy(update={"stress_records": 30}), tmp_path / "stressed")
+    columns = {name for name in MEASURES if name.startswith("stress_")}
+    of_segments = {name for name in columns if name.endswith(("_calibration", "_error_share"))}
+    assert len(of_segments) == 5
+    assert set(results) - set(before) == columns - (of_segments if task == "completeness" else set())
+    assert {name: results[name] for name in before} == before
+    pd.testing.assert_frame_equal(plain.curve.drop(columns="seconds"), outcome.curve.drop(columns="seconds"))
+    assert results["stress_confidence_wrong"] < results["stress_confidence"]  # these models are unsure where they err
+    if task == "completeness":
+        assert results["stress_length_correlation"] > 0.1  # what the fixture is known for
+    else:
+        assert abs(results["stress_error_share"]) < 0.2
+        assert 0 <= results["stress_plain_calibration"] < results["stress_repeated_calibration"] < 1
 
 
 def test_best_of_n_runs_the_whole_stage_and_trains_nothing(tmp_path):
