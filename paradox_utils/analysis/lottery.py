@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import itertools
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -67,6 +68,48 @@ def control(cells: pd.DataFrame) -> tuple[str, str, str] | None:
 
 MATCHED = 0.01  # accuracies that count as equal
 KINDS = ("short-moderate", "short-top", "long-moderate", "long-top")
+
+
+@dataclass(frozen=True)
+class Design:
+    """Of one task: the last step that is ``short`` and the first that is ``long``, and the accuracies wanted."""
+
+    short: int
+    long: int
+    moderate: float
+    top: float
+
+
+# Set by trainings of other seeds (48 to 50), by their accuracies alone.
+DESIGNS = {"relevance": Design(short=80, long=160, moderate=0.865, top=0.995)}
+# The arms whose trainings give each kind: at the usual rate, at a higher one, and with noisy labels or little data, whose
+# accuracy stays moderate however long they train.
+TRAININGS = {
+    "short-moderate": ("models-base",),
+    "short-top": ("models-fast",),
+    "long-moderate": ("models-noisy", "models-few"),
+    "long-top": ("models-base",),
+}
+
+
+def chosen(models: pd.DataFrame) -> pd.DataFrame:
+    """The checkpoints of each task's trainings that :func:`matched` takes, by the arms of :data:`TRAININGS`: a row a kind
+    (``task``, ``rm_seed``, ``kind``, ``arm``, ``step``, ``accuracy``); none of a training without a match.
+
+    ``models``: a study's ``reward_models.csv``.
+    """
+    rows = []
+    for (task, seed), own in models.groupby(["task", "rm_seed"], sort=False):
+        design = DESIGNS[task]
+        length = {"short": own["step"] <= design.short, "long": own["step"] >= design.long}
+        options = {kind: own[own["arm"].isin(arms) & length[kind.split("-")[0]]] for kind, arms in TRAININGS.items()}
+        steps = matched(options, {"moderate": design.moderate, "top": design.top})
+        for kind, step in steps.items():
+            (one,) = options[kind][options[kind]["step"] == step].itertuples()
+            rows.append(
+                {"task": task, "rm_seed": int(seed), "kind": kind, "arm": one.arm, "step": step, "accuracy": one.accuracy}
+            )
+    return pd.DataFrame(rows, columns=["task", "rm_seed", "kind", "arm", "step", "accuracy"])
 
 
 def matched(checkpoints: Mapping[str, pd.DataFrame], targets: Mapping[str, float]) -> dict[str, int]:
@@ -199,6 +242,15 @@ def power(top: float, moderate: float, trainings: int, level: float = LEVEL) -> 
         share = only_top / (only_top + only_moderate) if only_top + only_moderate else 0.0
         found += float(chance * stats.binom.sf(least - 1, discordant, share))
     return found
+
+
+SIZE = (7 / 24, 0.0)  # how often top and moderate checkpoints failed in a pilot, at the default pressure
+
+
+def trainings(cells: int) -> int:
+    """The fewest trainings, in fours and at least 24, with which a lottery of :data:`SIZE` in one of so many cells is found
+    with a power of 0.8, whatever the others do (Holm's smallest level)."""
+    return next(n for n in itertools.count(24, 4) if power(*SIZE, n, LEVEL / cells) >= 0.8)
 
 
 def rates(cells: Sequence[Mapping[str, float]], trainings: int, studies: int = 2000, seed: int = 0) -> dict[str, float]:

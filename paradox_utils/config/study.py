@@ -24,9 +24,9 @@ class Arm(Parameters):
 
     ``name``: what the analysis calls the family (arms of one name are analysed together). ``reward_model``, ``ppo``: parameters
     fixed in this arm. ``vary``: parameter names and their values, several of them changing together. ``checkpoints``: which
-    reward-model checkpoints get PPO runs (all, the last, or a list of steps). ``seeds``: every reward model meets every PPO
-    seed, or the seeds of the same place in both lists go together. ``others``: how many further trainings stand beside each
-    reward model, as the run's ``other_reward_models``.
+    reward-model checkpoints get PPO runs (all, the last, a list of steps, or such a list for each of ``rm_seeds``).
+    ``seeds``: every reward model meets every PPO seed, or the seeds of the same place in both lists go together. ``others``:
+    how many further trainings stand beside each reward model, as the run's ``other_reward_models``.
     """
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9-]*$")] = Field("", description="unset: the route")
@@ -34,7 +34,7 @@ class Arm(Parameters):
     tasks: list[TaskName] = ["relevance", "factuality", "completeness"]
     policies: list[str] | None = Field(None, description="names from `policies`; unset: all")
     vary: dict[str, list[Any]] = {}
-    checkpoints: Literal["all", "last"] | list[CountOrZero] = "all"
+    checkpoints: Literal["all", "last"] | list[CountOrZero] | dict[Seed, list[CountOrZero]] = "all"
     rm_seeds: list[Seed] = [0]
     ppo_seeds: list[Seed] = [0]
     seeds: Literal["crossed", "nested"] = "crossed"

@@ -158,6 +158,8 @@ def _check_arm(study: Study, arm: Arm, where: str) -> None:
         if values is not None and (not values or len(set(values)) < len(values)):
             raise ParameterError(f"{where}: {name} = {values!r}: must hold at least one value, each once")
     _check_vary(arm, f"{where}, vary")
+    if isinstance(arm.checkpoints, dict) and (wrong := sorted(arm.checkpoints.keys() ^ set(arm.rm_seeds))):
+        raise ParameterError(f"{where}: checkpoints: has other seeds than rm_seeds ({wrong[0]}); give each of them its steps")
     nested, trains = arm.seeds == "nested", any(_trains_reward_model(study, arm, task) for task in arm.tasks)
     if nested and len(arm.rm_seeds) != len(arm.ppo_seeds):
         raise ParameterError(
@@ -269,7 +271,7 @@ class _Planner:
                 for seed in range(rm_seed, rm_seed + BETWEEN * arm.others + 1, BETWEEN)
             ]
             saved = run.parameters["checkpoint_steps"]
-            for step in {"all": saved, "last": saved[-1:]}.get(str(arm.checkpoints), arm.checkpoints):
+            for step in _steps(arm, rm_seed, saved):
                 if step not in saved:
                     raise ParameterError(
                         f"{where}: checkpoints = {arm.checkpoints}: the {labels['task']} reward model saves no step {step}; "
@@ -352,6 +354,13 @@ class Link:
 
 def _labels(**known: Any) -> dict[str, Any]:
     return dict.fromkeys(("task", "policy", "route", "arm", "setting", "rm_step", "rm_seed", "ppo_seed")) | known
+
+
+def _steps(arm: Arm, rm_seed: int, saved: list[int]) -> list[int]:
+    """Of the steps that a reward model saves, those of the checkpoints that get PPO runs."""
+    if isinstance(arm.checkpoints, dict):
+        return arm.checkpoints[rm_seed]
+    return {"all": saved, "last": saved[-1:]}.get(str(arm.checkpoints), arm.checkpoints)
 
 
 def _ppo_seeds(arm: Arm, marks: Mapping[str, Any]) -> list[int]:

@@ -170,7 +170,11 @@ def _of_plan(name: str, runs: list[Run], known: dict[str, dict[str, Any]]) -> di
             rows += [{"study": name, "id": run.id, **labels} | measured for labels in run.all_labels]
             parameters.append({"id": run.id} | {key: value for key, value in run.parameters.items() if key != "out"})
         if run.stage == "reward_model":
-            named = {"study": name, "id": run.id, **{key: run.labels[key] for key in ("task", "route", "setting", "rm_seed")}}
+            named = {
+                "study": name,
+                "id": run.id,
+                **{key: run.labels[key] for key in ("task", "route", "arm", "setting", "rm_seed")},
+            }
             checkpoints += [named | checkpoint for checkpoint in results.get("checkpoints", [])]
     columns = list(dict.fromkeys(key for row in checkpoints for key in row)) or ["task"]  # an empty table has a column too
     return {

@@ -80,6 +80,30 @@ def test_reward_models_are_matched_by_accuracy():
     assert lottery.matched(far, TARGETS) == {}
 
 
+def test_each_training_gives_four_reward_models():
+    def training(arm, seed, steps):
+        return [{"task": "relevance", "rm_seed": seed, "arm": arm, "step": step, "accuracy": a} for step, a in steps.items()]
+
+    rows = training("models-base", 1, {50: 0.86, 80: 0.87, 90: 0.865, 160: 0.994}) + training(
+        "models-fast", 1, {60: 0.995, 90: 0.995}
+    )
+    rows += training("models-noisy", 1, {80: 0.87, 200: 0.868, 240: 0.864})
+    rows += training("models-base", 2, {50: 0.86, 160: 0.994}) + training("models-fast", 2, {60: 0.95})
+    rows += training("models-few", 2, {200: 0.868})
+    found = lottery.chosen(pd.DataFrame(rows))
+    assert set(found["rm_seed"]) == {1}  # the other has no short one of its top accuracy
+    steps = found.set_index("kind")["step"].to_dict()
+    assert steps == {"short-moderate": 50, "short-top": 60, "long-moderate": 200, "long-top": 160}
+    assert found["arm"].tolist() == ["models-base", "models-fast", "models-noisy", "models-base"]
+
+
+def test_trainings_give_the_power_asked_for():
+    for cells in (1, 3, 4):
+        n = lottery.trainings(cells)
+        assert lottery.power(*lottery.SIZE, n, lottery.LEVEL / cells) >= 0.8
+        assert n == 24 or lottery.power(*lottery.SIZE, n - 4, lottery.LEVEL / cells) < 0.8
+
+
 def test_sign_flips_by_hand_and_by_enumeration():
     assert lottery.sign_flip([1, 1, 1, 1, 0, -1], two_sided=False) == pytest.approx(6 / 32)  # McNemar's: 4 or more of 5
     assert lottery.sign_flip([0, 0], two_sided=True) == 1

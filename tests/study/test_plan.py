@@ -213,6 +213,12 @@ def test_every_checkpoint_of_a_nested_trajectory_has_its_ppo_seed(project):
     assert sorted(found) == [(0, 1, 7), (0, 2, 9), (40, 1, 7), (40, 2, 9)]
 
 
+def test_each_training_may_have_checkpoints_of_its_own(project):
+    text = "study: tiny\narms: [{route: steps, tasks: [relevance], rm_seeds: [1, 2], checkpoints: {1: [40], 2: [0, 40]}}]"
+    found = [(run.labels["rm_seed"], run.labels["rm_step"]) for run in trained(planned(project, text))]
+    assert sorted(found) == [(1, 40), (2, 0), (2, 40)]
+
+
 def test_parameters_that_vary_together_change_together(project):
     text = """
 study: tiny
@@ -332,6 +338,9 @@ def test_a_control_without_an_accuracy_trains_no_reward_model(project, route):
         ("arms: [{route: steps, ppo: {whitening: none, whiten_padding: true}}]", r"arm 1, ppo: whiten_padding"),
         ("arms: [{route: steps, policies: [t5]}]", r"arm 1: policies = 't5': must be one of .*atlas-t5"),
         ("arms: [{route: steps, checkpoints: [7]}]", r"arm 1: checkpoints = \[7\]: .* saves no step 7; .*\[0, 40"),
+        ("arms: [{route: steps, checkpoints: {0: [0], 3: [0]}}]", r"arm 1: checkpoints: has other seeds than rm_seeds \(3\)"),
+        ("arms: [{route: steps, rm_seeds: [0, 4], checkpoints: {0: [0]}}]", r"checkpoints: .* \(4\)"),
+        ("arms: [{route: steps, checkpoints: {0: [7]}}]", r"saves no step 7"),
         ("arms: [{route: steps, ppo_seeds: [1, 1]}]", r"ppo_seeds = \[1, 1\]: must hold at least one value, each once"),
         ("arms: [{route: steps, vary: {label_noise: []}}]", r"vary: label_noise = \[\]"),
         ("arms: [{route: steps, vary: {label_noize: [0.1]}}]", r"vary: unknown parameter 'label_noize'.*'label_noise'"),
