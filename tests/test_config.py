@@ -72,6 +72,8 @@ def test_defaults_are_valid_and_survive_a_round_trip(schema):
         ({"other_reward_models": ["a", "b", "a"]}, r"other_reward_models: names 'a'"),
         ({"other_reward_models": ["a"], "reward_model": "a"}, r"other_reward_models: names 'a'"),
         ({"other_reward_models": [5]}, r"other_reward_models.0 = 5: .*quotes"),
+        ({"optimiser": "rloo", "samples_per_prompt": 1}, r"samples_per_prompt = 1: .*optimiser = 'rloo'"),
+        ({"optimiser": "rloo", "prompts_per_update": 9, "train_questions": 8}, r"prompts_per_update = 9: "),
     ],
 )
 def test_a_wrong_parameter_is_named_with_its_value_and_what_is_allowed(values, message):
@@ -92,6 +94,9 @@ def test_a_wrong_parameter_is_named_with_its_value_and_what_is_allowed(values, m
         {"task": "completeness", "reward": "model", "dial_accuracy": 0.5},
         {"other_reward_models": ["a"], "others": "watch"},
         {"other_reward_models": ["a", "b"], "others": "minimum", "optimiser": "best-of-n"},
+        {"optimiser": "rloo", "samples_per_prompt": 2},
+        {"optimiser": "ppo", "samples_per_prompt": 1},
+        {"optimiser": "best-of-n", "prompts_per_update": 9, "train_questions": 8},
     ],
 )
 def test_what_lies_just_inside_a_bound_is_allowed(values):
@@ -109,6 +114,12 @@ def test_every_problem_gets_its_line():
 def test_checkpoint_steps_must_rise(steps):
     with pytest.raises(ParameterError, match="checkpoint_steps"):
         config.check(RewardModel, {"checkpoint_steps": steps})
+
+
+@pytest.mark.parametrize("value", [-0.1, 0.5, 1.0])
+def test_label_smoothing_leaves_most_of_the_target_to_the_label(value):
+    with pytest.raises(ParameterError, match=f"label_smoothing = {value}: .*0.5"):
+        config.check(RewardModel, {"label_smoothing": value})
 
 
 @given(st.floats())

@@ -28,6 +28,7 @@ EXPLAINED = {
     "args": "of a callback",
     "control": "of a callback",
     "kwargs": "of a callback",
+    "compute_loss": "TRL's trainer calls it",
     "forward": "torch calls it",
     "backward": "torch calls it",
     "update": "transformers calls a cache's layer",

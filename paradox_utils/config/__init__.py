@@ -125,6 +125,9 @@ class RewardModel(Source):
     split: Literal["train", "evaluator"] = Field("train", description="which feedback questions it learns from")
     feedback_limit: CountOrZero = Field(0, description="feedback questions to learn from; 0: all of the split")
     label_noise: Share = Field(0.0, description="probability that a training label is flipped on top of the annotators' noise")
+    label_smoothing: Annotated[float, Field(ge=0, lt=0.5)] = Field(
+        0.0, description="share of the target that the other label gets: the task's other class, or the other order of a pair"
+    )
     checkpoint_steps: list[CountOrZero] = Field([0, 40, 80, 160, 320], description="optimizer steps that leave a checkpoint")
     schedule_steps: CountOrZero = Field(0, description="steps of the learning-rate schedule; 0: up to the last checkpoint")
     corruption_steps: CountOrZero = Field(
@@ -184,8 +187,10 @@ class PPO(Source):
     task: TaskName = "relevance"
     policy: str = Field(FIXTURE_POLICY, description="directory of the supervised policy, or a hub id")
     preset: Literal["default", "as-published"] = Field("default", description="as-published: the released code's estimators")
-    optimiser: Literal["ppo", "best-of-n"] = Field(
-        "ppo", description="best-of-n trains nothing: it chooses among sampled responses by the reward"
+    optimiser: Literal["ppo", "rloo", "best-of-n"] = Field(
+        "ppo",
+        description="rloo: a response is one action, its baseline the mean of the prompt's others, without effect of value_*, "
+        "whiten*, discount and gae_lambda; best-of-n trains nothing: it chooses among sampled responses by the reward",
     )
     # the reward
     reward: Literal["model", "dial", "constant", "length"] = Field(
@@ -309,7 +314,12 @@ class PPO(Source):
             raise ValueError(
                 f"processes = {self.processes}: more than prompts_per_update = {self.prompts_per_update}; each needs a prompt"
             )
-        if self.optimiser == "ppo" and 0 < self.train_questions < self.prompts_per_update:
+        if self.optimiser == "rloo" and self.samples_per_prompt < 2:
+            raise ValueError(
+                f"samples_per_prompt = {self.samples_per_prompt}: optimiser = 'rloo' compares a response with the prompt's "
+                "others; use 2 or more, or optimiser = 'ppo'"
+            )
+        if self.optimiser != "best-of-n" and 0 < self.train_questions < self.prompts_per_update:
             raise ValueError(
                 f"prompts_per_update = {self.prompts_per_update}: more than train_questions = {self.train_questions}; lower "
                 "it, or raise those"

@@ -5,8 +5,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from paradox_utils.ppo import best_of_n, ppo
+from paradox_utils.ppo import best_of_n, ppo, rloo
 from paradox_utils.ppo.loop import Outcome, Setting
 
 # By the parameter ``optimiser``.
-OPTIMISERS: dict[str, Callable[[Setting], Outcome]] = {"ppo": ppo.run, "best-of-n": best_of_n.run}
+OPTIMISERS: dict[str, Callable[[Setting], Outcome]] = {"ppo": ppo.run, "rloo": rloo.run, "best-of-n": best_of_n.run}

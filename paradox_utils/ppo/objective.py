@@ -1,4 +1,7 @@
-"""The PPO objective in small pure functions. Tensors are [B, T] (responses, tokens) unless said otherwise; masks are 0 or 1."""
+"""The objectives of PPO and RLOO in small pure functions.
+
+Tensors are [B, T] (responses, tokens) unless said otherwise; masks are 0 or 1.
+"""
 
 from __future__ import annotations
 
@@ -105,8 +108,16 @@ def advantages(rewards: Tensor, values: Tensor, discount: float, trace: float) -
     return result, result + values
 
 
+def leave_one_out(returns: Tensor, samples: int) -> Tensor:
+    """Returns [B] less the mean return of the other responses to the same prompt (Kool et al. 2019), of which each has
+    ``samples`` ≥ 2: G − (Σ G' − G) / (K − 1) = (G − mean) K / (K − 1)."""
+    groups = returns.view(-1, samples)
+    return ((groups - groups.mean(1, keepdim=True)) * (samples / (samples - 1))).flatten()
+
+
 def policy_loss(log_p: Tensor, old_log_p: Tensor, advantage: Tensor, clip: float) -> tuple[Tensor, Tensor]:
-    """Clipped surrogate (Schulman et al. 2017, eq. 7) of each token, and whether clipping was the larger loss."""
+    """Clipped surrogate (Schulman et al. 2017, eq. 7) of each action (a token, or a response by its summed log-probabilities),
+    and whether clipping was the larger loss."""
     ratio = (log_p - old_log_p).exp()
     plain, clipped = -advantage * ratio, -advantage * ratio.clamp(1 - clip, 1 + clip)
     return torch.maximum(plain, clipped), (clipped > plain).float()

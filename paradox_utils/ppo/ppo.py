@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +14,11 @@ from paradox_utils.policies.prompts import Responses, passes, rows_of, take
 from paradox_utils.ppo import loop, objective, processes
 from paradox_utils.ppo.loop import Actors, Rollout
 
-COLUMNS = ("policy_loss", "value_loss", "clip_share", "gradient_norm", "steps", "learning_rate")
+STEPS = ("gradient_norm", "steps", "learning_rate")  # what any learner's update says of its steps
+COLUMNS = ("policy_loss", "value_loss", "clip_share", *STEPS)
+
+# Of one pass over some responses and their rows [B]: the loss to descend, and what of it to log, [k]; both add up over passes.
+Losses = Callable[[Responses, list[int]], tuple[Tensor, Tensor]]
 
 
 def run(s: loop.Setting) -> loop.Outcome:
@@ -40,35 +45,58 @@ def estimates(p: config.PPO, rollout: Rollout) -> tuple[Tensor, Tensor]:
 
 
 def optimizer_of(p: config.PPO, actors: Actors) -> torch.optim.Adam:
-    """Adam over the policy and the value model, one group each."""
-    groups = [{"params": list(network.parameters())} for network in (actors.policy, actors.value)]
+    """Adam over the policy and the value model."""
+    return adam(p, [actors.policy, actors.value])
+
+
+def adam(p: config.PPO, networks: Sequence[nn.Module]) -> torch.optim.Adam:
+    """Adam over networks, one group each, the policy's first."""
+    groups = [{"params": list(network.parameters())} for network in networks]
     return torch.optim.Adam(groups, lr=p.learning_rate, eps=p.adam_epsilon, fused=True)
 
 
 def optimise(
     p: config.PPO, actors: Actors, optimizer: torch.optim.Optimizer, rollout: Rollout, number: int
 ) -> dict[str, float]:
-    """Update ``number`` (1-based): ``epochs`` optimizer steps on the whole rollout, each token weighing the same. Returns the
-    losses of the last epoch, the steps taken, and the learning rate of the last.
+    """Update ``number`` (1-based): the steps of :func:`steps`, each token weighing the same. Its columns of the curve."""
+    tokens, targets = processes.total(rollout.mask), estimates(p, rollout)
+
+    def losses(part: Responses, rows: list[int]) -> tuple[Tensor, Tensor]:
+        terms = _losses(p, actors, rollout, targets, part, rows) / tokens
+        return terms[0] + p.value_weight * terms[1], terms
+
+    return dict(zip(COLUMNS, steps(p, [actors.policy, actors.value], optimizer, rollout, number, losses), strict=True))
+
+
+def steps(
+    p: config.PPO,
+    networks: Sequence[nn.Module],
+    optimizer: torch.optim.Optimizer,
+    rollout: Rollout,
+    number: int,
+    losses: Losses,
+) -> list[float]:
+    """Change ``networks`` by ``epochs`` optimizer steps on the whole rollout. Returns what ``losses`` logs of the last epoch,
+    then :data:`STEPS`: the policy's gradient norm before clipping, the steps taken, and the learning rate of the last.
 
     It stops before a step along a non-finite loss or gradient: the weights stay as they were.
     """
-    actors.policy.train(p.dropout_in_updates > 0), actors.value.train(p.dropout_in_updates > 0)
-    tokens, targets = processes.total(rollout.mask), estimates(p, rollout)
+    for network in networks:
+        network.train(p.dropout_in_updates > 0)
     parts = [(take(rollout.responses, chosen), rows_of(chosen, rollout.responses.samples))
              for chosen in passes(rollout.responses, p.pass_tokens)]  # fmt: skip
-    steps = 0
+    taken = 0
     for epoch in range(p.epochs):
         rate = learning_rate(p, number, epoch)
         for group in optimizer.param_groups:
             group["lr"] = rate
         optimizer.zero_grad(set_to_none=True)
-        sums = torch.zeros(3, device=tokens.device)
+        logged: list[Tensor] = []
         for part, rows in parts:
-            terms = _losses(p, actors, rollout, targets, part, rows) / tokens
-            (terms[0] + p.value_weight * terms[1]).backward()
-            sums += terms.detach()
-        sums = torch.stack([processes.total(term) for term in sums])
+            loss, terms = losses(part, rows)
+            loss.backward()
+            logged.append(terms.detach())
+        sums = torch.stack([processes.total(term) for term in sum(logged)])
         for group in optimizer.param_groups:
             processes.sum_gradients(group["params"])
         norms = [nn.utils.clip_grad_norm_(group["params"], p.max_gradient_norm or math.inf) for group in optimizer.param_groups]
@@ -76,10 +104,10 @@ def optimise(
         if not finite:
             break
         optimizer.step()
-        steps += 1
-    actors.policy.eval(), actors.value.eval()  # an evaluation may follow
-    norm = float(norms[0]) if finite else math.nan  # of the policy, before clipping
-    return dict(zip(COLUMNS, [*sums.tolist(), norm, steps, rate], strict=True))
+        taken += 1
+    for network in networks:
+        network.eval()  # an evaluation may follow
+    return [*sums.tolist(), float(norms[0]) if finite else math.nan, taken, rate]
 
 
 def _losses(

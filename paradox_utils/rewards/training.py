@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import json
 import random
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import torch
 from datasets import Dataset
 from torch import Tensor
 from torch.nn.functional import cross_entropy
@@ -104,14 +106,16 @@ def train(p: config.RewardModel, feedback: dict[str, list[Feedback]], folder: Pa
         "callbacks": [callback],
     }
     if pairwise:
-        from trl import RewardConfig, RewardTrainer  # takes a second, and token models need none of it
+        from trl import RewardConfig  # takes a second, and token models need none of it
 
         # TRL's defaults, bfloat16 and gradient checkpointing, would measure checkpoints in a precision they are not used in
         settings = RewardConfig(**arguments, max_length=None, disable_dropout=False, bf16=False, gradient_checkpointing=None)
-        trainer = RewardTrainer(args=settings, data_collator=lambda batch: _collate_pairs(batch, scorer), **common)
+        collate = functools.partial(_collate_pairs, scorer=scorer)
+        trainer = _pair_trainer(p.label_smoothing)(args=settings, data_collator=collate, **common)
     else:
         settings = TrainingArguments(**arguments)
-        trainer = Trainer(args=settings, data_collator=scorer.collate, compute_loss_func=_token_loss, **common)
+        loss = functools.partial(_token_loss, bad=TASKS[p.task].bad, smoothing=p.label_smoothing)
+        trainer = Trainer(args=settings, data_collator=scorer.collate, compute_loss_func=loss, **common)
     losses = fit(trainer, p)
     return callback.metrics, losses, truncated
 
@@ -126,13 +130,36 @@ def _forget_broken(p: config.RewardModel, folder: Path) -> None:
         shutil.rmtree(folder / "resume")
 
 
-def _token_loss(outputs: TokenClassifierOutput, labels: Tensor, num_items_in_batch: Tensor | int) -> Tensor:
-    """Cross-entropy over the labels of the whole batch (their number is ``num_items_in_batch``), however it is cut in passes.
+def _token_loss(
+    outputs: TokenClassifierOutput, labels: Tensor, num_items_in_batch: Tensor | int, bad: int, smoothing: float
+) -> Tensor:
+    """Cross-entropy over the labels of the whole batch (their number is ``num_items_in_batch``), however it is cut in passes:
+    −(1 − ε) log p(label) − ε log p(other) with ε = ``smoothing``, the other of the task's two classes (GOOD and ``bad``) and p
+    over all three.
 
     Models take the mean over one pass instead, which ``Trainer`` then sums over the passes of a batch.
     """
-    total = cross_entropy(outputs.logits.flatten(0, 1), labels.flatten(), ignore_index=IGNORED, reduction="sum")
+    entropy = functools.partial(cross_entropy, outputs.logits.flatten(0, 1), ignore_index=IGNORED, reduction="sum")
+    labels = labels.flatten()
+    total = entropy(labels)
+    if smoothing:
+        total = (1 - smoothing) * total + smoothing * entropy(torch.where(labels == IGNORED, IGNORED, GOOD + bad - labels))
     return total / max(1, num_items_in_batch)
+
+
+def _pair_trainer(smoothing: float) -> type[Trainer]:
+    """TRL's ``RewardTrainer``, which knows no label smoothing, with it: −(1 − ε) log σ(Δ) − ε log σ(−Δ) of a margin Δ (as in
+    Mitchell 2023), which is its own −log σ(Δ), and ε Δ."""
+    from trl import RewardTrainer
+
+    class Smoothed(RewardTrainer):
+        def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):  # noqa: ANN001, ANN202
+            loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
+            chosen, rejected = outputs.logits.squeeze(-1).chunk(2)
+            loss = loss + smoothing * (chosen - rejected).mean()
+            return (loss, outputs) if return_outputs else loss
+
+    return Smoothed if smoothing else RewardTrainer
 
 
 def _token_rows(scorer: RewardScorer, examples: Sequence[SegmentExample]) -> tuple[list[dict], int]:

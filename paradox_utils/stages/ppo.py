@@ -42,7 +42,7 @@ def run_ppo(p: config.PPO, folder: Path) -> tuple[Outcome, dict]:
     if p.processes > 1 and processes.count() == 1:
         return _shared(p, folder)
     splits = data.load_splits(p)
-    if p.optimiser == "ppo" and len(splits.train) < p.prompts_per_update:
+    if p.optimiser != "best-of-n" and len(splits.train) < p.prompts_per_update:
         problem = f"more than the {len(splits.train)} questions to train on"
         raise DataError(f"prompts_per_update = {p.prompts_per_update}: {problem}; lower it, or name more data")
     actors = load_actors(p)
@@ -154,10 +154,10 @@ def main(folder: Path, owner: int) -> None:
 
 
 def load_actors(p: config.PPO) -> Actors:
-    """Policy, reference and value model on their device."""
+    """Policy, reference and value model on their device; of an optimiser that reads no values, the latter is a head alone."""
     device = device_of(p.device)
     policy, tokenizer = load_policy(p.policy)
-    shared = p.value_model == "shared"
+    shared = p.value_model == "shared" or p.optimiser != "ppo"
     value = load_value_model(p.policy if shared else p.value_weights or p.policy, shared, p.seed, p.value_head)
     mine, its = policy.config, value.body.config if value.body is not None else policy.config
     if (its.is_encoder_decoder, its.vocab_size) != (mine.is_encoder_decoder, mine.vocab_size):

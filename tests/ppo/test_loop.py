@@ -223,9 +223,9 @@ def test_a_policy_that_is_broken_from_the_start_ends_the_run(settings):
     assert set(outcome.best) == set(dict(actors.policy.named_parameters()))
 
 
-@pytest.mark.parametrize("network", ["policy", "value"])
-def test_a_gradient_that_is_not_finite_under_a_finite_loss_spares_the_weights(settings, network):
-    p = settings(learning_rate=1e-3)
+@pytest.mark.parametrize(("optimiser", "network"), [("ppo", "policy"), ("ppo", "value"), ("rloo", "policy")])
+def test_a_gradient_that_is_not_finite_under_a_finite_loss_spares_the_weights(settings, optimiser, network):
+    p = settings(learning_rate=1e-3, optimiser=optimiser)
     actors = load_actors(p)
     before = weights(actors.policy), weights(actors.value)
     next(getattr(actors, network).parameters()).register_hook(lambda gradient: gradient * math.nan)
@@ -236,10 +236,11 @@ def test_a_gradient_that_is_not_finite_under_a_finite_loss_spares_the_weights(se
     assert unchanged(actors.value, before[1])
 
 
+@pytest.mark.parametrize("optimiser", ["ppo", "rloo"])
 @pytest.mark.parametrize("epochs", [1, 4])
 @pytest.mark.parametrize("kind", KINDS)
-def test_an_absurd_learning_rate_ends_the_run_with_a_reason(settings, kind, epochs):
-    p = settings(kind, learning_rate=1e30, epochs=epochs)
+def test_an_absurd_learning_rate_ends_the_run_with_a_reason(settings, kind, epochs, optimiser):
+    p = settings(kind, learning_rate=1e30, epochs=epochs, optimiser=optimiser)
     actors = load_actors(p)
     before = weights(actors.policy)
     outcome = run(p, actors)

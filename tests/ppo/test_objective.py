@@ -188,6 +188,12 @@ def test_padding_changes_no_advantage(drawn, discount, trace):
         assert (together[row, length:] == 0).all()
 
 
+def test_leave_one_out_by_hand():
+    # 6 − mean(1, 2), 1 − mean(6, 2), 2 − mean(6, 1); of two responses each is the other's baseline
+    close(objective.leave_one_out(torch.tensor([6.0, 1, 2, 0, 0, 0]), 3), [4.5, -3.0, -1.5, 0, 0, 0])
+    close(objective.leave_one_out(torch.tensor([1.0, 3, -2, -7]), 2), [-2.0, 2.0, 5.0, -5.0])
+
+
 # --- losses -------------------------------------------------------------------------------------------------------------------
 
 

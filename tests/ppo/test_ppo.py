@@ -10,7 +10,7 @@ from transformers import get_scheduler
 from paradox_utils import config
 from paradox_utils.policies.passes import forward, grid
 from paradox_utils.policies.prompts import Responses
-from paradox_utils.ppo import loop, objective, ppo
+from paradox_utils.ppo import OPTIMISERS, loop, objective, ppo
 from paradox_utils.stages.ppo import load_actors
 from tests.policies.test_prompts import KINDS, TEXTS, A, ask, plain_logits, tiny_model, tiny_tokenizer, unpadded
 
@@ -54,7 +54,8 @@ def rolled_out(p, actors, reward=count, texts=TEXTS, seed=0):
 
 def run(p, actors=None, reward=count, evaluate=lambda: {"lm_performance": 0.0}):
     actors, rewards = actors or load_actors(p), loop.Rewards(reward, None, None, None)
-    return ppo.run(loop.Setting(p, actors, rewards, lambda update: prompts_of(actors), {}, evaluate, Path("nowhere")))
+    setting = loop.Setting(p, actors, rewards, lambda update: prompts_of(actors), {}, evaluate, Path("nowhere"))
+    return OPTIMISERS[p.optimiser](setting)
 
 
 def weights(model):

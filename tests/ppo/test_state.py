@@ -123,6 +123,13 @@ def test_a_run_with_several_reward_models_goes_on_too(tmp_path):
     assert pd.read_csv(tmp_path / "whole" / "curve.csv")["disagreement"].notna().all()
 
 
+def test_a_killed_run_of_another_optimiser_goes_on_too(tmp_path):
+    assert run(tmp_path / "whole", optimiser="rloo") == 0
+    assert run(tmp_path / "killed", kill=5, optimiser="rloo") == -signal.SIGKILL
+    assert run(tmp_path / "killed", optimiser="rloo") == 0
+    assert outcome(tmp_path / "killed") == outcome(tmp_path / "whole")
+
+
 MOMENTS = {
     "in the middle of an epoch": (updates, "_losses", 23),
     "between a state and its successor's clearing": (states, "keep_last", 2),
@@ -206,11 +213,12 @@ def test_processes_alone_change_nothing():
     assert weight.grad.eq(1).all()
 
 
-def test_two_processes_make_the_updates_of_one(tmp_path):
+@pytest.mark.parametrize("optimiser", ["ppo", "rloo"])
+def test_two_processes_make_the_updates_of_one(tmp_path, optimiser):
     ended, others = {}, shaken_reward_models("relevance", tmp_path)
     for number in (1, 2):  # of five prompts one process takes three, the other two
-        changes = {"updates": 3, "prompts_per_update": 5, "dropout_in_updates": 0.0, "whiten_rewards": True}
-        changes["other_reward_models"] = others
+        changes = {"optimiser": optimiser, "updates": 3, "prompts_per_update": 5, "dropout_in_updates": 0.0}
+        changes |= {"whiten_rewards": True, "other_reward_models": others}
         folder = tmp_path / str(number)
         folder.mkdir()
         with warnings.catch_warnings():

@@ -19,7 +19,7 @@ from paradox_utils.policies.supervised import NonFiniteLossError, shuffled
 from paradox_utils.rewards import judges, training
 from paradox_utils.rewards.encoders import atlas_reward_tokenizer, load_encoder, load_reward_model
 from paradox_utils.rewards.examples import context_of, training_examples
-from paradox_utils.rewards.model import IGNORED, NonFiniteScoresError, RewardScorer, features, load_scorer
+from paradox_utils.rewards.model import IGNORED, NonFiniteScoresError, RewardScorer, features, load_scorer, pair_scores
 from tests.rewards.test_model import CLAUSES, CONTEXT, F_ERR, NF_ERR, OK, ids, llama, scorer_of  # noqa: F401 (llama is a fixture)
 
 # --- training -----------------------------------------------------------------------------------------------------------------
@@ -201,11 +201,56 @@ def test_a_batch_without_a_label_is_no_accident():
         logits = torch.zeros(2, 3, 3)
 
     labels = torch.full((2, 3), IGNORED)
-    assert training._token_loss(Outputs, labels, 0) == 0.0
+    assert training._token_loss(Outputs, labels, 0, NF_ERR, 0.1) == 0.0
     labels[0, 1] = OK
-    assert training._token_loss(Outputs, labels, 1).item() == pytest.approx(math.log(3))
-    one_of_four = training._token_loss(Outputs, labels, 4)
+    assert training._token_loss(Outputs, labels, 1, NF_ERR, 0.0).item() == pytest.approx(math.log(3))
+    one_of_four = training._token_loss(Outputs, labels, 4, NF_ERR, 0.0)
     assert one_of_four.item() == pytest.approx(math.log(3) / 4)
+
+
+@pytest.mark.parametrize(("bad", "third"), [(NF_ERR, F_ERR), (F_ERR, NF_ERR)])
+def test_smoothed_labels_give_the_other_class_of_the_task_its_share(bad, third):
+    """Probabilities 1/6 (third class), 2/6 (bad) and 3/6 (good); of three tokens one good, one bad, one without a label."""
+
+    class Outputs:
+        logits = torch.zeros(1, 3, 3)
+
+    Outputs.logits[..., [third, bad, OK]] = torch.tensor([1.0, 2, 3]).log()
+    labels = torch.tensor([[OK, IGNORED, bad]])
+    plain, smoothed = (training._token_loss(Outputs, labels, 2, bad, share).item() for share in (0.0, 0.1))
+    good, error = -math.log(3 / 6), -math.log(2 / 6)
+    assert plain == pytest.approx((good + error) / 2)
+    assert smoothed == pytest.approx((0.9 * good + 0.1 * error + 0.9 * error + 0.1 * good) / 2)
+    alone = training._token_loss(Outputs, torch.where(labels == bad, IGNORED, labels), 1, bad, 0.1)
+    assert alone.item() == pytest.approx(0.9 * good + 0.1 * error)
+
+
+def test_a_smoothed_token_model_is_less_certain(relevance, judged, tmp_path):
+    fit(tmp_path, judged, checkpoint_steps=[40], label_smoothing=0.3)
+    examples = training_examples(parameters(), judged["train"][:20], "relevance")
+    given = [e.context for e in examples], [e.segments for e in examples]
+    plain, smoothed = (
+        torch.cat(load_scorer(folder / "checkpoint-40", "relevance", parameters()).segment_logits(*given)).softmax(-1).amax(1)
+        for folder in (relevance[0], tmp_path)
+    )
+    assert 0.5 < smoothed.mean() < plain.mean() - 0.05
+    assert smoothed.max() < 0.8  # the optimum is 0.7
+    assert plain.max() > 0.8
+
+
+def test_smoothed_pairs_give_the_other_order_its_share(completeness, pairs, tmp_path):
+    """The loss of the last step by hand, from the checkpoint before it; and the model is less certain."""
+    _, losses, _ = fit(tmp_path, pairs, "completeness", checkpoint_steps=[29, 30], label_smoothing=0.3)
+    p, examples = parameters("completeness"), training_examples(parameters(), pairs["train"], "completeness")
+
+    def right(folder, step, chosen):
+        scores = pair_scores(load_scorer(folder / f"checkpoint-{step}", "completeness", p), chosen)
+        return 1 / (1 + np.exp(scores[:, 1] - scores[:, 0]))
+
+    last = [examples[i] for i in shuffled(len(examples), 30 * p.batch_size, p.seed)[29 * p.batch_size :]]
+    sigma = right(tmp_path, 29, last)
+    assert losses["loss"].iloc[-1] == pytest.approx((-0.7 * np.log(sigma) - 0.3 * np.log(1 - sigma)).mean(), rel=1e-4)
+    assert 0.6 < right(tmp_path, 30, examples).mean() < 0.75 < right(completeness[0], 30, examples).mean()
 
 
 def test_training_stops_at_the_last_checkpoint_of_a_longer_schedule(few, tmp_path):

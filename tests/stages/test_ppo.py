@@ -192,6 +192,18 @@ def test_best_of_n_runs_the_whole_stage_and_trains_nothing(tmp_path):
     assert json.loads(json.dumps(results, allow_nan=False)) == results
 
 
+def test_rloo_runs_the_whole_stage_with_the_settings_of_the_others(tmp_path):
+    outcome, results = ppo.run_ppo(parameters(optimiser="rloo", preset="as-published", pass_tokens=200), tmp_path)
+    curve = pd.read_csv(tmp_path / "curve.csv")
+    assert outcome.status == "ok"
+    assert set(results) >= RESULTS
+    assert set(curve) >= CURVE - {"value_loss"}
+    assert "value_loss" not in curve
+    losses = ["policy_loss", "clip_share", "gradient_norm", "steps", "learning_rate"]
+    assert curve[losses].notna().all(axis=1).tolist() == [True, True, False]
+    assert {path.name for path in tmp_path.iterdir()} == {"curve.csv", "questions.csv", "model", "resume"}
+
+
 # --- the truth beside a reward ------------------------------------------------------------------------------------------------
 
 TRUE = "the founder of zodor isle is bane, and its color is surely kane."
