@@ -14,7 +14,7 @@ from paradox_utils.figures.style import COLORS, FAINT, INK, LM_PERFORMANCE, PALE
 
 @style()
 def ppo_curves(curve: pd.DataFrame, task: str) -> Figure:
-    """Reward, KL, LM performance and length over the updates of one PPO run.
+    """Reward, KL, LM performance and length over the updates of one run.
 
     Needs ``update``, ``reward_mean``, ``kl``, ``length`` and ``lm_performance`` (empty but for evaluations).
     """
@@ -32,7 +32,7 @@ def ppo_curves(curve: pd.DataFrame, task: str) -> Figure:
         axis.set(title=title, ylabel=unit)
         ticks(axis.xaxis, 6, integer=True)
     for axis in axes[1]:
-        axis.set_xlabel("PPO update")
+        axis.set_xlabel("Update")
     axes[0, 1].axhline(0, color=FAINT, linewidth=0.8)
     figure.align_ylabels()
     return figure

@@ -1,4 +1,4 @@
-"""PPO itself: advantages, the clipped losses, and the optimizer's steps. The optimiser ``ppo``, and a pattern for others."""
+"""PPO itself: advantages, the clipped losses, and the optimizer's steps. The optimiser ``ppo``, and what others share with it."""
 
 from __future__ import annotations
 
