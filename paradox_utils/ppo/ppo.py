@@ -1,4 +1,4 @@
-"""PPO itself: advantages, the clipped losses, and the optimizer's steps. The optimiser ``ppo``, and what others share with it."""
+"""PPO itself: advantages, the clipped losses, and the optimizer's steps. The optimiser ``ppo``, and what others share."""
 
 from __future__ import annotations
 
