@@ -38,7 +38,7 @@ def run(project, code):
 def test_a_task_is_a_name_and_an_entry(project):
     """*Grounding*: sentences without a statement that the passages contradict."""
     package = project / "paradox_utils"
-    edit(package / "config/__init__.py", 'TaskName = Literal["relevance",', 'TaskName = Literal["grounding", "relevance",')
+    edit(package / "config/stages.py", 'TaskName = Literal["relevance",', 'TaskName = Literal["grounding", "relevance",')
     entry = '    "grounding": Task(sentences, 0.4, "grounded sentences (share)", frozenset({"Wrong-Grounding"}), "F-ERR"),\n'
     edit(package / "data/tasks.py", "TASKS: dict[TaskName, Task] = {\n", "TASKS: dict[TaskName, Task] = {\n" + entry)
     found = run(
@@ -94,7 +94,7 @@ def load_feedback(p: config.Source, path: object) -> dict:
 
 def test_a_source_is_a_name_a_file_and_an_entry(project):
     package = project / "paradox_utils"
-    edit(package / "config/__init__.py", 'source: Literal["atlas",', 'source: Literal["counting", "atlas",')
+    edit(package / "config/stages.py", 'source: Literal["atlas",', 'source: Literal["counting", "atlas",')
     (package / "data/counting.py").write_text(SOURCE.lstrip(), encoding="utf-8")
     door = package / "data/__init__.py"
     edit(door, "from paradox_utils.data import atlas,", "from paradox_utils.data import counting, atlas,")
