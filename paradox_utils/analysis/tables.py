@@ -144,7 +144,7 @@ def load_summary(folder: Path | str) -> pd.DataFrame:
     if len(best):
         table["best_of_n"] = table["id"].map(best.sort_values("n").groupby("id")["lm_performance"].last())
     table[READINGS["brevity-robust"]] = _floored(table, load_questions(folder))
-    table["rm_error_share"] = table["id"].map(_error_shares(folder))
+    table["rm_error_share"] = table["rm_error_share"].fillna(table["id"].map(_error_shares(folder)))  # of studies of before
     if not usable(table).any():
         counts = ", ".join(f"{n} {status}" for status, n in Counter(table["status"]).items()) or "no rows"
         raise AnalysisError(f"{path}: no finished run ({counts}); see its column `reason`, then {AGAIN}")

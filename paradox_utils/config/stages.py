@@ -201,6 +201,9 @@ class PPO(Source):
     dial_kind: Literal["prejudice", "noise"] = Field(
         "prejudice", description="flips keyed by the segment's text alone, or by prompt and segment"
     )
+    dial_bias: Annotated[float, Field(ge=-1, le=1)] = Field(
+        0.0, description="dial: on which side its errors lie; 1: only good segments are called errors, -1: only errors good"
+    )
     dial_seed: Seed = Field(0, description="dial: key of the flips; another key is another reward model")
     scale_matched: bool = Field(False, description="dial: undo the expected shrinkage of the reward (by 2 accuracy − 1)")
     reward_size: Positive | None = Field(None, description="reward of a good segment; unset: 0.3, 0.5, 0.3 by task")

@@ -23,7 +23,7 @@ from paradox_utils.rewards.measures import agreement, distinct, rouge_l
 
 WHEN = ("start", "final", "best")
 SAMPLED = ("lm_performance", "true_return", "length", "segments", "distinct_2", "rouge_l")
-REWARD_METRICS = ("accuracy", "accuracy_noisy", "balanced_accuracy", "majority", "f1", "calibration_error")
+REWARD_METRICS = ("accuracy", "accuracy_noisy", "balanced_accuracy", "majority", "f1", "calibration_error", "error_share")
 
 
 @dataclass(frozen=True)

@@ -16,29 +16,20 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from scipy.optimize import brentq
-from scipy.special import ndtr, ndtri
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 from paradox_utils import config, data
-from paradox_utils.data.records import DataError, Feedback, Judge, Offsets, Question, unit_interval
+from paradox_utils.data.records import DataError, Feedback, Judge, Offsets, Question
 from paradox_utils.data.tasks import GOOD, LABELS, TASKS
 from paradox_utils.files import for_task
 from paradox_utils.policies.prompts import Responses, decode
 from paradox_utils.rewards import model
+from paradox_utils.rewards.dial import Centre, dial_of, exact_centre
 from paradox_utils.rewards.examples import context_of, training_examples
 from paradox_utils.rewards.measures import ROUNDING, pair_metrics, segment_metrics
 
 RewardFunction = Callable[[Responses], Tensor]  # to rewards [B, T]
-
-
-@dataclass(frozen=True)
-class Centre:
-    """What a judge's values are measured by: a pairwise score loses the mean, and all are divided by the deviation."""
-
-    mean: float = 0.0
-    std: float = 1.0
 
 
 # --- judges -------------------------------------------------------------------------------------------------------------------
@@ -63,62 +54,6 @@ def model_judge(scorer: model.RewardScorer, p: config.PPO) -> Judge:
         return values
 
     return judge
-
-
-def dial_judge(p: config.PPO, noise: float) -> Judge:
-    """A judge whose accuracy is set, not learned: exact labels, flipped by a keyed hash with probability 1 − accuracy; for
-    pairwise tasks the exact score plus keyed Gaussian noise of standard deviation ``noise``."""
-    exact = data.oracle_of(p, p.task)
-
-    def uniform(question: Question, text: str) -> float:
-        key = f"{p.dial_seed}\0{text}" + (f"\0{question.prompt}" if p.dial_kind == "noise" else "")
-        return unit_interval(key) + 2**-65  # never 0, whose quantile is −∞
-
-    def judge(questions: Sequence[Question], texts: Sequence[str], offsets: Sequence[Offsets]) -> list[list[float]]:
-        values = []
-        for question, text, spans, truth in zip(questions, texts, offsets, exact(questions, texts, offsets), strict=True):
-            if TASKS[p.task].pairwise:
-                values.append([truth[0] + noise * float(ndtri(uniform(question, text)))])
-            else:
-                keep = [uniform(question, text[a:b]) < p.dial_accuracy for a, b in spans]
-                values.append([value if kept else -value for value, kept in zip(truth, keep, strict=True)])
-        return values
-
-    return judge
-
-
-def dial_noise(accuracy: float, differences: np.ndarray) -> float:
-    """Standard deviation of the noise that orders pairs with these true score ``differences`` right with probability
-    ``accuracy``: with independent noise on both, P(right) = Φ(|Δ| / (σ√2)), averaged over the pairs."""
-    gaps = np.abs(differences[differences != 0])
-    if accuracy >= 1:
-        return 0.0
-    if accuracy <= 0.5 or not len(gaps):
-        raise DataError(f"dial_accuracy = {accuracy} for completeness: needs more than 0.5, and pairs whose scores differ")
-
-    def miss(log_sigma: float) -> float:
-        return float(ndtr(gaps / (np.exp(log_sigma) * np.sqrt(2))).mean()) - accuracy
-
-    return float(np.exp(brentq(miss, -15.0, 15.0)))
-
-
-def dial_of(p: config.PPO, feedback: dict[str, list[Feedback]]) -> tuple[Judge, Centre]:
-    """The dial that ``p`` asks for, and how its values are centred (from training feedback). ``scale_matched`` undoes what its
-    errors do to the reward's scale: flips shrink it by 2 accuracy − 1, noise widens it."""
-    if not TASKS[p.task].pairwise:
-        return dial_judge(p, 0.0), Centre(0.0, 2 * p.dial_accuracy - 1 if p.scale_matched else 1.0)
-    scores, exact = np.array([record.clean_scores for record in feedback["train"]]), exact_centre(p.task, feedback)
-    upper = np.triu_indices(scores.shape[1], 1)
-    noise = dial_noise(p.dial_accuracy, (scores[:, upper[0]] - scores[:, upper[1]]).ravel())
-    return dial_judge(p, noise), Centre(exact.mean, exact.std if p.scale_matched else float(np.hypot(exact.std, noise)))
-
-
-def exact_centre(task: config.TaskName, feedback: dict[str, list[Feedback]]) -> Centre:
-    """How the oracle's values are centred."""
-    if not TASKS[task].pairwise:
-        return Centre()
-    scores = np.array([record.clean_scores for record in feedback["train"]])
-    return Centre(float(scores.mean()), float(scores.std()))
 
 
 def spread_of(judge: Judge, p: config.PPO, records: Sequence[Feedback]) -> float:

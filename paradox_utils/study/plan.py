@@ -39,7 +39,7 @@ FILLED: dict[str, dict[str, str]] = {
     },
 }
 # What a dial that never errs does not depend on, so that arms of any kind and key share its runs.
-EXACT = {"dial_kind": "prejudice", "dial_seed": 0, "scale_matched": False}
+EXACT = {"dial_kind": "prejudice", "dial_bias": 0.0, "dial_seed": 0, "scale_matched": False}
 BETWEEN = 1000  # from the seed of one of an arm's reward models to that of the next that stands beside it
 
 

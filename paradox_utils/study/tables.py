@@ -31,6 +31,7 @@ AT_BOTH_ENDS = (
 )
 MEASURES = (
     *("rm_accuracy", "rm_accuracy_noisy", "rm_balanced_accuracy", "rm_majority", "rm_f1", "rm_calibration_error"),
+    "rm_error_share",
     *(f"probe_{name}" for name in ("accuracy", "variance", "variance_raw", "margin", "length_correlation", "padding")),
     *(f"stress_{name}" for name in ("error_share", "confidence", "confidence_wrong", "length_correlation")),
     *(f"stress_{altered}_excess" for altered in ("repeated", "long", "unfinished")),

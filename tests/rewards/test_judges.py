@@ -1,11 +1,9 @@
-"""Judges by hand-made logits, dials that have the accuracy they claim, and how accurate a judge is."""
+"""Judges by hand-made logits, and how accurate a judge is."""
 
-import itertools
 import math
 import random
 from typing import get_args
 
-import numpy as np
 import pytest
 import torch
 
@@ -13,8 +11,8 @@ from paradox_utils import config
 from paradox_utils.data import oracle
 from paradox_utils.data.records import DataError
 from paradox_utils.data.tasks import TASKS, segment
-from paradox_utils.rewards import judges
-from paradox_utils.rewards.judges import Centre, reward_of
+from paradox_utils.rewards import dial, judges
+from paradox_utils.rewards.judges import reward_of
 from tests.conftest import answered
 from tests.rewards.test_placement import ORACLE, RIGHT, atlas_tokenizer, ppo, respond, tokens
 
@@ -102,125 +100,6 @@ def test_the_oracle_judges_segments(question):
     assert ORACLE["completeness"]([question], [text], [[(0, len(text))]]) == [[0.75]]
 
 
-# --- dials --------------------------------------------------------------------------------------------------------------------
-
-
-def judged_segments(records, task, judge):
-    """{(prompt, segment text): value} of the first responses."""
-    texts = [record.responses[0] for record in records]
-    offsets = [segment(text, task, "punctuation") for text in texts]
-    values = judge([record.question for record in records], texts, offsets)
-    keys = [(r.question.prompt, t[a:b]) for r, t, spans in zip(records, texts, offsets, strict=True) for a, b in spans]
-    return dict(zip(keys, itertools.chain(*values), strict=True))
-
-
-@pytest.fixture(scope="module")
-def many():
-    return answered(600, seed=9)
-
-
-def dial(task, accuracy, **changes):
-    return judges.dial_judge(ppo(task, reward="dial", dial_accuracy=accuracy, **changes), 0.0)
-
-
-@pytest.mark.parametrize("kind", ["prejudice", "noise"])
-@pytest.mark.parametrize("accuracy", [0.6, 0.85])
-def test_a_dial_has_the_accuracy_it_is_set_to(many, accuracy, kind):
-    truth = judged_segments(many, "relevance", ORACLE["relevance"])
-    values = judged_segments(many, "relevance", dial("relevance", accuracy, dial_kind=kind))
-    assert all(abs(value) == 1 for value in values.values())
-    kept = {key: values[key] == truth[key] for key in truth}
-    if kind == "prejudice":  # one decision a text
-        kept = {text: right for (_, text), right in kept.items()}
-    assert len(kept) > 700
-    deviation = math.sqrt(accuracy * (1 - accuracy) / len(kept))
-    assert np.mean([*kept.values()]) == pytest.approx(accuracy, abs=4.5 * deviation)
-
-
-@pytest.mark.parametrize("task", ["relevance", "factuality"])
-def test_the_ends_of_a_dial(many, task):
-    truth = judged_segments(many[:50], task, ORACLE[task])
-    assert judged_segments(many[:50], task, dial(task, 1.0)) == truth
-    assert judged_segments(many[:50], task, dial(task, 0.0)) == {key: -value for key, value in truth.items()}
-
-
-def test_prejudice_depends_on_the_text_alone_and_noise_on_the_prompt_too(many):
-    truth = judged_segments(many, "relevance", ORACLE["relevance"])
-    mixed = {}
-    for kind in ("prejudice", "noise"):
-        values = judged_segments(many, "relevance", dial("relevance", 0.7, dial_kind=kind))
-        decisions = {}
-        for key in truth:
-            decisions.setdefault(key[1], set()).add(values[key] == truth[key])
-        mixed[kind] = sum(len(found) > 1 for found in decisions.values())
-    assert mixed["prejudice"] == 0
-    assert mixed["noise"] > 50
-
-
-def test_a_dial_is_fixed_by_its_seed(many):
-    first, again, other = (
-        judged_segments(many, "relevance", dial("relevance", 0.7, dial_seed=seed, dial_kind="noise")) for seed in (1, 1, 2)
-    )
-    assert first == again
-    agreement = np.mean([first[key] == other[key] for key in first])
-    expected = 0.7**2 + 0.3**2  # independent flips
-    assert agreement == pytest.approx(expected, abs=4.5 * math.sqrt(expected * (1 - expected) / len(first)))
-
-
-def test_a_dial_judges_a_segment_wherever_it_stands(many):
-    judge = dial("relevance", 0.6)
-    text = many[0].responses[0]
-    spans = segment(text, "relevance", "punctuation")
-    question = many[0].question
-    together = judge([question], [text], [spans])[0]
-    assert judge([question, question], [text, text], [spans[:1], spans[1:]]) == [together[:1], together[1:]]
-
-
-@pytest.mark.parametrize("accuracy", [0.55, 0.7, 0.9])
-def test_dial_noise_solves_for_the_pairwise_accuracy(accuracy):
-    differences = np.array([0.25, -0.25, 0.5, 0.0, -0.75, 1.0, 0.25])
-    sigma = judges.dial_noise(accuracy, differences)
-    rng, trials = np.random.default_rng(0), 40000
-    gaps = differences[differences != 0]
-    noise = rng.normal(0, sigma, (2, trials, len(gaps)))
-    right = np.sign(gaps + noise[0] - noise[1]) == np.sign(gaps)
-    assert right.mean() == pytest.approx(accuracy, abs=4.5 * math.sqrt(accuracy * (1 - accuracy) / right.size))
-
-
-def test_dial_noise_at_its_ends():
-    assert judges.dial_noise(1.0, np.array([0.5])) == 0.0
-    # one gap of 1: Φ(1 / (σ√2)) = 0.841345 at σ = 1/√2
-    assert judges.dial_noise(0.8413447460685429, np.array([1.0, 0.0, -1.0])) == pytest.approx(math.sqrt(0.5), rel=1e-6)
-    for accuracy, gaps in ((0.5, [0.5]), (0.3, [0.5]), (0.8, [0.0, 0.0])):
-        with pytest.raises(DataError, match=r"dial_accuracy = 0\.\d for completeness: needs more than 0.5"):
-            judges.dial_noise(accuracy, np.array(gaps))
-
-
-@pytest.mark.parametrize("kind", ["prejudice", "noise"])
-def test_a_completeness_dial_orders_pairs_as_well_as_it_claims(many, kind):
-    records = {"train": many[:300], "heldout": many[300:]}
-    p = ppo("completeness", reward="dial", dial_accuracy=0.75, dial_kind=kind)
-    judge, centre = judges.dial_of(p, records)
-    metrics = judges.measure_judge(judge, p, records["heldout"])
-    assert metrics["segments"] > 800
-    assert metrics["accuracy"] == pytest.approx(0.75, abs=0.06)  # pairs of one question share their noise
-    scores = np.array([record.clean_scores for record in records["train"]])
-    assert centre.mean == pytest.approx(scores.mean())
-    noisy = [judge([r.question] * 4, r.responses, [[]] * 4) for r in records["train"]]
-    assert centre.std == pytest.approx(np.std(noisy), rel=0.1)  # rewards have unit variance, noise included
-    matched = judges.dial_of(p.model_copy(update={"scale_matched": True}), records)[1]
-    assert (matched.mean, matched.std) == pytest.approx((scores.mean(), scores.std()))
-
-
-def test_an_exact_completeness_dial_is_the_oracle(many):
-    judge, centre = judges.dial_of(ppo("completeness", reward="dial"), {"train": many})
-    for record in many[:20]:
-        expected = [[oracle.judge(record.question, text).completeness] for text in record.responses]
-        assert judge([record.question] * 4, record.responses, [[]] * 4) == expected
-    assert centre == judges.exact_centre("completeness", {"train": many})
-    assert judges.exact_centre("relevance", {}) == Centre(0.0, 1.0)
-
-
 # --- how accurate a judge is --------------------------------------------------------------------------------------------------
 
 
@@ -268,7 +147,7 @@ def test_the_stage_measures_a_dial_and_rewards_with_it(many):
     record = many[0]
     responses = respond(atlas_tokenizer(), record.question, [tokens(atlas_tokenizer(), record.responses[0])])
     spans = segment(record.responses[0], "relevance", "punctuation")
-    expected = sum(judges.dial_judge(p, 0.0)([record.question], [record.responses[0]], [spans])[0])
+    expected = sum(dial.dial_judge(p, 0.0)([record.question], [record.responses[0]], [spans])[0])
     assert reward(responses).sum() == pytest.approx(0.3 * expected)
 
 

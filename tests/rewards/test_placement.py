@@ -18,7 +18,7 @@ from paradox_utils.data import oracle
 from paradox_utils.data.tasks import TASKS, segment
 from paradox_utils.policies.models import atlas_policy_tokenizer
 from paradox_utils.policies.prompts import Prompts, Responses, decode
-from paradox_utils.rewards import judges
+from paradox_utils.rewards import dial, judges
 from paradox_utils.rewards.judges import Centre, last_tokens, reward_function
 from tests.conftest import answered
 
@@ -256,7 +256,7 @@ def test_a_scale_matched_dial_is_divided_by_its_shrinkage(question):
     responses = respond(tokenizer, question, [tokens(tokenizer, RIGHT)])
     for matched, size in ((True, 0.6), (False, 0.3)):
         p = ppo("relevance", reward="dial", dial_accuracy=0.75, scale_matched=matched)
-        _, centre = judges.dial_of(p, {})
+        _, centre = dial.dial_of(p, {})
         grid = reward_function(tokenizer, constant([1, -1]), centre, p)(responses)
         assert placed(grid[0]) == {7: size, 14: -size}
 
