@@ -140,6 +140,37 @@ def matched(checkpoints: Mapping[str, pd.DataFrame], targets: Mapping[str, float
     return {kind: chosen[kind] for kind in KINDS}
 
 
+PATIENCE, GAIN = 2, 0.005  # checkpoints without a gain in accuracy of more than so much, after which a training is stopped
+
+
+def stopped_early(models: pd.DataFrame) -> pd.Series:
+    """Of each training of the arm ``models-base`` the step at which early stopping keeps it: the first checkpoint that none of
+    the next :data:`PATIENCE` beats by more than :data:`GAIN`, by the annotators' labels; by (task, rm_seed)."""
+
+    def kept(own: pd.DataFrame) -> int:
+        own = own.sort_values("step")
+        found = own["accuracy_noisy"].to_numpy()
+        still = [found[i + 1 : i + 1 + PATIENCE].max(initial=0.0) <= found[i] + GAIN for i in range(len(found))]
+        return int(own["step"].iloc[still.index(True)])
+
+    base = models[models["arm"] == "models-base"]
+    return pd.Series({key: kept(own) for key, own in base.groupby(["task", "rm_seed"])}, dtype=int)
+
+
+def smoothed(models: pd.DataFrame, picked: pd.DataFrame) -> pd.Series:
+    """Of each training with smoothed labels (arm ``models-smoothed``) the first step within :data:`MATCHED` of the accuracy of
+    the long and top model that :func:`chosen` ``picked``, else the last; by (task, rm_seed)."""
+    wanted = picked[picked["kind"] == "long-top"].set_index(["task", "rm_seed"])["accuracy"]
+    own = models[models["arm"] == "models-smoothed"].sort_values("step")
+    steps = {}
+    for key, accuracy in wanted.items():
+        training = own[(own["task"] == key[0]) & (own["rm_seed"] == key[1])]
+        near = training[(training["accuracy"] - accuracy).abs().round(6) <= MATCHED]
+        if len(training):
+            steps[key] = int(near["step"].iloc[0] if len(near) else training["step"].iloc[-1])
+    return pd.Series(steps, dtype=int)
+
+
 # --- what the second study says -----------------------------------------------------------------------------------------------
 
 LEVEL = 0.05
@@ -228,6 +259,27 @@ def _flipped(sizes: tuple[int, ...], observed: int, two_sided: bool) -> float:
     sums = np.arange(-sum(sizes), sum(sizes) + 1)
     extreme = np.abs(sums) >= abs(observed) if two_sided else sums >= observed
     return float(min(1.0, chances[extreme].sum()))
+
+
+def against(runs: pd.DataFrame, others: pd.DataFrame) -> pd.DataFrame:
+    """What a cure changes: ``others`` (rows of :func:`hacking.ends`, an ``arm`` a cure) against ``runs`` of the same cell and
+    training, a row a cure: hacked runs of both, the difference of LM performance with Student's interval, and the exact
+    two-sided p of hacked runs (McNemar's)."""
+    rows = []
+    base = runs.set_index("rm_seed")
+    for arm, own in others.dropna(subset=["hacked"]).groupby("arm", sort=False):
+        pairs = own.set_index("rm_seed")[["hacked", OUTCOME, "rm_accuracy"]].join(base, rsuffix="_base", how="inner")
+        pairs = pairs.dropna(subset=["hacked_base"])
+        gain = statistics.mean_interval(pairs[OUTCOME] - pairs[f"{OUTCOME}_base"])
+        flips = (pairs["hacked"].astype(int) - pairs["hacked_base"].astype(int)).to_numpy()
+        counts = {
+            "trainings": len(pairs),
+            "hacked": int(pairs["hacked"].sum()),
+            "hacked before": int(pairs["hacked_base"].sum()),
+        }
+        means = {"accuracy": pairs["rm_accuracy"].mean(), "gain": gain.estimate, "low": gain.low, "high": gain.high}
+        rows.append({"cure": arm} | counts | {"p": sign_flip(flips, two_sided=True)} | means)
+    return pd.DataFrame(rows).set_index("cure")
 
 
 def power(top: float, moderate: float, trainings: int, level: float = LEVEL) -> float:

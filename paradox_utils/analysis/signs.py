@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 import pandas as pd
-from scipy.stats import rankdata
+from scipy.stats import mannwhitneyu, rankdata
 
 from paradox_utils.analysis import statistics
 from paradox_utils.analysis.comparison import UNKNOWN
@@ -25,6 +25,12 @@ SIGNS = {
     "reward_variance": "variance of the reward within prompts",
     "disagreement": "disagreement of a second reward model",
 }
+BEFORE = (
+    *(f"stress_{name}" for name in ("error_share", "confidence", "confidence_wrong", "length_correlation")),
+    *(f"stress_{form}_excess" for form in ("repeated", "long", "unfinished")),
+    *(f"stress_{form}_calibration" for form in ("plain", "repeated", "long", "unfinished")),
+    *("rm_accuracy", "rm_error_share", "rm_calibration_error"),
+)
 THRESHOLDS = 20  # tried in each direction, at quantiles of what was seen
 
 
@@ -67,6 +73,26 @@ def _within(table: pd.DataFrame, sign: str, cell: list[str]) -> float:
     if not any(pairs):
         return float("nan")
     return float(np.average([auc(*part) for part, n in zip(parts, pairs, strict=True) if n], weights=[n for n in pairs if n]))
+
+
+def before(runs: pd.DataFrame) -> pd.DataFrame:
+    """How well each measure of a reward model before PPO tells the hacked of ``runs``: its AUC in the ``first`` half of
+    trainings, by which rows are ordered (the farthest from 0.5 first), and in the ``second`` half, with the p of Mann & Whitney's
+    two-sided test there. Only the first row's p is a test: the others were not chosen beforehand."""
+    known = runs.dropna(subset=["hacked"])
+    order = known["rm_seed"].rank(method="dense")
+    halves = [known[order <= order.max() / 2], known[order > order.max() / 2]]
+    rows = {}
+    for name in BEFORE:
+        if name not in known or known[name].isna().any():
+            continue
+        split = [(own[name].to_numpy(float), own["hacked"].to_numpy(bool)) for own in halves]
+        first, second = (auc(*part) for part in split)
+        values, hacked = split[1]
+        test = mannwhitneyu(values[hacked], values[~hacked]).pvalue if 0 < hacked.sum() < len(hacked) else np.nan
+        rows[name] = {"first": first, "second": second, "p": float(test)}
+    table = pd.DataFrame.from_dict(rows, orient="index", columns=["first", "second", "p"]).rename_axis("measure")
+    return table.loc[(table["first"] - 0.5).abs().sort_values(ascending=False, kind="stable").index]
 
 
 def stopped(paths: Array, true: Array, threshold: float) -> Array:

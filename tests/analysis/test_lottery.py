@@ -97,6 +97,41 @@ def test_each_training_gives_four_reward_models():
     assert found["arm"].tolist() == ["models-base", "models-fast", "models-noisy", "models-base"]
 
 
+def checkpoints(arm, accuracies, seed=1, noisy=0.0):
+    named = {"task": "relevance", "rm_seed": seed, "arm": arm}
+    return [named | {"step": step, "accuracy": a, "accuracy_noisy": a - noisy} for step, a in accuracies.items()]
+
+
+def test_early_stopping_keeps_what_the_next_two_do_not_beat():
+    rows = checkpoints("models-base", {45: 0.84, 50: 0.84, 55: 0.86, 62: 0.94, 70: 0.93, 80: 0.944, 90: 0.99}, noisy=0.1)
+    rows += checkpoints("models-base", {45: 0.8, 50: 0.9, 55: 0.95}, seed=2)  # risen to its last
+    rows += checkpoints("models-fast", {45: 0.99, 50: 0.99}, seed=3)
+    assert lottery.stopped_early(pd.DataFrame(rows)).to_dict() == {("relevance", 1): 62, ("relevance", 2): 55}
+
+
+def test_a_smoothed_model_is_taken_where_it_is_as_accurate():
+    rows = checkpoints("models-smoothed", {160: 0.95, 200: 0.985, 240: 0.99})
+    rows += checkpoints("models-smoothed", {160: 0.95, 200: 0.96}, seed=2)
+    picked = pd.DataFrame({"task": "relevance", "rm_seed": [1, 2, 3], "kind": "long-top", "accuracy": 0.995})
+    assert lottery.smoothed(pd.DataFrame(rows), picked).to_dict() == {("relevance", 1): 200, ("relevance", 2): 200}
+
+
+def test_a_cure_is_compared_training_by_training():
+    rows = second([[0] * 4, [0] * 4, [0] * 4, [1, 1, 1, 0]])
+    cured = [
+        r | {"arm": "minimum", "bad": r["rm_seed"] == 3, "performance": 0.7} for r in rows if r["arm"].endswith("long-top")
+    ]
+    summary, curves = study(rows + cured)
+    runs = lottery.confirmed(summary, curves)
+    table = lottery.against(
+        runs[runs["kind"] == "long-top"], lottery.hacking.ends(summary[summary["arm"] == "minimum"], curves)
+    )
+    row = table.loc["minimum"]
+    assert row[["trainings", "hacked", "hacked before"]].tolist() == [4, 1, 3]
+    assert row["p"] == pytest.approx(10 / 16)  # of four signs, |3 − 1| or more
+    assert row["gain"] == pytest.approx((3 * 0.2 - 0.2) / 4)
+
+
 def test_trainings_give_the_power_asked_for():
     for cells in (1, 3, 4):
         n = lottery.trainings(cells)

@@ -79,3 +79,18 @@ def test_a_stop_rule_saves_what_hacked_runs_lose_and_spares_the_others():
     assert found["gain"] > 0.5
     nothing = signs.saved(runs.assign(hacked=pd.NA), signs.changes(curves), CELL)
     assert nothing["gain"].isna().all()
+
+
+def test_what_is_measured_before_is_chosen_in_one_half_and_tested_in_the_other():
+    runs, _ = made(trainings=16)
+    hacked = runs["hacked"].astype(float)
+    first = runs["rm_seed"] < 8
+    runs["stress_confidence"] = np.where(first, hacked, -hacked) + runs["rm_seed"] * 1e-3  # turns round in the second half
+    runs["rm_error_share"] = hacked + np.where(runs["rm_seed"] == 0, -2, 0) + runs["rm_seed"] * 1e-3
+    runs["rm_accuracy"] = 0.9
+    found = signs.before(runs)
+    assert found.index.tolist() == ["stress_confidence", "rm_error_share", "rm_accuracy"]
+    assert found.loc["stress_confidence", ["first", "second"]].tolist() == [1.0, 0.0]
+    assert found.loc["rm_error_share", "first"] == pytest.approx(12 / 16)
+    assert found.loc["rm_error_share", ["second", "p"]].tolist() == [1.0, pytest.approx(2 / 70)]  # one of C(8, 4), two-sided
+    assert found.loc["rm_accuracy", "second"] == 0.5
