@@ -77,8 +77,8 @@ def _within(table: pd.DataFrame, sign: str, cell: list[str]) -> float:
 
 def before(runs: pd.DataFrame) -> pd.DataFrame:
     """How well each measure of a reward model before PPO tells the hacked of ``runs``: its AUC in the ``first`` half of
-    trainings, by which rows are ordered (the farthest from 0.5 first), and in the ``second`` half, with the p of Mann & Whitney's
-    two-sided test there. Only the first row's p is a test: the others were not chosen beforehand."""
+    trainings, by which rows are ordered (the farthest from 0.5 first), and in the ``second`` half, with the p of Mann &
+    Whitney's two-sided test there. Only the first row's p is a test: the others were not chosen beforehand."""
     known = runs.dropna(subset=["hacked"])
     order = known["rm_seed"].rank(method="dense")
     halves = [known[order <= order.max() / 2], known[order > order.max() / 2]]
