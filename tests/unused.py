@@ -40,6 +40,12 @@ EXPLAINED = {
     "pad_token": "transformers reads it",
     "generation_config": "transformers reads it",
     "should_save": "transformers reads it",
+    "screened": "the lottery's page, when its runs are over",
+    "stopped_early": "the lottery's page, when its runs are over",
+    "smoothed": "the lottery's page, when its runs are over",
+    "failures": "the lottery's page, when its runs are over",
+    "against": "the lottery's page, when its runs are over",
+    "screen": "the lottery's page, when its runs are over",
 }
 
 
