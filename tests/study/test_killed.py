@@ -31,7 +31,7 @@ def complete(folder, real=states.complete, calls=itertools.count(1)):
     real(folder)
     if next(calls) == int(count):
         order.unlink()
-        os.killpg(os.getpgid(os.getppid()), signal.SIGKILL)
+        os.killpg(os.getpgid(int(os.environ["JPY_PARENT_PID"])), signal.SIGKILL)  # of the job, and so of the study
         os.kill(os.getpid(), signal.SIGKILL)
 if f"/{stage}-" in p.out:
     states.complete = complete
