@@ -70,21 +70,32 @@ def _own_kernel() -> type:
 @contextlib.contextmanager
 def warmed() -> Iterator[None]:
     """Have the kernels of this block, and of the processes it starts, forked from a warm process, where the system lets it."""
-    if sys.platform != "linux":  # macOS forbids threads and frameworks after a fork; pidfd is Linux's
+    if not _forks():
         yield
         return
     with scratch() as folder:
         door = f"{folder}/warm"
-        # in a session of its own: an interrupt from the terminal is the study's, which ends this process afterwards
         command = [sys.executable, "-m", warm.__name__, "serve", door, str(os.getpid())]
+        # in a session of its own: an interrupt from the terminal is the study's, which ends this process afterwards
         server = subprocess.Popen(command, cwd=files.ROOT, start_new_session=True)
+        before = os.environ.get(warm.DOOR)
         os.environ[warm.DOOR] = door
         try:
             yield
         finally:
-            del os.environ[warm.DOOR]
+            os.environ |= {warm.DOOR: before} if before else {}
+            if not before:
+                del os.environ[warm.DOOR]
             server.terminate()
             server.wait()
+
+
+def _forks() -> bool:
+    """Whether kernels can be forked and watched here: macOS forbids much after a fork, and pidfd is Linux's since 5.3."""
+    with contextlib.suppress(AttributeError, OSError):
+        os.close(os.pidfd_open(os.getpid()))
+        return sys.platform == "linux"
+    return False
 
 
 def scratch() -> tempfile.TemporaryDirectory[str]:

@@ -5,7 +5,8 @@ modules, so a kernel reads the code as it stands then; and no GPU is used so, as
 
 Three processes a kernel. Jupyter starts this file as a script, the *client*; the warm process forks a *keeper* for it; and the
 keeper forks the kernel. A client that ends takes the kernel with it, and it ends as the kernel does, so that to Jupyter it is
-the kernel. Without a warm process the client becomes a kernel of its own.
+the kernel. Where the warm process ends before it has forked, the client becomes a kernel of its own. An interrupt by Jupyter,
+which no run asks for, ends a kernel as it ends the client.
 """
 
 import contextlib
@@ -31,22 +32,33 @@ STAGES = ("supervised", "feedback", "reward_model", "ppo")
 
 def client(door: str, arguments: list[str]) -> None:
     """Have a kernel with these arguments forked, and live as long as it does."""
-    parent = os.getppid()
+    parent = int(os.environ.get("JPY_PARENT_PID") or os.getppid())  # the job, by Jupyter's word: it may be gone already
     with socket.socket(socket.AF_UNIX) as asked:
         try:
             asked.connect(door)
-        except OSError:  # the warm process has ended before its study's last run
+            request = {"arguments": arguments, "environment": dict(os.environ), "folder": os.getcwd()}  # noqa: PTH109
+            socket.send_fds(asked, [b"!"], [0, 1, 2])
+            asked.sendall(json.dumps(request).encode() + b"\n")
+            forked = _heard(asked, parent, 1)
+        except OSError:
+            forked = b""
+        if not forked:  # the warm process has ended, before its study's last run or before it could fork
             os.execv(sys.executable, [sys.executable, "-m", "ipykernel_launcher", *arguments])
-        request = {"arguments": arguments, "environment": dict(os.environ), "folder": os.getcwd()}  # noqa: PTH109
-        socket.send_fds(asked, [b"!"], [0, 1, 2])
-        asked.sendall(json.dumps(request).encode() + b"\n")
-        while not select.select([asked], [], [], 1.0)[0]:
-            if os.getppid() != parent:  # nobody waits for the kernel any more
-                sys.exit(1)
-        status = int(asked.recv(16) or -signal.SIGKILL)  # without a word where the keeper was killed
+        try:
+            status = int(_heard(asked, parent, 16) or -signal.SIGKILL)  # without a word where the keeper was killed
+        except OSError:
+            status = -signal.SIGKILL
     if status < 0:
         os.kill(os.getpid(), -status)
     sys.exit(status)
+
+
+def _heard(asked: socket.socket, parent: int, most: int) -> bytes:
+    """What the other side says, empty when it has gone; ends this process when nobody waits for its kernel any more."""
+    while not select.select([asked], [], [], 1.0)[0]:
+        if os.getppid() != parent:
+            sys.exit(1)
+    return asked.recv(most)
 
 
 # --- the warm process ---------------------------------------------------------------------------------------------------------
@@ -66,9 +78,12 @@ def serve(door: str, owner: int) -> None:
             except TimeoutError:
                 continue
             if os.fork() == 0:
-                listening.close()
-                asked.settimeout(None)
-                keep(asked)
+                try:
+                    listening.close()
+                    asked.settimeout(None)
+                    keep(asked)
+                finally:
+                    os._exit(0)  # a client that left before its request has no use for this process's own end
             asked.close()
 
 
@@ -86,7 +101,7 @@ def _warm_up() -> None:
 
 
 def keep(asked: socket.socket) -> None:
-    """Fork the kernel a client asks for, tell the client how it ended, or end it when the client is gone. Does not return."""
+    """Fork the kernel a client asks for, tell the client so and how it ended, or end it when the client is gone."""
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     _, files, _, _ = socket.recv_fds(asked, 1, 3)
     request = json.loads(asked.makefile("rb").readline())
@@ -94,6 +109,8 @@ def keep(asked: socket.socket) -> None:
     if kernel == 0:
         asked.close()
         become(request, files)
+    with contextlib.suppress(OSError):
+        asked.sendall(b"!")
     for file in files:
         os.close(file)
     ended = os.pidfd_open(kernel)
@@ -102,7 +119,6 @@ def keep(asked: socket.socket) -> None:
     status = os.waitstatus_to_exitcode(os.waitpid(kernel, 0)[1])
     with contextlib.suppress(OSError):  # nobody asks any more
         asked.sendall(str(status).encode())
-    os._exit(0)
 
 
 def become(request: dict, files: list[int]) -> None:

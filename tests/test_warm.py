@@ -1,10 +1,13 @@
 """Kernels forked from a warm process: as those of a process of their own, and gone with whoever wanted them."""
 
+import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import nbformat
 import psutil
@@ -13,6 +16,7 @@ import pytest
 from paradox_utils import notebooks, warm
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="kernels are forked on Linux alone")
+NOTEBOOK = notebooks.files.ROOT / "notebooks/02-supervised-policy.ipynb"
 CELL = """\
 import json, os, sys
 print(json.dumps({"thing": os.environ["THING"], "folder": os.getcwd(), "pid": os.getpid(),
@@ -21,9 +25,15 @@ print(json.dumps({"thing": os.environ["THING"], "folder": os.getcwd(), "pid": os
 
 
 @pytest.fixture(scope="module")
-def door():
+def listening():
     with notebooks.warmed():
         yield os.environ[warm.DOOR]
+
+
+@pytest.fixture
+def door(listening, monkeypatch):
+    monkeypatch.setenv(warm.DOOR, listening)
+    return listening
 
 
 def execute(tmp_path, source):
@@ -46,9 +56,9 @@ def test_a_forked_kernel_has_the_libraries_and_the_environment_of_its_own(door, 
 
 
 def test_random_numbers_differ_between_forks_as_between_processes(door, tmp_path):
-    source = "import random, numpy; print(random.random(), numpy.random.rand())"
+    source = "import random, sys, numpy; print(random.random(), numpy.random.rand(), 'trl' in sys.modules)"
     first, second = (execute(tmp_path, source).split() for _ in range(2))
-    assert not set(first) & set(second)
+    assert set(first) & set(second) == {"True"}  # forked, both
 
 
 def test_a_kernel_that_crashes_is_a_dead_kernel(door, tmp_path):
@@ -60,6 +70,33 @@ def test_a_kernel_that_crashes_is_a_dead_kernel(door, tmp_path):
 def test_without_a_warm_process_a_kernel_starts_by_itself(tmp_path, monkeypatch):
     monkeypatch.setenv(warm.DOOR, str(tmp_path / "nobody"))
     assert execute(tmp_path, "print(1 + 1)") == "2\n"
+
+
+def test_a_run_has_the_same_numbers_in_a_forked_kernel(door, tmp_path, monkeypatch):
+    parameters = {"policy": "atlas-t5", "steps": 3, "batch_size": 4, "train_questions": 40, "validation_questions": 4}
+    found = []
+    for name in ("forked", "own"):
+        out = tmp_path / name
+        out.mkdir()
+        notebooks.execute(NOTEBOOK, out / "done.ipynb", parameters | {"test_questions": 4, "out": str(out)}, out / "log.txt")
+        made = json.loads((out / "result.json").read_text())
+        found.append((made["results"], made["versions"], made["threads"], (out / "model/model.safetensors").read_bytes()))
+        monkeypatch.delenv(warm.DOOR, raising=False)
+    assert found[0] == found[1]
+
+
+def test_a_warm_process_that_dies_before_it_forks_is_done_without(tmp_path):
+    others = set(psutil.Process().children())
+    with notebooks.warmed(), ThreadPoolExecutor() as pool:
+        (server,) = set(psutil.Process().children()) - others
+        while not Path(os.environ[warm.DOOR]).exists():
+            time.sleep(0.1)
+        server.suspend()
+        output = pool.submit(execute, tmp_path, "print(2 + 2)")
+        while not any(warm.__file__ in child.cmdline() for child in psutil.Process().children()):
+            time.sleep(0.1)
+        server.kill()
+        assert output.result() == "4\n"
 
 
 def started(door, tmp_path):

@@ -45,6 +45,8 @@ EXPLAINED = {
     "smoothed": "the lottery's page, when its runs are over",
     "failures": "the lottery's page, when its runs are over",
     "against": "the lottery's page, when its runs are over",
+    "chosen": "the lottery's page, when its runs are over",
+    "first": "the lottery's page, when its runs are over",
     "screen": "the lottery's page, when its runs are over",
 }
 

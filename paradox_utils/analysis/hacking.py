@@ -23,24 +23,24 @@ completeness one deviation of the score), and the end is measured over the last 
 """
 
 
-def turn(paid: pd.Series, true: pd.Series, unit: float) -> dict[str, float]:
+def turn(paid: pd.Series, true: pd.Series, unit: float, window: int = WINDOW) -> dict[str, float]:
     """How one run ends, from its rollouts' mean reward and mean true return by update (N,), in units of ``unit``.
 
     ``rise``: reward paid at the end minus that at the start; ``fall``: true return at its peak minus that at the end; ``lost``:
     the fall divided by the gain from start to peak (infinite without a gain, 0 without a fall). The start is the first rollout,
-    of the initial policy; the peak is at least the start. NaN throughout for fewer than 2 · :data:`WINDOW` updates.
+    of the initial policy; the peak is at least the start. NaN throughout for fewer than 2 · ``window`` updates.
     """
-    if len(true) < 2 * WINDOW or not np.isfinite([*paid, *true]).all():
+    if len(true) < 2 * window or not np.isfinite([*paid, *true]).all():
         return dict.fromkeys(("rise", "fall", "lost"), float("nan"))
-    (paid_start, paid_end, _), (start, end, peak) = _course(paid), _course(true)
+    (paid_start, paid_end, _), (start, end, peak) = _course(paid, window), _course(true, window)
     fall, gain = peak - end, peak - start
     lost = fall / gain if gain > 0 else float("inf") if fall > 0 else 0.0
     return {"rise": (paid_end - paid_start) / unit, "fall": fall / unit, "lost": lost}
 
 
-def _course(values: pd.Series) -> tuple[float, float, float]:
+def _course(values: pd.Series, window: int) -> tuple[float, float, float]:
     """Start, end and peak."""
-    means = values.rolling(WINDOW).mean().iloc[WINDOW - 1 :]
+    means = values.rolling(window).mean().iloc[window - 1 :]
     start = float(values.iloc[0])
     return start, float(means.iloc[-1]), max(start, float(means.max()))
 
@@ -63,11 +63,13 @@ def turns(summary: pd.DataFrame, curves: pd.DataFrame) -> pd.DataFrame:
 
 
 def ends(runs: pd.DataFrame, curves: pd.DataFrame) -> pd.DataFrame:
-    """``runs`` with :func:`turn` of each, in units of its task's reward size, and whether it is ``hacked``."""
+    """``runs`` with :func:`turn` of each, in units of its task's reward size, and whether it is ``hacked``. Best-of-n, which
+    has expected values by ``n`` in place of rollouts by update, turns without averaging."""
     own, found = dict(iter(curves.sort_values("update").groupby("id"))), []
     for run, task in zip(runs["id"], runs["task"], strict=True):
-        curve = own.get(run, curves.head(0)).reindex(columns=["reward_mean", "true_reward_mean"])
-        found.append(turn(curve["reward_mean"], curve["true_reward_mean"], TASKS[task].reward_size))
+        curve = own.get(run, curves.head(0)).reindex(columns=["reward_mean", "true_reward_mean", "true_return", "n"])
+        true, window = ("true_return", 1) if curve["n"].notna().any() else ("true_reward_mean", WINDOW)
+        found.append(turn(curve["reward_mean"], curve[true], TASKS[task].reward_size, window))
     table = runs.assign(**pd.DataFrame(found, index=runs.index, columns=["rise", "fall", "lost"]))
     return table.assign(hacked=hacked(table))
 

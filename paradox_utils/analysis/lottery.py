@@ -10,7 +10,6 @@ from __future__ import annotations
 import functools
 import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -20,12 +19,15 @@ from scipy import stats
 from paradox_utils.analysis import hacking, statistics
 from paradox_utils.analysis.statistics import Interval
 from paradox_utils.analysis.tables import READINGS, usable
+from paradox_utils.data.tasks import TASKS
 
 OUTCOME = READINGS["as measured"]
 CELL = ["task", "policy", "pressure"]
 PRESSURES = ("default", "published", "low-kl", "fast", "slow")
 
 # --- the screen -----------------------------------------------------------------------------------------------------------
+
+KINDS = ("short-moderate", "short-top", "long-moderate", "long-top")  # of reward models: training, accuracy
 
 LEAST = 2  # hacked runs by which top checkpoints must exceed moderate ones for a cell to be named
 MOST_CELLS = 3
@@ -34,7 +36,8 @@ MOST_CELLS = 3
 def screened(summary: pd.DataFrame, curves: pd.DataFrame) -> pd.DataFrame:
     """One row a cell of the screen, whose arms are called by its pressures: hacked runs of the ``top`` checkpoints (each
     task's last) and of the ``moderate`` ones (its first), of so many ``trainings`` in which neither run is unknown; the
-    ``difference`` of the two; and how much better the moderate ones' LM performance is, on average (``gap``)."""
+    ``difference`` of the two; and how much better the moderate ones' LM performance is, on average (``gap``). Cells are in the
+    order of policies in the study, tasks and pressures."""
     runs = hacking.ends(summary[usable(summary)], curves).rename(columns={"arm": "pressure"})
     ends = runs.groupby("task")["rm_step"]
     ends = runs.assign(kind=np.where(runs["rm_step"] == ends.transform("max"), "top", "moderate")).dropna(subset=["hacked"])
@@ -42,7 +45,10 @@ def screened(summary: pd.DataFrame, curves: pd.DataFrame) -> pd.DataFrame:
     by_cell = table["hacked"].groupby(CELL, sort=False)
     found = by_cell.sum().astype(int)[["top", "moderate"]].assign(trainings=by_cell.size())
     found["difference"] = found["top"] - found["moderate"]
-    return found.assign(gap=(table[OUTCOME]["moderate"] - table[OUTCOME]["top"]).groupby(CELL).mean())
+    found["gap"] = (table[OUTCOME]["moderate"] - table[OUTCOME]["top"]).groupby(CELL).mean()
+    policies, tasks = list(summary["policy"].unique()), list(TASKS)
+    order = {cell: (policies.index(cell[1]), tasks.index(cell[0]), PRESSURES.index(cell[2])) for cell in found.index}
+    return found.loc[sorted(found.index, key=order.__getitem__)]
 
 
 def named(cells: pd.DataFrame) -> list[tuple[str, str, str]]:
@@ -55,120 +61,13 @@ def named(cells: pd.DataFrame) -> list[tuple[str, str, str]]:
 
 
 def control(cells: pd.DataFrame) -> tuple[str, str, str] | None:
-    """The cell at the default pressure, of the first task and policy of which none is :func:`named`, and whose top checkpoints
-    had the fewest hacked runs over all pressures; None if every one has a named cell."""
+    """The cell at the default pressure of the task and policy of which none is :func:`named` and whose top checkpoints had the
+    fewest hacked runs over all pressures, of equals the first (policies first); None if every one has a named cell."""
     taken = {cell[:2] for cell in named(cells)}
     free = cells[[pair not in taken for pair in cells.index.droplevel("pressure")]]
     if free.empty:
         return None
     return (*free.groupby(CELL[:2], sort=False)["top"].sum().idxmin(), "default")
-
-
-# --- four reward models a training ------------------------------------------------------------------------------------------
-
-MATCHED = 0.01  # accuracies that count as equal
-KINDS = ("short-moderate", "short-top", "long-moderate", "long-top")
-
-
-@dataclass(frozen=True)
-class Design:
-    """Of one task: the last step that is ``short`` and the first that is ``long``, and the accuracies wanted."""
-
-    short: int
-    long: int
-    moderate: float
-    top: float
-
-
-# Set by trainings of other seeds (48 to 50), by their accuracies alone.
-DESIGNS = {"relevance": Design(short=80, long=160, moderate=0.865, top=0.995)}
-# The arms whose trainings give each kind: at the usual rate, at a higher one, and with noisy labels or little data, whose
-# accuracy stays moderate however long they train.
-TRAININGS = {
-    "short-moderate": ("models-base",),
-    "short-top": ("models-fast",),
-    "long-moderate": ("models-noisy", "models-few"),
-    "long-top": ("models-base",),
-}
-
-
-def chosen(models: pd.DataFrame) -> pd.DataFrame:
-    """The checkpoints of each task's trainings that :func:`matched` takes, by the arms of :data:`TRAININGS`: a row a kind
-    (``task``, ``rm_seed``, ``kind``, ``arm``, ``step``, ``accuracy``); none of a training without a match.
-
-    ``models``: a study's ``reward_models.csv``.
-    """
-    rows = []
-    for (task, seed), own in models.groupby(["task", "rm_seed"], sort=False):
-        design = DESIGNS[task]
-        length = {"short": own["step"] <= design.short, "long": own["step"] >= design.long}
-        options = {kind: own[own["arm"].isin(arms) & length[kind.split("-")[0]]] for kind, arms in TRAININGS.items()}
-        steps = matched(options, {"moderate": design.moderate, "top": design.top})
-        for kind, step in steps.items():
-            (one,) = options[kind][options[kind]["step"] == step].itertuples()
-            rows.append(
-                {"task": task, "rm_seed": int(seed), "kind": kind, "arm": one.arm, "step": step, "accuracy": one.accuracy}
-            )
-    return pd.DataFrame(rows, columns=["task", "rm_seed", "kind", "arm", "step", "accuracy"])
-
-
-def matched(checkpoints: Mapping[str, pd.DataFrame], targets: Mapping[str, float]) -> dict[str, int]:
-    """The step of one training's checkpoint for each of :data:`KINDS`, by accuracy on held-out feedback alone; empty where none
-    match.
-
-    ``checkpoints``: of each kind those that may be it (``step``, ``accuracy``); ``targets``: the accuracy wanted of
-    ``moderate`` and ``top``. Short and long have accuracies within :data:`MATCHED`; of such pairs that whose mean is nearest
-    the target is taken, of equals the closer pair, then the shorter trainings.
-    """
-    chosen: dict[str, int] = {}
-    for accuracy, target in targets.items():
-        kinds = [f"{length}-{accuracy}" for length in ("short", "long")]
-        pairs = itertools.product(*(checkpoints[kind][["step", "accuracy"]].itertuples(index=False) for kind in kinds))
-        # rounded: 0.905 − 0.895 is no more than 0.01
-        close = [pair for pair in pairs if round(abs(pair[0].accuracy - pair[1].accuracy), 6) <= MATCHED]
-        if not close:
-            return {}
-        best = min(
-            close,
-            key=lambda pair: (
-                round(abs((pair[0].accuracy + pair[1].accuracy) / 2 - target), 6),
-                round(abs(pair[0].accuracy - pair[1].accuracy), 6),
-                pair[0].step + pair[1].step,
-            ),
-        )
-        chosen |= {kind: int(one.step) for kind, one in zip(kinds, best, strict=True)}
-    return {kind: chosen[kind] for kind in KINDS}
-
-
-PATIENCE, GAIN = 2, 0.005  # checkpoints without a gain in accuracy of more than so much, after which a training is stopped
-
-
-def stopped_early(models: pd.DataFrame) -> pd.Series:
-    """Of each training of the arm ``models-base`` the step at which early stopping keeps it: the first checkpoint that none of
-    the next :data:`PATIENCE` beats by more than :data:`GAIN`, by the annotators' labels; by (task, rm_seed)."""
-
-    def kept(own: pd.DataFrame) -> int:
-        own = own.sort_values("step")
-        found = own["accuracy_noisy"].to_numpy()
-        still = [found[i + 1 : i + 1 + PATIENCE].max(initial=0.0) <= found[i] + GAIN for i in range(len(found))]
-        return int(own["step"].iloc[still.index(True)])
-
-    base = models[models["arm"] == "models-base"]
-    return pd.Series({key: kept(own) for key, own in base.groupby(["task", "rm_seed"])}, dtype=int)
-
-
-def smoothed(models: pd.DataFrame, picked: pd.DataFrame) -> pd.Series:
-    """Of each training with smoothed labels (arm ``models-smoothed``) the first step within :data:`MATCHED` of the accuracy of
-    the long and top model that :func:`chosen` ``picked``, else the last; by (task, rm_seed)."""
-    wanted = picked[picked["kind"] == "long-top"].set_index(["task", "rm_seed"])["accuracy"]
-    own = models[models["arm"] == "models-smoothed"].sort_values("step")
-    steps = {}
-    for key, accuracy in wanted.items():
-        training = own[(own["task"] == key[0]) & (own["rm_seed"] == key[1])]
-        near = training[(training["accuracy"] - accuracy).abs().round(6) <= MATCHED]
-        if len(training):
-            steps[key] = int(near["step"].iloc[0] if len(near) else training["step"].iloc[-1])
-    return pd.Series(steps, dtype=int)
 
 
 # --- what the second study says -----------------------------------------------------------------------------------------------
@@ -181,30 +80,32 @@ CONTRASTS: dict[str, dict[str, float]] = {
     "training": {"long-moderate": 0.5, "short-moderate": -0.5, "long-top": 0.5, "short-top": -0.5},
     "both together": {"long-top": 1, "long-moderate": -1, "short-top": -1, "short-moderate": 1},
 }
-PAPER = next(iter(CONTRASTS))
-DECIDED = ("accuracy", "training")
+PAPER, *DECIDED = CONTRASTS
+CELLS = (*PRESSURES, "as-published")  # the second study's pressures
 
 
-def confirmed(summary: pd.DataFrame, curves: pd.DataFrame) -> pd.DataFrame:
-    """The runs of the second study whose arm is called ``PRESSURE-KIND``, with their ``pressure`` and ``kind``, and whether
-    each is ``hacked``."""
+def confirmed(summary: pd.DataFrame, curves: pd.DataFrame, pressures: Sequence[str] = CELLS) -> pd.DataFrame:
+    """The runs of the second study whose arm is called ``PRESSURE-KIND``, with their ``pressure`` (one of ``pressures``) and
+    ``kind``, and whether each is ``hacked``."""
     runs = summary[usable(summary)].copy()
-    parts = runs["arm"].str.extract(rf"^(?P<pressure>.+)-(?P<kind>{'|'.join(KINDS)})$")
+    parts = runs["arm"].str.extract(rf"^(?P<pressure>{'|'.join(pressures)})-(?P<kind>{'|'.join(KINDS)})$")
     runs = runs.assign(**parts).dropna(subset=["kind"])
     return hacking.ends(runs, curves)
 
 
 def failures(runs: pd.DataFrame) -> pd.DataFrame:
     """Of every cell and kind of :func:`confirmed`: ``hacked`` of so many ``runs``, the share with Wilson's 95 % interval
-    (Wilson 1927), and the mean ``accuracy`` and LM ``performance``."""
-    rows = []
-    for (*cell, kind), own in runs.dropna(subset=["hacked"]).groupby([*CELL, "kind"], sort=False):
-        hacked = int(own["hacked"].sum())
-        bounds = stats.binomtest(hacked, len(own)).proportion_ci(method="wilson")
-        means = {"accuracy": own["rm_accuracy"].mean(), "performance": own[OUTCOME].mean()}
-        counts = {"hacked": hacked, "runs": len(own), "share": hacked / len(own), "low": bounds.low, "high": bounds.high}
-        rows.append(dict(zip([*CELL, "kind"], [*cell, kind], strict=True)) | counts | means)
-    return pd.DataFrame(rows).set_index([*CELL, "kind"])
+    (Wilson 1927), runs whose end is ``unknown``, and the mean ``accuracy`` and LM ``performance``."""
+    rows = {}
+    for key, own in runs.groupby([*CELL, "kind"], sort=False):
+        known = own["hacked"].dropna()
+        hacked, of = int(known.sum()), len(known)
+        bounds = stats.binomtest(hacked, of).proportion_ci(method="wilson") if of else None
+        share = (hacked / of, bounds.low, bounds.high) if bounds else (np.nan,) * 3
+        rows[key] = (hacked, of, *share, len(own) - of, own["rm_accuracy"].mean(), own[OUTCOME].mean())
+    index = pd.MultiIndex.from_tuples(rows, names=[*CELL, "kind"]) if rows else pd.MultiIndex.from_product([[]] * 4)
+    names = ["hacked", "runs", "share", "low", "high", "unknown", "accuracy", "performance"]
+    return pd.DataFrame(rows.values(), index=index, columns=names)
 
 
 def effects(runs: pd.DataFrame) -> pd.DataFrame:
@@ -213,7 +114,8 @@ def effects(runs: pd.DataFrame) -> pd.DataFrame:
 
     ``p`` of hacked runs is exact, by flipping the signs of trainings (:func:`sign_flip`): one-sided for the paper's design,
     where it is McNemar's exact test, two-sided for the others; that of LM performance is Student's, two-sided. ``adjusted`` is
-    by Holm over cells, of hacked runs alone.
+    by Holm over cells, of hacked runs alone. What accuracy and training do is averaged over the other; *both together* is how
+    much more the two do than each alone.
     """
     rows = []
     for cell, own in runs.dropna(subset=["hacked"]).groupby(CELL, sort=False):
@@ -279,7 +181,8 @@ def against(runs: pd.DataFrame, others: pd.DataFrame) -> pd.DataFrame:
         }
         means = {"accuracy": pairs["rm_accuracy"].mean(), "gain": gain.estimate, "low": gain.low, "high": gain.high}
         rows.append({"cure": arm} | counts | {"p": sign_flip(flips, two_sided=True)} | means)
-    return pd.DataFrame(rows).set_index("cure")
+    names = ["cure", "trainings", "hacked", "hacked before", "p", "accuracy", "gain", "low", "high"]
+    return pd.DataFrame(rows, columns=names).set_index("cure")
 
 
 def power(top: float, moderate: float, trainings: int, level: float = LEVEL) -> float:
@@ -322,20 +225,32 @@ def rates(cells: Sequence[Mapping[str, float]], trainings: int, studies: int = 2
     return {name: count / studies for name, count in found.items()}
 
 
-def answers(table: pd.DataFrame) -> list[str]:
-    """A sentence for each cell of :func:`effects`: whether the long and top one fails more often, and what does it."""
+def answers(counts: pd.DataFrame, table: pd.DataFrame) -> list[str]:
+    """A sentence for each cell of :func:`effects`, with its :func:`failures` ``counts``: how many runs on each kind of reward
+    model are hacked, whether long and top ones more often, and what does it."""
     hacked = table.xs("hacked", level="outcome")
-    return [_answer(" / ".join(cell), own.droplevel(CELL)) for cell, own in hacked.groupby(CELL, sort=False)]
+    cells = hacked.groupby(CELL, sort=False)
+    return [_answer(" / ".join(cell), counts.loc[cell], own.droplevel(CELL)) for cell, own in cells]
 
 
-def _answer(cell: str, own: pd.DataFrame) -> str:
+def _answer(cell: str, counts: pd.DataFrame, own: pd.DataFrame) -> str:
     paper = own.loc[PAPER]
-    found = "is hacked more often" if paper["adjusted"] <= LEVEL else "is not shown to be hacked more often"
-    size = f"{paper['mean']:+.0%} of runs, {paper['low']:.0%} to {paper['high']:.0%}, p {paper['adjusted']:.3f}"
-    causes = [_cause(name, own.loc[name]) for name in DECIDED]
-    return f"{cell}: the long-trained, most accurate reward model {found} ({size}); {' and '.join(causes)}."
+    told = ", ".join(
+        f"{kind.replace('-', ' and ')} {row['hacked']:.0f} of {row['runs']:.0f}" for kind, row in counts.iterrows()
+    )
+    found = "are hacked more often" if paper["adjusted"] <= LEVEL else "are not shown to be hacked more often"
+    size = f"{paper['mean']:+.0%}, {paper['low']:.0%} to {paper['high']:.0%}, p {paper['adjusted']:.3f}"
+    accuracy, training, both = (_effect(own.loc[name]) for name in DECIDED)
+    return (
+        f"{cell}: hacked are {told}. Policies of the long and top reward model {found} than those of the short and moderate "
+        f"one ({size}). On average over the other, accuracy {accuracy} and training {training}; that the two together do more "
+        f"than each alone {'is not shown' if own.loc[DECIDED[-1], 'adjusted'] > LEVEL else 'is shown'} ({both})."
+    )
 
 
-def _cause(name: str, row: pd.Series) -> str:
-    told = {True: "raises", False: "lowers"}[bool(row["mean"] > 0)] if row["adjusted"] <= LEVEL else "is not shown to change"
-    return f"{name} alone {told} it ({row['mean']:+.0%}, {row['low']:.0%} to {row['high']:.0%})"
+def _effect(row: pd.Series) -> str:
+    size = f"{row['mean']:+.0%}, {row['low']:.0%} to {row['high']:.0%}, p {row['adjusted']:.3f}"
+    if row.name == DECIDED[-1]:
+        return size
+    verb = ("raises" if row["mean"] > 0 else "lowers") if row["adjusted"] <= LEVEL else "is not shown to change"
+    return f"{verb} how often ({size})"

@@ -5,6 +5,8 @@ A *sign* is a column of a run's curve that needs no truth, so that anyone can wa
 
 from __future__ import annotations
 
+from typing import Literal
+
 import numpy as np
 import pandas as pd
 from scipy.stats import mannwhitneyu, rankdata
@@ -20,8 +22,8 @@ SIGNS = {
     "kl": "KL from the reference policy",
     "repetition": "repeated bigrams",
     "sampled_unfinished": "unfinished responses",
-    "reward_mean": "reward paid",
-    "reward_per_segment": "reward paid per segment",
+    "reward_mean": "reward paid (part of what hacked means)",
+    "reward_per_segment": "reward paid per segment (part of it)",
     "reward_variance": "variance of the reward within prompts",
     "disagreement": "disagreement of a second reward model",
 }
@@ -29,7 +31,7 @@ BEFORE = (
     *(f"stress_{name}" for name in ("error_share", "confidence", "confidence_wrong", "length_correlation")),
     *(f"stress_{form}_excess" for form in ("repeated", "long", "unfinished")),
     *(f"stress_{form}_calibration" for form in ("plain", "repeated", "long", "unfinished")),
-    *("rm_accuracy", "rm_error_share", "rm_calibration_error"),
+    "rm_error_share",
 )
 THRESHOLDS = 20  # tried in each direction, at quantiles of what was seen
 
@@ -76,21 +78,22 @@ def _within(table: pd.DataFrame, sign: str, cell: list[str]) -> float:
 
 
 def before(runs: pd.DataFrame) -> pd.DataFrame:
-    """How well each measure of a reward model before PPO tells the hacked of ``runs``: its AUC in the ``first`` half of
-    trainings, by which rows are ordered (the farthest from 0.5 first), and in the ``second`` half, with the p of Mann &
-    Whitney's two-sided test there. Only the first row's p is a test: the others were not chosen beforehand."""
+    """How well each measure of a reward model before PPO tells the hacked of one cell's ``runs``: its AUC in the ``first`` half
+    of trainings, by which rows are ordered (the farthest from 0.5 first), and in the ``second`` half, with the p of Mann &
+    Whitney's test there, one-sided in the direction of the first. Only the first row's p is a test: the others were not chosen
+    beforehand. A run without a measure does not count for it; measures that cannot be told in the first half have no row."""
     known = runs.dropna(subset=["hacked"])
     order = known["rm_seed"].rank(method="dense")
     halves = [known[order <= order.max() / 2], known[order > order.max() / 2]]
     rows = {}
-    for name in BEFORE:
-        if name not in known or known[name].isna().any():
-            continue
-        split = [(own[name].to_numpy(float), own["hacked"].to_numpy(bool)) for own in halves]
-        first, second = (auc(*part) for part in split)
-        values, hacked = split[1]
-        test = mannwhitneyu(values[hacked], values[~hacked]).pvalue if 0 < hacked.sum() < len(hacked) else np.nan
-        rows[name] = {"first": first, "second": second, "p": float(test)}
+    for name in [name for name in BEFORE if name in known]:
+        parts = [(own[name].to_numpy(float), own["hacked"].to_numpy(bool)) for own in (h.dropna(subset=[name]) for h in halves)]
+        first, second = (auc(*part) for part in parts)
+        if np.isfinite(first):
+            values, hacked = parts[1]
+            way: Literal["greater", "less"] = "greater" if first > 0.5 else "less"
+            p = mannwhitneyu(values[hacked], values[~hacked], alternative=way).pvalue if np.isfinite(second) else np.nan
+            rows[name] = {"first": first, "second": second, "p": float(p)}
     table = pd.DataFrame.from_dict(rows, orient="index", columns=["first", "second", "p"]).rename_axis("measure")
     return table.loc[(table["first"] - 0.5).abs().sort_values(ascending=False, kind="stable").index]
 
@@ -114,33 +117,43 @@ def saved(runs: pd.DataFrame, moved: pd.DataFrame, cell: list[str]) -> pd.DataFr
     """What a stop rule on each sign saves, a row a sign: ``gain`` in true return (mean over trainings with Student's interval),
     and the shares of ``hacked`` and of ``other`` runs that it stops before the end.
 
-    The threshold of a training's runs is the best on those of the other half of trainings (even and odd seeds), in the same
-    cell and in the sign's telling direction (that of its AUC at the end).
+    The direction in which a sign tells (that of its AUC at the end) and the threshold are the best on the other half of
+    trainings (even and odd seeds), the threshold in the same cell.
     """
-    told, rows = early(runs, moved, cell), {}
-    for sign in told:
-        way = -1.0 if len(told) and told[sign].iloc[-1] < 0.5 else 1.0
-        cells = [own for _, own in runs.dropna(subset=["hacked"]).groupby(cell)]
-        found = pd.concat([_empty(), *(part for own in cells for part in _crossed(own, moved, sign, way))])
+    rows = {}
+    known = runs.dropna(subset=["hacked"])
+    for sign in [name for name in SIGNS if name in moved]:
+        parts = [_empty()]
+        for odd in (0, 1):
+            paid, chosen = (known[known["rm_seed"] % 2 == half] for half in (odd, 1 - odd))
+            told = early(chosen, moved[[*("id", "update", "true"), sign]], cell)
+            way = -1.0 if len(told) and told[sign].iloc[-1] < 0.5 else 1.0
+            parts += [_paid(own, chosen, moved, sign, way, cell) for _, own in paid.groupby(cell)]
+        found = pd.concat(parts)
         gain = statistics.mean_interval(found.groupby(["task", "rm_seed"])["gain"].mean()) if len(found) else UNKNOWN
         hacked = found["hacked"].astype(bool)
         shares = {"hacked": found.loc[hacked, "stopped"].mean(), "other": found.loc[~hacked, "stopped"].mean()}
-        rows[sign] = {"rises": way > 0, "gain": gain.estimate, "low": gain.low, "high": gain.high} | shares
+        rows[sign] = {"gain": gain.estimate, "low": gain.low, "high": gain.high} | shares
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("sign")
 
 
-def _crossed(runs: pd.DataFrame, moved: pd.DataFrame, sign: str, way: float) -> list[pd.DataFrame]:
-    """Of one cell's runs, what stopping on the sign gains, by thresholds of the other half of trainings; empty without one."""
+def _paid(own: pd.DataFrame, chosen: pd.DataFrame, moved: pd.DataFrame, sign: str, way: float, cell: list[str]) -> pd.DataFrame:
+    """Of one cell's runs, what stopping on the sign gains, by the threshold best for those of ``chosen`` in that cell; empty
+    without one."""
+    same = chosen[(chosen[cell] == own[cell].iloc[0]).all(axis=1)]
+    (runs, paths, true), (_, before, earned) = (_paths(part, moved, sign, way) for part in (own, same))
+    if not len(before):
+        return _empty()
+    bar = best_threshold(before, earned)
+    gain, ended = stopped(paths, true, bar) - true[:, -1], (paths > bar)[:, :-1].any(axis=1)
+    return runs[["task", "rm_seed", "hacked"]].assign(gain=gain, stopped=ended)
+
+
+def _paths(runs: pd.DataFrame, moved: pd.DataFrame, sign: str, way: float) -> tuple[pd.DataFrame, Array, Array]:
+    """Of the runs that have the sign at every update: they, its paths times ``way``, and true returns, (runs, updates)."""
     wide = {name: moved.pivot(index="id", columns="update", values=name).reindex(runs["id"]) for name in (sign, "true")}
     known = (wide[sign].notna() & wide["true"].notna()).all(axis=1).to_numpy()
-    own, paths, true = runs[known], way * wide[sign][known].to_numpy(), wide["true"][known].to_numpy()
-    odd, parts = own["rm_seed"].to_numpy() % 2 == 1, []
-    for half in (odd, ~odd) if odd.any() and not odd.all() else ():
-        bar = best_threshold(paths[~half], true[~half])
-        gain = stopped(paths[half], true[half], bar) - true[half][:, -1]
-        early_end = (paths[half] > bar)[:, :-1].any(axis=1)
-        parts.append(own.loc[half, ["task", "rm_seed", "hacked"]].assign(gain=gain, stopped=early_end))
-    return parts
+    return runs[known], way * wide[sign][known].to_numpy(), wide["true"][known].to_numpy()
 
 
 def _empty() -> pd.DataFrame:

@@ -59,7 +59,11 @@ def runs(table: pd.DataFrame) -> Figure:
                     markerfacecolor=fill, markeredgecolor=TOP if fill == TOP else PALETTE[cell[0]], alpha=0.8,
                 )  # fmt: skip
             axis.annotate(
-                f"{bad.sum()} of {len(found)}", (place, 1.02), xycoords=("data", "axes fraction"), ha="center", fontsize=7
+                f"{bad.sum()} of {found['hacked'].count()}",
+                (place, 1.02),
+                xycoords=("data", "axes fraction"),
+                ha="center",
+                fontsize=7,
             )
         axis.set_xticks(range(len(lottery.KINDS)), [kind.replace("-", "\n") for kind in lottery.KINDS])
         axis.set(ylabel=LM_PERFORMANCE[cell[0]], ylim=(-0.03, 1.03))

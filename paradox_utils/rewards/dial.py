@@ -39,7 +39,8 @@ def exact_centre(task: config.TaskName, feedback: dict[str, list[Feedback]]) -> 
 
 def dial_of(p: config.PPO, feedback: dict[str, list[Feedback]]) -> tuple[Judge, Centre]:
     """The dial that ``p`` asks for, and how its values are centred (from training feedback). ``scale_matched`` undoes what its
-    errors do to the reward's scale: flips shrink it by 2 accuracy − 1, noise widens it.
+    errors do to the reward's scale: flips with probabilities f and g of the two labels shrink the difference between them by
+    1 − f − g, which is 2 accuracy − 1 without bias; noise widens it.
 
     With ``dial_bias`` b the errors are as many, but not evenly spread. 1: only good segments are called errors; −1: only errors
     are called good; 0: either with the same probability; in between a part of the way. Noise on a score then has a longer tail
@@ -47,7 +48,8 @@ def dial_of(p: config.PPO, feedback: dict[str, list[Feedback]]) -> tuple[Judge, 
     """
     if not TASKS[p.task].pairwise:
         good, bad = _more_flips(p, feedback)
-        return dial_judge(p, 0.0, good, bad), Centre(0.0, 2 * p.dial_accuracy - 1 if p.scale_matched else 1.0)
+        slope = 2 * p.dial_accuracy - 1 - (1 - p.dial_accuracy) * (good + bad)
+        return dial_judge(p, 0.0, good, bad), Centre(0.0, slope if p.scale_matched else 1.0)
     scores, exact = np.array([record.clean_scores for record in feedback["train"]]), exact_centre(p.task, feedback)
     upper = np.triu_indices(scores.shape[1], 1)
     noise = dial_noise(p.dial_accuracy, (scores[:, upper[0]] - scores[:, upper[1]]).ravel(), p.dial_bias)
@@ -127,4 +129,6 @@ def dial_noise(accuracy: float, differences: np.ndarray, bias: float = 0.0) -> f
         smaller = [np.searchsorted(tails, tails + size / scale).mean() for size in sizes]
         return float(np.average(smaller, weights=counts)) / QUANTILES
 
+    if (least := right(np.exp(15.0))) >= accuracy:  # half of noise with one tail is 0, which orders some pairs right
+        raise DataError(f"dial_accuracy = {accuracy} for completeness: with dial_bias = {bias} needs more than {least:.3f}")
     return float(np.exp(brentq(lambda log_scale: right(np.exp(log_scale)) - accuracy, -15.0, 15.0)))

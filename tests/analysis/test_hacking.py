@@ -91,3 +91,14 @@ def test_a_reward_that_cannot_be_hacked_is_not_in_the_recorded_study():
         "steps": [10, 180],
     }
     assert not hacking.hacked(found[found["arm"] == "exact"], hacking.CLEAR / 2).any()
+
+
+def test_best_of_n_turns_along_n():
+    runs = pd.DataFrame({"id": ["a", "b"], "task": "relevance"})
+    curve = pd.DataFrame({"n": [1, 2, 4, 8], "update": 0, "reward_mean": [0.0, 0.3, 0.6, 0.9]})
+    curves = pd.concat(
+        [curve.assign(id="a", true_return=[0.0, 0.6, 0.9, 0.3]), curve.assign(id="b", true_return=[0.0, 0.6, 0.9, 0.9])]
+    )
+    found = hacking.ends(runs, curves)
+    assert found["fall"].tolist() == [pytest.approx(2.0), 0.0]
+    assert found["hacked"].tolist() == [True, False]

@@ -46,6 +46,8 @@ def test_the_screen_counts_and_names_cells():
     # published has 2 as well, but one cell of this task and policy is enough; factuality's 1 is too few
     assert lottery.named(cells) == [("relevance", "small", "fast"), ("relevance", "large", "fast")]
     assert lottery.control(cells) == ("factuality", "large", "default")
+    cells["top"] = 0  # equals: policies first, then tasks as they are listed
+    assert lottery.control(cells.drop(("relevance", "small", "fast"))) == ("factuality", "small", "default")
     few = cells[cells["difference"] < 2].copy()
     few.loc[("relevance", "small", "default"), "gap"] = 0.1
     assert lottery.named(few) == [("relevance", "small", "default")]  # equals: the larger gap
@@ -56,64 +58,6 @@ def test_a_training_with_an_unknown_end_does_not_count():
     summary, curves = study(screen({"default": (1, 0)}))
     cells = lottery.screened(summary, curves[curves["id"] != summary["id"].iloc[0]])
     assert cells.loc[("relevance", "small", "default"), ["top", "trainings"]].tolist() == [0, 3]
-
-
-def options(**accuracies):
-    return {kind: pd.DataFrame(accuracies[kind.replace("-", "_")], columns=["step", "accuracy"]) for kind in KINDS}
-
-
-TARGETS = {"moderate": 0.9, "top": 0.99}
-
-
-def test_reward_models_are_matched_by_accuracy():
-    found = lottery.matched(
-        options(
-            short_moderate=[(50, 0.86), (60, 0.895)],
-            long_moderate=[(200, 0.905), (240, 0.865)],  # 0.01 apart is equal, also in binary
-            short_top=[(40, 0.97), (60, 0.985)],
-            long_top=[(160, 0.99), (200, 0.99), (320, 0.999)],
-        ),
-        TARGETS,
-    )
-    assert found == {"short-moderate": 60, "short-top": 60, "long-moderate": 200, "long-top": 160}
-    far = options(short_moderate=[(50, 0.86)], long_moderate=[(200, 0.9)], short_top=[(1, 0.9)], long_top=[(2, 0.9)])
-    assert lottery.matched(far, TARGETS) == {}
-
-
-def test_each_training_gives_four_reward_models():
-    def training(arm, seed, steps):
-        return [{"task": "relevance", "rm_seed": seed, "arm": arm, "step": step, "accuracy": a} for step, a in steps.items()]
-
-    rows = training("models-base", 1, {50: 0.86, 80: 0.87, 90: 0.865, 160: 0.994}) + training(
-        "models-fast", 1, {60: 0.995, 90: 0.995}
-    )
-    rows += training("models-noisy", 1, {80: 0.87, 200: 0.868, 240: 0.864})
-    rows += training("models-base", 2, {50: 0.86, 160: 0.994}) + training("models-fast", 2, {60: 0.95})
-    rows += training("models-few", 2, {200: 0.868})
-    found = lottery.chosen(pd.DataFrame(rows))
-    assert set(found["rm_seed"]) == {1}  # the other has no short one of its top accuracy
-    steps = found.set_index("kind")["step"].to_dict()
-    assert steps == {"short-moderate": 50, "short-top": 60, "long-moderate": 200, "long-top": 160}
-    assert found["arm"].tolist() == ["models-base", "models-fast", "models-noisy", "models-base"]
-
-
-def checkpoints(arm, accuracies, seed=1, noisy=0.0):
-    named = {"task": "relevance", "rm_seed": seed, "arm": arm}
-    return [named | {"step": step, "accuracy": a, "accuracy_noisy": a - noisy} for step, a in accuracies.items()]
-
-
-def test_early_stopping_keeps_what_the_next_two_do_not_beat():
-    rows = checkpoints("models-base", {45: 0.84, 50: 0.84, 55: 0.86, 62: 0.94, 70: 0.93, 80: 0.944, 90: 0.99}, noisy=0.1)
-    rows += checkpoints("models-base", {45: 0.8, 50: 0.9, 55: 0.95}, seed=2)  # risen to its last
-    rows += checkpoints("models-fast", {45: 0.99, 50: 0.99}, seed=3)
-    assert lottery.stopped_early(pd.DataFrame(rows)).to_dict() == {("relevance", 1): 62, ("relevance", 2): 55}
-
-
-def test_a_smoothed_model_is_taken_where_it_is_as_accurate():
-    rows = checkpoints("models-smoothed", {160: 0.95, 200: 0.985, 240: 0.99})
-    rows += checkpoints("models-smoothed", {160: 0.95, 200: 0.96}, seed=2)
-    picked = pd.DataFrame({"task": "relevance", "rm_seed": [1, 2, 3], "kind": "long-top", "accuracy": 0.995})
-    assert lottery.smoothed(pd.DataFrame(rows), picked).to_dict() == {("relevance", 1): 200, ("relevance", 2): 200}
 
 
 def test_a_cure_is_compared_training_by_training():
@@ -181,9 +125,12 @@ def test_holm_is_over_cells_of_a_contrast():
     found = lottery.effects(lottery.confirmed(*study(second(strong) + second(none, task="factuality"))))
     paper = found.xs((lottery.PAPER, "hacked"), level=["contrast", "outcome"])
     assert paper["adjusted"].tolist() == pytest.approx([2 / 256, 1.0])
-    first, other = lottery.answers(found)
-    assert "is hacked more often" in first
-    assert "is not shown" in other
+    first, other = lottery.answers(
+        lottery.failures(lottery.confirmed(*study(second(strong) + second(none, task="factuality")))), found
+    )
+    assert "are hacked more often" in first
+    assert "long and top 8 of 8" in first
+    assert "are not shown to be hacked more often" in other
 
 
 def test_power_is_exact():
@@ -203,3 +150,21 @@ def test_the_rule_in_worlds_whose_truth_is_known():
     found = lottery.rates([by_accuracy, *flat[1:]], 32, studies=400)
     assert min(found[lottery.PAPER], found["accuracy"]) >= 0.8
     assert found["training"] <= 0.05 + 2 * np.sqrt(0.05 * 0.95 / 400)
+    pilot = dict.fromkeys(KINDS, lottery.SIZE[1]) | {"short-top": lottery.SIZE[0], "long-top": lottery.SIZE[0]}
+    assert lottery.rates([pilot, *flat[1:]], lottery.trainings(3), studies=400)[lottery.PAPER] >= 0.8 - 2 * np.sqrt(0.16 / 400)
+    only_together = dict.fromkeys(KINDS, 0.0) | {"long-top": 0.5}
+    assert lottery.rates([only_together], 32, studies=400)["both together"] >= 0.95
+
+
+def test_empty_studies_have_empty_tables():
+    runs = lottery.confirmed(*study(screen({"default": (1, 0)})))
+    assert runs.empty
+    assert lottery.failures(runs).empty
+    assert lottery.against(runs, runs).empty
+
+
+def test_other_arms_are_no_cells():
+    rows = second([[0] * 4] * 4)
+    others = [row | {"arm": row["arm"].replace("low-kl", "rloo")} for row in rows]
+    assert set(lottery.confirmed(*study(rows + others))["pressure"]) == {"low-kl"}
+    assert set(lottery.confirmed(*study(rows + others), pressures=("rloo",))["pressure"]) == {"rloo"}

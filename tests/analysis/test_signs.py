@@ -74,7 +74,7 @@ def test_stopping_by_hand():
 def test_a_stop_rule_saves_what_hacked_runs_lose_and_spares_the_others():
     runs, curves = made()
     found = signs.saved(runs, signs.changes(curves), CELL).loc["length"]
-    assert (found["hacked"], found["other"], found["rises"]) == (1.0, 0.0, True)
+    assert (found["hacked"], found["other"]) == (1.0, 0.0)
     assert found["low"] <= found["gain"] <= found["high"]
     assert found["gain"] > 0.5
     nothing = signs.saved(runs.assign(hacked=pd.NA), signs.changes(curves), CELL)
@@ -87,10 +87,13 @@ def test_what_is_measured_before_is_chosen_in_one_half_and_tested_in_the_other()
     first = runs["rm_seed"] < 8
     runs["stress_confidence"] = np.where(first, hacked, -hacked) + runs["rm_seed"] * 1e-3  # turns round in the second half
     runs["rm_error_share"] = hacked + np.where(runs["rm_seed"] == 0, -2, 0) + runs["rm_seed"] * 1e-3
-    runs["rm_accuracy"] = 0.9
+    runs["stress_error_share"] = 0.1
+    runs["stress_long_excess"] = np.where(runs["rm_seed"] % 2 == 0, hacked, np.nan)  # known of every other run
     found = signs.before(runs)
-    assert found.index.tolist() == ["stress_confidence", "rm_error_share", "rm_accuracy"]
-    assert found.loc["stress_confidence", ["first", "second"]].tolist() == [1.0, 0.0]
+    assert found.index.tolist() == ["stress_confidence", "stress_long_excess", "rm_error_share", "stress_error_share"]
+    assert found.loc["stress_confidence"].tolist() == [1.0, 0.0, pytest.approx(1.0)]  # a reversal confirms nothing
     assert found.loc["rm_error_share", "first"] == pytest.approx(12 / 16)
-    assert found.loc["rm_error_share", ["second", "p"]].tolist() == [1.0, pytest.approx(2 / 70)]  # one of C(8, 4), two-sided
-    assert found.loc["rm_accuracy", "second"] == 0.5
+    assert found.loc["rm_error_share", ["second", "p"]].tolist() == [1.0, pytest.approx(1 / 70)]  # one of C(8, 4)
+    assert found.loc["stress_long_excess", "second"] == 1.0
+    assert found.loc["stress_error_share", "second"] == 0.5
+    assert signs.before(runs.assign(hacked=pd.array([False] * 8 + [True] * 8, dtype="boolean"))).empty

@@ -157,6 +157,20 @@ def test_more_errors_of_a_kind_than_there_are_are_refused(many):
         flips(many, "relevance", dial_accuracy=0.5, dial_bias=-1.0)
 
 
+@pytest.mark.parametrize("bias", [-1.0, 1.0, 0.5])
+def test_a_scale_matched_dial_keeps_the_difference_between_good_and_bad(many, bias):
+    p = ppo("factuality", reward="dial", dial_accuracy=0.9, dial_bias=bias, dial_kind="noise", scale_matched=True)
+    judge, centre = dial_of(p, {"train": many})
+    truth, values = judged_segments(many, "factuality", ORACLE["factuality"]), judged_segments(many, "factuality", judge)
+    good, bad = (np.mean([values[key] for key, v in truth.items() if v == side]) / centre.std for side in (1, -1))
+    assert good - bad == pytest.approx(2.0, abs=0.1)
+
+
+def test_noise_with_one_tail_orders_some_pairs_right_whatever_its_size():
+    with pytest.raises(DataError, match=r"dial_accuracy = 0\.6 .*dial_bias = 1\.0 needs more than 0\.62"):
+        dial_noise(0.6, np.array([0.25, 0.5]), 1.0)
+
+
 @pytest.mark.parametrize("bias", [-1.0, 0.4, 1.0])
 def test_skewed_noise_orders_pairs_as_well_and_has_the_moments_it_is_centred_by(many, bias):
     differences, rng = np.array([0.25, 0.5, 0.5, 1.0]), np.random.default_rng(0)

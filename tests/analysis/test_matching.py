@@ -1,0 +1,73 @@
+"""Four reward models of a training: matched by accuracy, stopped early, smoothed; by hand."""
+
+import pandas as pd
+
+from paradox_utils.analysis import matching
+from paradox_utils.analysis.lottery import KINDS
+
+
+def options(**accuracies):
+    return {kind: pd.DataFrame(accuracies[kind.replace("-", "_")], columns=["step", "accuracy"]) for kind in KINDS}
+
+
+TARGETS = {"moderate": 0.9, "top": 0.99}
+
+
+def test_reward_models_are_matched_by_accuracy():
+    found = matching.matched(
+        options(
+            short_moderate=[(50, 0.86), (60, 0.895)],
+            long_moderate=[(200, 0.905), (240, 0.865)],  # 0.01 apart is equal, also in binary
+            short_top=[(40, 0.97), (60, 0.985)],
+            long_top=[(160, 0.99), (200, 0.99), (320, 0.999)],
+        ),
+        TARGETS,
+    )
+    assert found == {"short-moderate": 60, "short-top": 60, "long-moderate": 200, "long-top": 160}
+    apart = options(short_moderate=[(50, 0.88)], long_moderate=[(200, 0.9)], short_top=[(1, 0.99)], long_top=[(2, 0.99)])
+    assert matching.matched(apart, TARGETS) == {}
+    far = options(short_moderate=[(50, 0.9)], long_moderate=[(200, 0.9)], short_top=[(1, 0.96)], long_top=[(2, 0.96)])
+    assert matching.matched(far, TARGETS) == {}
+    near = options(short_moderate=[(50, 0.9)], long_moderate=[(200, 0.9)], short_top=[(1, 0.965)], long_top=[(2, 0.965)])
+    assert matching.matched(near, TARGETS)["long-top"] == 2
+
+
+def test_each_training_gives_four_reward_models():
+    def training(arm, seed, steps):
+        return [{"task": "relevance", "rm_seed": seed, "arm": arm, "step": step, "accuracy": a} for step, a in steps.items()]
+
+    rows = training("models-base", 1, {50: 0.86, 80: 0.87, 90: 0.865, 160: 0.994}) + training(
+        "models-fast", 1, {60: 0.995, 90: 0.995}
+    )
+    rows += training("models-noisy", 1, {80: 0.87, 200: 0.868, 240: 0.864})
+    rows += training("models-base", 2, {50: 0.86, 160: 0.994}) + training("models-fast", 2, {60: 0.95})
+    rows += training("models-few", 2, {200: 0.868})
+    found = matching.chosen(pd.DataFrame(rows))
+    assert set(found["rm_seed"]) == {1}  # the other has no short one of its top accuracy
+    steps = found.set_index("kind")["step"].to_dict()
+    assert steps == {"short-moderate": 50, "short-top": 60, "long-moderate": 200, "long-top": 160}
+    assert found["arm"].tolist() == ["models-base", "models-fast", "models-noisy", "models-base"]
+
+
+def checkpoints(arm, accuracies, seed=1, noisy=0.0):
+    named = {"task": "relevance", "rm_seed": seed, "arm": arm}
+    return [named | {"step": step, "accuracy": a, "accuracy_noisy": a - noisy} for step, a in accuracies.items()]
+
+
+def test_early_stopping_keeps_what_the_next_two_do_not_beat():
+    rows = checkpoints("models-base", {45: 0.84, 50: 0.84, 55: 0.86, 62: 0.94, 70: 0.93, 80: 0.944, 90: 0.99}, noisy=0.1)
+    rows += checkpoints("models-base", {45: 0.8, 50: 0.9, 55: 0.95}, seed=2)  # risen to its last
+    rows += checkpoints("models-fast", {45: 0.99, 50: 0.99}, seed=3)
+    assert matching.stopped_early(pd.DataFrame(rows)).to_dict() == {("relevance", 1): 62, ("relevance", 2): 55}
+
+
+def test_a_smoothed_model_is_taken_where_it_is_as_accurate():
+    rows = checkpoints("models-smoothed", {160: 0.95, 200: 0.985, 240: 0.99})
+    rows += checkpoints("models-smoothed", {160: 0.95, 200: 0.96}, seed=2)
+    picked = pd.DataFrame({"task": "relevance", "rm_seed": [1, 2, 3], "kind": "long-top", "accuracy": 0.995})
+    assert matching.smoothed(pd.DataFrame(rows), picked).to_dict() == {("relevance", 1): 200, ("relevance", 2): 200}
+
+
+def test_the_first_trainings_are_taken():
+    picked = pd.DataFrame({"task": ["relevance"] * 6, "rm_seed": [7, 7, 5, 5, 9, 9], "kind": ["a", "b"] * 3})
+    assert matching.first(picked, 2)["rm_seed"].tolist() == [7, 7, 5, 5]
