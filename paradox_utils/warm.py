@@ -5,8 +5,8 @@ modules, so a kernel reads the code as it stands then; and no GPU is used so, as
 
 Three processes a kernel. Jupyter starts this file as a script, the *client*; the warm process forks a *keeper* for it; and the
 keeper forks the kernel. A client that ends takes the kernel with it, and it ends as the kernel does, so that to Jupyter it is
-the kernel. Where the warm process ends before it has forked, the client becomes a kernel of its own. An interrupt by Jupyter,
-which no run asks for, ends a kernel as it ends the client.
+the kernel. Where the warm process ends before it has forked, the client becomes a kernel of its own. Interrupts, which Jupyter
+sends before it asks a kernel to shut down, do not reach a forked one: it shuts down as asked.
 """
 
 import contextlib
@@ -44,6 +44,7 @@ def client(door: str, arguments: list[str]) -> None:
             forked = b""
         if not forked:  # the warm process has ended, before its study's last run or before it could fork
             os.execv(sys.executable, [sys.executable, "-m", "ipykernel_launcher", *arguments])
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
         try:
             status = int(_heard(asked, parent, 16) or -signal.SIGKILL)  # without a word where the keeper was killed
         except OSError:

@@ -230,7 +230,7 @@ def answers(counts: pd.DataFrame, table: pd.DataFrame) -> list[str]:
     model are hacked, whether long and top ones more often, and what does it."""
     hacked = table.xs("hacked", level="outcome")
     cells = hacked.groupby(CELL, sort=False)
-    return [_answer(" / ".join(cell), counts.loc[cell], own.droplevel(CELL)) for cell, own in cells]
+    return [_answer(" / ".join(cell), counts.xs(cell, level=CELL), own.droplevel(CELL)) for cell, own in cells]
 
 
 def _answer(cell: str, counts: pd.DataFrame, own: pd.DataFrame) -> str:

@@ -49,7 +49,7 @@ def test_the_screen_counts_and_names_cells():
     cells["top"] = 0  # equals: policies first, then tasks as they are listed
     assert lottery.control(cells.drop(("relevance", "small", "fast"))) == ("factuality", "small", "default")
     few = cells[cells["difference"] < 2].copy()
-    few.loc[("relevance", "small", "default"), "gap"] = 0.1
+    few["gap"] = [0.1 if cell == ("relevance", "small", "default") else 0.0 for cell in few.index]
     assert lottery.named(few) == [("relevance", "small", "default")]  # equals: the larger gap
     assert lottery.control(cells[cells["difference"] >= 2]) is None
 
