@@ -195,8 +195,8 @@ def load_parameters(folder: Path | str, *asked: str) -> pd.DataFrame:
 def load_checkpoints(folder: Path | str) -> pd.DataFrame:
     """The study's ``reward_models.csv``, one row a checkpoint; raises as :func:`read_table`."""
     numbers = ("rm_seed", "step", "accuracy", "accuracy_noisy", "majority", "segments")
-    text = ("study", "id", "task", "route", "setting")
-    return read_table(Path(folder) / "reward_models.csv", (*text[1:], *numbers), text)
+    text = ("id", "task", "route", "setting")
+    return read_table(Path(folder) / "reward_models.csv", (*text, *numbers), (*text, "study", "arm"))
 
 
 def _floored(summary: pd.DataFrame, questions: pd.DataFrame) -> list[float]:

@@ -12,7 +12,7 @@ import yaml
 
 from paradox_utils import config, files
 from paradox_utils.analysis import teachers
-from paradox_utils.analysis.tables import load_summary
+from paradox_utils.analysis.tables import load_checkpoints, load_curves, load_parameters, load_questions, load_summary
 from paradox_utils.config import study
 from paradox_utils.data.tasks import TASKS
 from paradox_utils.results import begin, environment
@@ -92,6 +92,14 @@ def test_every_column_is_documented_once_and_no_other(tables, table):
 
 def test_every_result_of_a_run_is_documented(tables):
     assert set(tables["results"]) <= {*documented("runs"), *documented("records")}
+
+
+def test_readers_read_what_a_study_writes(tables):
+    folder = tables["folder"]
+    assert len(load_summary(folder)) == len(tables["summary"])
+    assert len(load_checkpoints(folder)) == len(tables["reward_models"])
+    assert len(load_curves(folder, *tables["curves"])) == len(tables["curves"])
+    assert len(load_parameters(folder, "learning_rate")) == len(load_questions(folder)) == len(tables["summary"])
 
 
 def test_every_column_of_the_analysis_is_documented_once_and_no_other(tables):
