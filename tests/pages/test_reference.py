@@ -99,7 +99,8 @@ def test_readers_read_what_a_study_writes(tables):
     assert len(load_summary(folder)) == len(tables["summary"])
     assert len(load_checkpoints(folder)) == len(tables["reward_models"])
     assert len(load_curves(folder, *tables["curves"])) == len(tables["curves"])
-    assert len(load_parameters(folder, "learning_rate")) == len(load_questions(folder)) == len(tables["summary"])
+    assert len(load_parameters(folder, "learning_rate")) == len(tables["summary"])
+    assert len(load_questions(folder)) == 1  # the finished run's, after its last update
 
 
 def test_every_column_of_the_analysis_is_documented_once_and_no_other(tables):
