@@ -9,7 +9,7 @@ from typing import Literal
 
 import numpy as np
 import pandas as pd
-from scipy.stats import mannwhitneyu, rankdata
+from scipy.stats import mannwhitneyu
 
 from paradox_utils.analysis import statistics
 from paradox_utils.analysis.comparison import UNKNOWN
@@ -53,10 +53,10 @@ def changes(curves: pd.DataFrame) -> pd.DataFrame:
 def auc(values: Array, positive: Array) -> float:
     """Share of (positive, other) pairs in which the positive one's value is higher, equals half (Mann & Whitney 1947); NaN
     without one of either."""
-    n, m = int(positive.sum()), int((~positive).sum())
-    if not n or not m:
+    if positive.all() or not positive.any():
         return float("nan")
-    return float((rankdata(values)[positive].sum() - n * (n + 1) / 2) / (n * m))
+    pairs = int(positive.sum()) * int((~positive).sum())
+    return float(mannwhitneyu(values[positive], values[~positive], method="asymptotic").statistic / pairs)
 
 
 def early(runs: pd.DataFrame, moved: pd.DataFrame, cell: list[str]) -> pd.DataFrame:
