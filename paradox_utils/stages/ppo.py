@@ -26,6 +26,7 @@ from paradox_utils.ppo import OPTIMISERS, processes, state
 from paradox_utils.ppo.evaluate import Scores, evaluation, named, questions_table, results_of
 from paradox_utils.ppo.loop import Actors, Outcome, Rewards, Setting
 from paradox_utils.ppo.probe import probe
+from paradox_utils.ppo.transcript import transcript
 from paradox_utils.rewards.judges import evaluator_of, reward_of, true_reward
 from paradox_utils.rewards.stress import stress
 
@@ -36,8 +37,9 @@ def run_ppo(p: config.PPO, folder: Path) -> tuple[Outcome, dict]:
     """Stage ``ppo``: how the run ended, and its results on validation and test questions. Killed and called again with the same
     folder, it goes on from its last state in ``folder/resume`` and ends with the same numbers.
 
-    Left in ``folder``: ``curve.csv``; ``questions.csv``, the scores of each test question; ``best_of_n.csv``, what choosing
-    among the starting policy's responses reaches, where the reward was probed; and the trained policy, ``model``.
+    Left in ``folder``: ``curve.csv``; ``questions.csv``, the scores of each test question; ``responses.csv``, the answers to a
+    few of them before and after; ``best_of_n.csv``, what choosing among the starting policy's responses reaches, where the
+    reward was probed; and the trained policy, ``model``.
     """
     if p.processes > 1 and processes.count() == 1:
         return _shared(p, folder)
@@ -51,7 +53,8 @@ def run_ppo(p: config.PPO, folder: Path) -> tuple[Outcome, dict]:
     score = evaluation(actors.policy, actors.tokenizer, rewards.evaluator, rewards.true, p)
     asked = {"validation": encode(p, actors, splits.validation), "test": encode(p, actors, splits.test)}
     scores = processes.agreed(lambda: {"start": score(asked["test"]), "sampled_start": score(asked["test"], sampled=True)})
-    probed, best_of = {}, []
+    read = functools.partial(processes.agreed, lambda: transcript(p, actors, asked["test"], rewards))
+    answers, probed, best_of = {"start": read()}, {}, []
     if p.probe_prompts and rewards.true is not None:
         some = choose(asked["validation"], list(range(min(p.probe_prompts, len(splits.validation)))))
         probed, best_of = processes.agreed(lambda: probe(p, actors, some, rewards))
@@ -71,12 +74,15 @@ def run_ppo(p: config.PPO, folder: Path) -> tuple[Outcome, dict]:
         states.claim(folder / "resume", identity.made_by(p))
     setting = Setting(p, actors, rewards, prompts, asked, evaluate, folder / "resume")
     outcome = OPTIMISERS[p.optimiser](setting)
+    if outcome.finite and not outcome.scores:
+        answers["final"] = read()
     scores |= outcome.scores or _ends(actors, outcome, functools.partial(score, asked["test"]), folder / "model")
     results = results_of(metrics, scores, probed, outcome.curve)
     results["truncated_evaluation_prompts"] = sum(part.truncated for part in asked.values())
     if processes.rank() == 0:
         files.write_table(folder / "curve.csv", outcome.curve)
         files.write_table(folder / "questions.csv", questions_table(scores))
+        files.write_table(folder / "responses.csv", pd.concat(answers, names=["when"]).droplevel(1).reset_index())
         if best_of:
             files.write_table(folder / "best_of_n.csv", pd.DataFrame(best_of))
     return outcome, results

@@ -21,9 +21,10 @@ KILLED = (
     "killed: its job ended without a word (killed, out of memory, or its disk too full to say why); "
     "the next call goes on from its last state"
 )
-TABLES = ("summary", "curves", "reward_models", "questions", "best_of_n", "parameters")
-PACKED = ("curves", "parameters")  # where they are recorded: the largest, and the most repetitive
-OF_RUNS = {"curve": "curves", "questions": "questions", "best_of_n": "best_of_n"}  # a PPO run's tables, and a study's
+TABLES = ("summary", "curves", "reward_models", "questions", "responses", "best_of_n", "parameters")
+PACKED = ("curves", "responses", "parameters")  # where they are recorded: the largest, and the most repetitive
+# a PPO run's tables, and a study's
+OF_RUNS = {"curve": "curves", "questions": "questions", "responses": "responses", "best_of_n": "best_of_n"}
 AT_BOTH_ENDS = (
     *("greedy_length", "greedy_segments", "unfinished", "distinct_2", "rouge_l"),
     *("sampled_lm_performance", "sampled_true_return", "sampled_length", "sampled_segments"),
@@ -148,7 +149,7 @@ def write(name: str, runs: list[Run]) -> tuple[pd.DataFrame, list[str]]:
 
     ``summary.csv`` has a row a PPO run and arm that asks for it, in the order of the plan, ``parameters.csv`` a row a PPO run,
     ``reward_models.csv`` a row a checkpoint, ``curves.csv`` a row an update, ``questions.csv`` (scores of every test
-    question) a row an evaluation, and ``best_of_n.csv`` a row a number of responses.
+    question) a row an evaluation, ``responses.csv`` a row a response, and ``best_of_n.csv`` a row a number of responses.
     """
     folder, known = files.resolve(plan.results_folder(name)), states(name, runs)
     folder.mkdir(parents=True, exist_ok=True)

@@ -74,6 +74,7 @@ SECTIONS = {
     "curves": "curves",
     "reward_models": "checkpoints",
     "questions": "questions",
+    "responses": "responses",
     "best_of_n": "best-of-n",
 }
 

@@ -58,12 +58,16 @@ def test_a_run_leaves_its_results_and_its_curve(task, reward, tmp_path):
     assert all(0 <= results[f"lm_performance_{when}"] <= 1 for when in ("start", "final", "best", "best_logged"))
     assert results["lm_performance_best_logged"] == outcome.curve["lm_performance"].max()
     curve = pd.read_csv(tmp_path / "curve.csv")
-    assert {path.name for path in tmp_path.iterdir()} == {"curve.csv", "questions.csv", "model", "resume"}
+    assert {path.name for path in tmp_path.iterdir()} == {"curve.csv", "questions.csv", "responses.csv", "model", "resume"}
     asked = pd.read_csv(tmp_path / "questions.csv").set_index("when")
     for when in ("start", "final", "best"):  # a row an evaluation, whose questions add up to what is reported
         good, segments = (np.array(asked.loc[when, name].split(), dtype=float) for name in ("good", "segments"))
         assert len(good) == len(segments) == p.test_questions
         assert good.sum() / segments.sum() == pytest.approx(results[f"lm_performance_{when}"], abs=1e-5)
+    answers = pd.read_csv(tmp_path / "responses.csv")
+    assert answers["when"].tolist() == ["start"] * p.test_questions + ["final"] * p.test_questions
+    start, final = (answers[answers["when"] == when] for when in ("start", "final"))
+    assert start["question"].tolist() == final["question"].tolist()
     trained, _ = load_policy(str(tmp_path / "model"))  # the policy as it was after the last update
     before, _ = load_policy(p.policy)
     assert any(not torch.equal(a, b) for a, b in zip(trained.parameters(), before.parameters(), strict=True))
@@ -172,7 +176,7 @@ def test_best_of_n_runs_the_whole_stage_and_trains_nothing(tmp_path):
     outcome, results = ppo.run_ppo(p, tmp_path)
     curve = pd.read_csv(tmp_path / "curve.csv")
     assert (outcome.status, curve["n"].tolist()) == ("ok", [1, 2, 4])
-    assert {path.name for path in tmp_path.iterdir()} == {"curve.csv", "questions.csv", "resume"}  # no model
+    assert {path.name for path in tmp_path.iterdir()} == {"curve.csv", "questions.csv", "responses.csv", "resume"}  # no model
     trained = ppo.run_ppo(parameters(updates=0), tmp_path / "trained")[1]
     assert set(results) == set(trained)
     assert {name: results[name] for name in results if name.endswith("_start")} == {
@@ -201,7 +205,7 @@ def test_rloo_runs_the_whole_stage_with_the_settings_of_the_others(tmp_path):
     assert "value_loss" not in curve
     losses = ["policy_loss", "clip_share", "gradient_norm", "steps", "learning_rate"]
     assert curve[losses].notna().all(axis=1).tolist() == [True, True, False]
-    assert {path.name for path in tmp_path.iterdir()} == {"curve.csv", "questions.csv", "model", "resume"}
+    assert {path.name for path in tmp_path.iterdir()} == {"curve.csv", "questions.csv", "responses.csv", "model", "resume"}
 
 
 # --- the truth beside a reward ------------------------------------------------------------------------------------------------
@@ -329,6 +333,8 @@ def test_a_diverged_run_has_its_results_and_its_reason(changes, words, tmp_path)
     assert len(pd.read_csv(tmp_path / "curve.csv")) == results["updates"] + 1
     asked = pd.read_csv(tmp_path / "questions.csv")["when"].tolist()
     assert asked == (["start", "best"] if words == "not finite" else ["start", "final", "best"])
+    answers = set(pd.read_csv(tmp_path / "responses.csv")["when"])
+    assert answers == ({"start"} if words == "not finite" else {"start", "final"})
     assert (results["sampled_rouge_l_final"] is None) == (words == "not finite")
 
 

@@ -12,6 +12,7 @@ from tests.study.test_plan import SHARED
 from tests.study.test_run import planned, project, trained  # noqa: F401 (project is a fixture)
 
 QUESTIONS = "when,good,segments\nstart,1 0,2 1\nfinal,2 1,2 1\n"
+RESPONSES = "when,question,text,ends,paid,judged\nstart,who?,a. b.,2 5,0.3 -0.3,1 -1\n"
 BEST_OF = "n,kl,reward,true_return,lm_performance\n1,0.0,0.1,0.2,0.5\n2,0.19,0.3,0.2,0.6\n"
 
 
@@ -39,6 +40,7 @@ def study(project):  # noqa: F811
         {"probe_accuracy": 0.75, "lm_performance_final": 0.5},
         curve="update,kl,lm_performance\n0,0.0,0.5\n",
         questions=QUESTIONS,
+        responses=RESPONSES,
         best_of_n=BEST_OF,
     )
     finish(
@@ -93,6 +95,8 @@ def test_tables_of_finished_runs_are_gathered_once_a_run(study, project):  # noq
     assert questions[["id", "when", "good"]].values.tolist() == [
         [run.id, when, good] for run in (first, both) for when, good in (("start", "1 0"), ("final", "2 1"))
     ]
+    answers = pd.read_csv(project / "results/tiny/responses.csv", dtype=str)
+    assert answers.values.tolist() == [[first.id, "start", "who?", "a. b.", "2 5", "0.3 -0.3", "1 -1"]]
     chosen = pd.read_csv(project / "results/tiny/best_of_n.csv")
     assert chosen.columns.tolist() == ["id", "n", "kl", "reward", "true_return", "lm_performance"]
     assert chosen[["id", "n", "reward"]].values.tolist() == [[first.id, 1, 0.1], [first.id, 2, 0.3]]
@@ -101,7 +105,7 @@ def test_tables_of_finished_runs_are_gathered_once_a_run(study, project):  # noq
 
 def test_tables_that_no_run_has_are_there_and_empty(project):  # noqa: F811
     tables.write("tiny", planned(project, SHARED))
-    for name in ("curves", "questions", "best_of_n"):
+    for name in ("curves", "questions", "responses", "best_of_n"):
         table = pd.read_csv(project / f"results/tiny/{name}.csv")
         assert (len(table), table.columns.tolist()) == (0, ["id"])
 
@@ -126,7 +130,9 @@ def test_every_table_is_recorded_and_the_curves_are_packed(whole, project):  # n
     folder = tables.record("tiny", whole)
     assert folder == project / "results/recorded/tiny"
     expected = {f"{name}.csv" for name in ("summary", "reward_models", "questions", "best_of_n")}
-    assert {path.name for path in folder.iterdir()} == expected | {"curves.csv.gz", "parameters.csv.gz", "provenance.json"}
+    assert {path.name for path in folder.iterdir()} == expected | {
+        *("curves.csv.gz", "responses.csv.gz", "parameters.csv.gz", "provenance.json")
+    }
     made = pd.read_csv(project / "results/tiny/curves.csv", dtype={"id": str})
     pd.testing.assert_frame_equal(load_curves(folder), made, rtol=1e-5)
     parameters = load_parameters(folder)
