@@ -138,9 +138,7 @@ def _tested(contrast: pd.Series, name: str, outcome: str) -> tuple[Interval, flo
     interval = statistics.mean_interval(contrast)
     if outcome == "hacked":
         return interval, sign_flip((2 * contrast).round().astype(int), two_sided=name != PAPER)
-    error = float(contrast.std(ddof=1) / np.sqrt(len(contrast)))
-    sides = [statistics.p_positive(sign * interval.estimate, error, len(contrast)) for sign in (1, -1)]
-    return interval, statistics.two_sided(*sides)
+    return interval, statistics.two_sided(statistics.p_greater(contrast, 0.0), statistics.p_greater(-contrast, 0.0))
 
 
 def sign_flip(values: ArrayLike, two_sided: bool) -> float:
