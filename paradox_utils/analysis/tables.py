@@ -186,6 +186,33 @@ def load_best_of_n(folder: Path | str) -> pd.DataFrame:
     return _load(folder, "best_of_n", ("n", "kl", "lm_performance"))
 
 
+def load_responses(folder: Path | str) -> pd.DataFrame:
+    """The study's ``responses.csv``, one row a response, where ``ends``, ``paid`` and ``judged`` are tuples, a number a segment;
+    empty where it has none. Raises as :func:`read_table`, and where the three do not fit each other and the text."""
+    numbers = ("ends", "paid", "judged")
+    table = _load(folder, "responses", ("when", "question", "text", *numbers), ("when", "question", "text", *numbers))
+    table, path = table.fillna(""), Path(folder) / "responses.csv"
+    _refuse(path, table, "when", ~table["when"].isin(("start", "final")), "must be start or final")
+    _refuse(path, table, "question", table.duplicated(["id", "when", "question"]), "this answer stands twice")
+    lists = {name: table[name].map(_segments) for name in numbers}
+    for name, own in lists.items():
+        _refuse(path, table, name, own.isna(), "must be numbers parted by spaces")
+        _refuse(path, table, name, own.map(len) != lists["ends"].map(len), "must have a number for each segment")
+    rise = [[0, *ends] == sorted({0, *ends}) for ends in lists["ends"]]
+    within = [max(ends, default=0) <= len(text) for ends, text in zip(lists["ends"], table["text"], strict=True)]
+    _refuse(path, table, "ends", ~pd.Series(rise, table.index, dtype=bool), "must rise")
+    _refuse(path, table, "ends", ~pd.Series(within, table.index, dtype=bool), "must lie within the text")
+    return table.assign(**lists)
+
+
+def _segments(numbers: str) -> tuple[float, ...] | None:
+    """The numbers of a response's segments; None for what is none."""
+    try:
+        return tuple(float(number) for number in numbers.split())
+    except ValueError:
+        return None
+
+
 def load_parameters(folder: Path | str, *asked: str) -> pd.DataFrame:
     """The study's ``parameters.csv``: every resolved parameter of each PPO run, by run id; where it has none, empty, or refused
     if columns are ``asked`` for."""
