@@ -5,12 +5,14 @@ PARADOX.kinds.points = (root, data) => {
   const { html, live } = PARADOX;
   const panels = html("div", { class: "panels" });
   const said = live();
+  const bars = PARADOX.sum(data.groups.flatMap((group) => group.panels.map((panel) => panel.thirds.length)));
   const legend = html(
     "p",
     { class: "legend" },
-    html("span", { class: "key ring" }, "most accurate"),
+    html("span", { class: "key spot" }, "LM performance with one reward model"),
+    html("span", { class: "key ring" }, "the most accurate"),
     html("span", { class: "key mean" }, "mean of a third by accuracy"),
-    html("span", { class: "key band" }, "where 95 % of such means would lie, all nine panels at once, if accuracy did not matter"),
+    html("span", { class: "key band" }, `where all ${bars} means would lie in 95 % of cases if accuracy did not matter`),
   );
   root.append(panels, said, legend);
   let show = () => {};
@@ -44,7 +46,7 @@ PARADOX.points.panel = (group, { policy, values, thirds }, index, width, choose)
     node.append(
       svg("rect", { class: "band", x: start, width: end - start, y: Y(high), height: Y(low) - Y(high) }),
       svg("line", { class: "mean", x1: start, x2: end, y1: Y(mean), y2: Y(mean) }),
-      svg("text", { class: "tick", x: (start + end) / 2, y: 270 - 24, "text-anchor": "middle" }, span),
+      svg("text", { class: "tick narrow", x: (start + end) / 2, y: 270 - 24, "text-anchor": "middle" }, span),
     );
     first += models;
   }

@@ -6,10 +6,10 @@ book the script of its kind takes the sentence's place. Without rows to draw, th
 
 from __future__ import annotations
 
-import html
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from html import escape
 from typing import Any
 
 import numpy as np
@@ -34,17 +34,17 @@ class Interactive:
     words: str
     data: Mapping[str, Any] = field(default_factory=dict)
 
-    def _repr_mimebundle_(self, **_: Any) -> dict[str, str]:
-        words = html.escape(self.words)
+    def html(self) -> str:
+        """The sentence and the data, for the script to find."""
+        words = f"<p>{escape(self.words)}</p>"
         if not self.data:
-            return {"text/plain": self.words, "text/html": f"<p>{words}</p>"}
+            return words
         data = json.dumps(self.data, separators=(",", ":"), ensure_ascii=False, allow_nan=False).replace("<", "\\u003c")
-        label = html.escape(self.label)
-        figure = f'<div class="interactive" data-kind="{self.kind}" role="group" aria-label="{label}"><p>{words}</p>'
-        return {
-            "text/plain": self.words,
-            "text/html": f'{figure}<script type="application/json">{data}</script></div>',
-        }
+        figure = f'<div class="interactive" data-kind="{self.kind}" role="group" aria-label="{escape(self.label)}">'
+        return f'{figure}{words}<script type="application/json">{data}</script></div>'
+
+    def _repr_mimebundle_(self, **_: Any) -> dict[str, str]:
+        return {"text/plain": self.words, "text/html": self.html()}
 
 
 def slider(summary: pd.DataFrame, curves: pd.DataFrame) -> Interactive:

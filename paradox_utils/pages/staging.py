@@ -9,6 +9,7 @@ from pathlib import Path
 import nbformat
 
 from paradox_utils import files
+from paradox_utils.pages.commands import command_builder
 from paradox_utils.pages.freshness import WAY_OUT, clean, pages, read_page, shown
 from paradox_utils.pages.parameters import parameter_page
 
@@ -30,6 +31,7 @@ def stage(study: Path | None = None) -> Path:
         nbformat.write(notebook, target / "notebooks" / page.name)
     for name in ("_toc.yml", "_config.yml"):
         shutil.copy(root / name, target)
+    (target / "book" / "commands.html").write_text(command_builder(), encoding="utf-8")
     (target / "book" / "parameters.md").write_text(parameter_page(), encoding="utf-8")
     return target
 
