@@ -37,6 +37,7 @@ EXPLAINED = {
     "yaml_implicit_resolvers": "yaml reads it",
     "use_sticky_edges": "matplotlib reads it",
     "normalizer": "tokenizers reads it",
+    "_repr_mimebundle_": "IPython calls it",
     "pad_token": "transformers reads it",
     "generation_config": "transformers reads it",
     "should_save": "transformers reads it",

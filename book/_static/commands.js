@@ -54,7 +54,7 @@ PARADOX.commands.notebook = (form, { notebooks, schemas }, write) => {
     field.input.addEventListener("input", command);
     const drop = html("button", { type: "button", "aria-label": `Leave out ${field.name}` }, "×");
     const meaning = [field.choices ? "" : field.allowed, field.meaning].filter(Boolean).join("; ");
-    const row = html("div", { class: "row" }, html("label", {}, html("code", {}, field.name), field.input), drop, html("p", {}, meaning));
+    const row = html("div", { class: "setting" }, html("label", {}, html("code", {}, field.name), field.input), drop, html("p", {}, meaning));
     drop.addEventListener("click", () => {
       row.remove();
       delete field.input;
@@ -123,7 +123,7 @@ PARADOX.commands.study = (form, { configs }, write) => {
   };
   for (const input of inputs) input.addEventListener("input", command);
   const rows = inputs.map((input) =>
-    html("div", { class: "row" }, html("label", {}, html("span", {}, counts[input.dataset.name]), input)),
+    html("div", { class: "setting" }, html("label", {}, html("span", {}, counts[input.dataset.name]), input)),
   );
   form.replaceChildren(select("study", configs.map((one) => one.name), open), about, ...rows);
   command();

@@ -52,7 +52,7 @@ PARADOX.explorer.segment = ({ text, judged, paid }, { whole }) => {
   const aloud = whole ? "" : judged > 0 ? "good, " : "an error, ";
   const node = html("span", { class: `segment ${truth} ${paid > 0 ? "rewarded" : "docked"}` });
   node.append(
-    ...(whole ? [] : [html("span", { class: "mark", "aria-hidden": "true" }, mark)]),
+    ...(whole ? [] : [html("span", { class: "sign", "aria-hidden": "true" }, mark)]),
     html("span", { class: "words" }, text.trim()),
     html("span", { class: "aloud" }, ` (${aloud}paid) `),
     html("span", { class: "pay" }, signed(paid)),
@@ -84,7 +84,7 @@ PARADOX.explorer.legend = ({ whole }) => {
     html(
       "span",
       { class: "key" },
-      html("span", { class: `segment ${kinds}`, "aria-hidden": "true" }, mark && html("span", { class: "mark" }, mark), html("span", { class: "words" }, words)),
+      html("span", { class: `segment ${kinds}`, "aria-hidden": "true" }, mark && html("span", { class: "sign" }, mark), html("span", { class: "words" }, words)),
       ` ${meaning}`,
     );
   const pay = [key("plain rewarded", "", "solid line", "paid"), key("plain docked", "", "dashed line", "docked by the reward model")];

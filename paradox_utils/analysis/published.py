@@ -235,11 +235,12 @@ def chance(markers: pd.DataFrame, draws: int, seed: int) -> Chance:
 def bands(markers: pd.DataFrame, draws: int, seed: int) -> pd.DataFrame:
     """Where the mean LM performance of each third by accuracy would lie if accuracy did not matter, a row a pair and third.
 
-    ``models``, ``from``, ``to``: how many RMs and which accuracies are in the third; ``mean``: as seen; ``low``, ``high``: 95 % of cases lie inside *all* bands at
-    once. A band is m ± c · s √((1 − n/K) / n), the mean m and the standard deviation s of the pair's K values and the standard
-    error of n drawn without replacement (Cochran 1977, *Sampling Techniques*, section 2.6). c is the 95 % quantile of the largest
-    deviation over all pairs and thirds, in these units, as RMs change places as in :func:`permuted` (the single-step max-T of
-    Westfall & Young 1993, *Resampling-Based Multiple Testing*, section 2.6).
+    ``models``, ``from``, ``to``: how many RMs and which accuracies a third has; ``mean``: as seen; ``low``, ``high``: in 95
+    % of cases all means lie inside their bands at once. A band is m ± c · s √((1 − n/K) / n): m and s are mean and standard
+    deviation of the pair's K values, and the rest is the standard error of a mean of n drawn without replacement (Cochran
+    1977, *Sampling Techniques*, section 2.6). c is the 95 % quantile of the largest deviation over all pairs and thirds in
+    these units, with values dealt as by :func:`permuted` (single-step max-T: Westfall & Young 1993, *Resampling-Based
+    Multiple Testing*).
     """
     random, largest, rows = np.random.default_rng(seed), np.zeros(draws), []
     for task, models in markers.groupby("task", sort=False):

@@ -84,12 +84,18 @@ class AnalysisError(files.FileError):
 
 
 def read_table(
-    path: Path, needed: Sequence[str] = (), text: Sequence[str] = (), numbers: Sequence[str] | None = None, way_out: str = AGAIN
+    path: Path,
+    needed: Sequence[str] = (),
+    text: Sequence[str] = (),
+    numbers: Sequence[str] | None = None,
+    way_out: str = AGAIN,
+    verbatim: bool = False,
 ) -> pd.DataFrame:
     """A CSV table, packed or not: every reader's door.
 
     ``needed``: columns it must have (one without rows is given them); ``text``: columns read as text; ``numbers``: those that
-    must hold numbers or nothing, by default all that are not text. Raises :class:`AnalysisError` naming file, column and row,
+    must hold numbers or nothing, by default all that are not text; ``verbatim``: no word in it (an answer *None*) stands for
+    nothing. Raises :class:`AnalysisError` naming file, column and row,
     :class:`files.FileError` for a file that is not there or cannot be read.
     """
     content = files.read_text(path, way_out)
@@ -97,7 +103,7 @@ def read_table(
     if separator := next((mark for mark in ";\t|" if mark in head and "," not in head), ""):
         raise AnalysisError(f"{path}: its columns are separated by {separator!r}; save it with commas, or {way_out}")
     try:
-        table = pd.read_csv(io.StringIO(content), dtype=dict.fromkeys(text, str))
+        table = pd.read_csv(io.StringIO(content), dtype=dict.fromkeys(text, str), keep_default_na=not verbatim)
     except ValueError as error:  # what pandas says of a file that is no table
         raise AnalysisError(f"{path}: is no table ({' '.join(str(error).split())}); {way_out}") from error
     absent = [column for column in needed if column not in table]
@@ -158,6 +164,7 @@ def _load(
     text: Sequence[str] = (),
     numbers: Sequence[str] | None = None,
     asked: Sequence[str] = (),
+    verbatim: bool = False,
 ) -> pd.DataFrame:
     """A table of the study (recorded ones may be packed) with an ``id`` and ``columns``; empty where there is none.
 
@@ -165,7 +172,10 @@ def _load(
     """
     path = next((path for end in ("csv", "csv.gz") if (path := Path(folder) / f"{name}.{end}").is_file()), None)
     columns = ["id", *columns, *asked]
-    table = pd.DataFrame(columns=columns) if path is None else read_table(path, columns, ("id", *text), numbers)
+    if path is None:
+        table = pd.DataFrame(columns=columns)
+    else:
+        table = read_table(path, columns, ("id", *text), numbers, verbatim=verbatim)
     if asked and table.empty:
         raise AnalysisError(f"{folder}: holds no {name}.csv with {', '.join(asked)}; {AGAIN}")
     return table
@@ -187,11 +197,11 @@ def load_best_of_n(folder: Path | str) -> pd.DataFrame:
 
 
 def load_responses(folder: Path | str) -> pd.DataFrame:
-    """The study's ``responses.csv``, one row a response, where ``ends``, ``paid`` and ``judged`` are tuples, a number a segment;
-    empty where it has none. Raises as :func:`read_table`, and where the three do not fit each other and the text."""
-    numbers = ("ends", "paid", "judged")
-    table = _load(folder, "responses", ("when", "question", "text", *numbers), ("when", "question", "text", *numbers))
-    table, path = table.fillna(""), Path(folder) / "responses.csv"
+    """The study's ``responses.csv``, one row a response, where ``ends``, ``paid`` and ``judged`` are tuples, with a number
+    for each segment; empty where it has none. Raises as :func:`read_table`, and where the three do not fit the text."""
+    numbers, path = ("ends", "paid", "judged"), Path(folder) / "responses.csv"
+    columns = ("when", "question", "text", *numbers)
+    table = _load(folder, "responses", columns, columns, numbers=(), verbatim=True)
     _refuse(path, table, "when", ~table["when"].isin(("start", "final")), "must be start or final")
     _refuse(path, table, "question", table.duplicated(["id", "when", "question"]), "this answer stands twice")
     lists = {name: table[name].map(_segments) for name in numbers}

@@ -15,9 +15,9 @@ def taught(responses: pd.DataFrame, summary: pd.DataFrame) -> pd.DataFrame:
     """What the least and the most accurate reward model of each training teach (route ``steps``), of tasks whose segments have
     labels: a row a task and one of :data:`ENDS`, the columns of :data:`COLUMNS`.
 
-    ``accuracy``: mean over runs; ``good``, ``paid``: share of segments that are good, and that have a reward above 0, pooled over
-    the answers (one without a segment counts as one that is neither). Of runs with answers after PPO, and of trainings with two
-    reward models at least.
+    ``accuracy``: mean over runs; ``good``, ``paid``: shares of segments that are good, and that have a reward above 0,
+    pooled over answers (one without a segment counts as one that is neither). Of runs with answers after PPO, and of
+    trainings with at least two reward models.
     """
     runs, training, rows = tables.steps(summary), ["policy", "rm_seed", "ppo_seed"], []
     final = responses.loc[responses["when"] == "final", "id"]

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from paradox_utils.analysis import published, tables
+from paradox_utils.analysis import tables
 from paradox_utils.analysis.overoptimisation import WINDOW
 from paradox_utils.data.tasks import TASKS
 from paradox_utils.figures.style import LM_PERFORMANCE
@@ -50,20 +50,20 @@ class Interactive:
 def slider(summary: pd.DataFrame, curves: pd.DataFrame) -> Interactive:
     """Every finished run of the route ``steps`` by the accuracy of its reward model: LM performance before and after PPO, and
     along training the reward of a response that was paid and the true one (means over :data:`WINDOW` updates)."""
-    by_run = dict(list(curves.groupby("id")))
-    groups = []
-    for (task, policy), runs in _pairs(_finished(summary)):
+    by_run, groups = dict(list(curves.groupby("id"))), []
+    for (task, policy), runs in _pairs(_finished(summary).dropna(subset=["lm_performance_start"])):
         rows = []
         for run in runs.itertuples():
             curve = by_run.get(run.id, curves.iloc[:0])
             row = {"accuracy": _rounded(run.accuracy), "name": run.called, "seed": f"{run.arm} {run.rm_seed:g}", "top": run.top}
             row |= {"end": _rounded(run.lm_performance_final)}
             rows.append(row | {"paid": _course(curve, "reward_mean"), "true": _course(curve, "true_reward_mean")})
-        starts = [by_run[run]["true_reward_mean"].iloc[0] for run in runs["id"] if rows[0]["true"] and run in by_run]
-        group = {"task": task, "policy": policy, "performance": LM_PERFORMANCE[task]}
+        start = curves[curves["id"].isin(runs["id"]) & (curves["update"] == 0)].mean(numeric_only=True)
+        worth = start.get("true_reward_mean", np.nan)
+        group = {"task": task, "policy": policy, "performance": LM_PERFORMANCE[task], "runs": rows}
         group |= {"before": _rounded(runs["lm_performance_start"].mean())}
-        groups.append(group | {"worth": _rounded(np.mean(starts)) if starts else None, "runs": rows})
-    words = "In the book, a slider over the accuracy of the reward model stands here: reward paid and true reward along training."
+        groups.append(group | {"worth": _rounded(worth) if np.isfinite(worth) else None})
+    words = "In the book, a slider over reward models shows here what was paid in training, and what was true."
     if not groups:
         return Interactive("slider", "", "No finished run of the route steps has a measured accuracy, so there is no slider.")
     kind = KINDS[tables.accuracy_kind(summary)]
@@ -130,7 +130,8 @@ def _finished(summary: pd.DataFrame, routes: Iterable[str] = ("steps",)) -> pd.D
 def _called(run: Any) -> str:
     if run.route != "steps":
         return "its accuracy set, not learned"
-    return f"training {run.rm_seed:g}, step {run.rm_step:g}" + (f", {run.setting}" if run.setting else "")
+    broken = ", diverged" if run.status == "diverged" else ""
+    return f"training {run.rm_seed:g}, step {run.rm_step:g}" + (f", {run.setting}" if run.setting else "") + broken
 
 
 def _pairs(runs: pd.DataFrame) -> Iterable[tuple[Any, pd.DataFrame]]:
@@ -140,10 +141,11 @@ def _pairs(runs: pd.DataFrame) -> Iterable[tuple[Any, pd.DataFrame]]:
 
 
 def _course(curve: pd.DataFrame, column: str) -> list[float]:
-    """A column along training, over so many updates; empty where a study has not measured it."""
-    if column not in curve or curve[column].isna().all():
+    """Running means of a column over so many updates, as far as it was measured; empty where a study has not measured it."""
+    if column not in curve:
         return []
-    return [_rounded(value, 2) for value in curve[column].rolling(WINDOW, center=True, min_periods=1).mean()]
+    smooth = curve[column].astype(float).rolling(WINDOW, center=True, min_periods=1).mean()
+    return [_rounded(value, 2) for value in smooth[smooth.isna().cumsum() == 0]]
 
 
 def _all(values: Iterable[float]) -> list[float]:

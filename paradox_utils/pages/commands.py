@@ -1,4 +1,4 @@
-"""The command builder of the page *Rerun it*: what each notebook takes and which studies there are, from code and config files."""
+"""The command builder of the page *Rerun it*: what each notebook takes, and which studies there are."""
 
 from __future__ import annotations
 
@@ -32,9 +32,8 @@ def _fields(schema: type[config.Stage]) -> list[dict[str, Any]]:
     """What the form must know of each parameter: its type (or none, for text), choices and bounds, and words."""
     fields = []
     for name, known in schema.model_json_schema()["properties"].items():
-        meaning = known.get("description", "")
-        kind = known.get("type", "")
-        choices = ["True", "False"] if kind == "boolean" else known.get("enum") or ([known["const"]] if "const" in known else None)
+        meaning, kind = known.get("description", ""), known.get("type", "")
+        choices = ["True", "False"] if kind == "boolean" else known.get("enum", [known["const"]] if "const" in known else None)
         field = {"name": name, "kind": kind, "choices": choices, "meaning": meaning}
         field |= {"minimum": known.get("minimum", known.get("exclusiveMinimum")), "maximum": known.get("maximum")}
         fields.append(field | {"allowed": describe(schema, name).removesuffix(f": {meaning}").split(", default ")[0]})
