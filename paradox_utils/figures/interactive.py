@@ -1,4 +1,4 @@
-"""Figures that a reader can touch: what the scripts in ``book/_static`` draw, prepared here.
+"""Figures that a reader can touch: what the scripts in ``book/static`` draw, prepared here.
 
 Each function returns an :class:`Interactive`, which a notebook shows as a sentence with its data beside it; on a page of the
 book the script of its kind takes the sentence's place. Without rows to draw, the sentence says so and nothing moves.
