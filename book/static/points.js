@@ -14,7 +14,7 @@ PARADOX.kinds.points = (root, data) => {
     html("span", { class: "key mean" }, "mean of a third by accuracy"),
     html("span", { class: "key band" }, `where all ${bars} means would lie in 95 % of cases if accuracy did not matter`),
   );
-  root.append(panels, said, legend);
+  root.append(said, panels, legend);
   let show = () => {};
   const draw = (group, index) => {
     const width = PARADOX.columns(root, group.panels.length, 200, 16);

@@ -5,7 +5,7 @@ PARADOX.kinds.slider = (root, data) => {
   const { html, live } = PARADOX;
   const panels = html("div", { class: "panels" });
   const said = live();
-  root.append(panels, said);
+  root.append(said, panels);
   let show = () => {};
   const draw = (group, index) => {
     const width = PARADOX.columns(root, 2, 300);
