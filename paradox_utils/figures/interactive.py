@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from paradox_utils.analysis import tables
+from paradox_utils.analysis import statistics, tables
 from paradox_utils.analysis.overoptimisation import WINDOW
 from paradox_utils.data.tasks import TASKS
 from paradox_utils.figures.style import LM_PERFORMANCE
@@ -62,7 +62,7 @@ def slider(summary: pd.DataFrame, curves: pd.DataFrame) -> Interactive:
         worth = start.get("true_reward_mean", np.nan)
         group = {"task": task, "policy": policy, "performance": LM_PERFORMANCE[task], "runs": rows}
         group |= {"before": _rounded(runs["lm_performance_start"].mean())}
-        groups.append(group | {"worth": _rounded(worth) if np.isfinite(worth) else None})
+        groups.append(group | {"worth": _or_none(worth)})
     words = "In the book, a slider over reward models shows here what was paid in training, and what was true."
     if not groups:
         return Interactive("slider", "", "No finished run of the route steps has a measured accuracy, so there is no slider.")
@@ -86,6 +86,27 @@ def points(markers: pd.DataFrame, bands: pd.DataFrame) -> Interactive:
         groups.append({"task": task, "performance": LM_PERFORMANCE[task], "models": index, "panels": panels})
     words = "In the book, the points can be picked here one by one, with their ranks and with what chance would show."
     return Interactive("points", "The published points, one by one", words, {"groups": groups})
+
+
+def predictors(teachers: pd.DataFrame, measures: Mapping[str, str]) -> Interactive:
+    """Reward models of :func:`paradox_utils.analysis.teachers.teacher_table` with an accuracy, from the least accurate: what
+    was known of them (``measures``: columns and their words), the gain of their policies, and Spearman's ρ of the two."""
+    groups = []
+    for (task, policy), models in _pairs(teachers.dropna(subset=["rm_accuracy"]).sort_values(["rm_accuracy", "rm_step"])):
+        rows = []
+        for model in models.to_dict("records"):
+            name = f"{model['arm']}, training {model['rm_seed']:g}" + (f", {model['setting']}" if model["setting"] else "")
+            name += f", step {model['rm_step']:g}" if np.isfinite(model["rm_step"]) else ""
+            row = {"accuracy": _rounded(model["rm_accuracy"]), "name": name, "gain": _rounded(model["gain"])}
+            rows.append(row | {"known": [_or_none(model[column]) for column in measures]})
+        pairs = [models[[column, "gain"]].dropna() for column in measures]
+        rho = [_or_none(statistics.rank_correlation(pair.iloc[:, 0], pair["gain"])) for pair in pairs]
+        groups.append({"task": task, "policy": policy, "models": rows, "correlations": rho})
+    words = "In the book, one picks here what is known of reward models, and sees it beside the gain of their policies."
+    if not groups:
+        return Interactive("predictors", "", "No trained reward model of this study has a measured accuracy and a gain.")
+    data = {"measures": list(measures.values()), "groups": groups}
+    return Interactive("predictors", "What is known of reward models, and the gain of their policies", words, data)
 
 
 def explorer(responses: pd.DataFrame, summary: pd.DataFrame) -> Interactive:
@@ -150,6 +171,10 @@ def _course(curve: pd.DataFrame, column: str) -> list[float]:
 
 def _all(values: Iterable[float]) -> list[float]:
     return [_rounded(value) for value in values]
+
+
+def _or_none(value: float) -> float | None:
+    return _rounded(value) if np.isfinite(value) else None
 
 
 def _rounded(value: float, decimals: int = 4) -> float:

@@ -95,6 +95,27 @@ def test_points_have_the_values_of_every_policy_by_accuracy():
     assert [third["mean"] for third in group["panels"][0]["thirds"]] == [2, 3, 1]
 
 
+# --- the axis picker ---
+
+
+def test_predictors_stand_beside_the_gain():
+    row = {"arm": "steps", "task": "relevance", "policy": "p", "rm_seed": 0, "setting": "", "group": "g", "cluster": "c"}
+    known = {
+        "rm_step": [1, 2, 3, 4],
+        "rm_accuracy": [0.9, 0.6, 0.7, np.nan],
+        "f1": [3, 1, np.nan, 9],
+        "gain": [0.1, 0.2, 0.3, 0.9],
+    }
+    table = pd.DataFrame(row | known)
+    data = shown(interactive.predictors(table, {"rm_accuracy": "accuracy", "f1": "F1"}))
+    (group,) = data["groups"]
+    assert data["measures"] == ["accuracy", "F1"]
+    assert [model["known"] for model in group["models"]] == [[0.6, 1], [0.7, None], [0.9, 3]]
+    assert [model["gain"] for model in group["models"]] == [0.2, 0.3, 0.1]
+    assert group["correlations"] == [-0.5, None]  # ranks 1 2 3 and 2 3 1; of two pairs there is none
+    assert not interactive.predictors(table.assign(rm_accuracy=np.nan), {"f1": "F1"}).data
+
+
 # --- the explorer ---
 
 

@@ -8,14 +8,16 @@ import pytest
 import yaml
 
 from paradox_utils import files
-from paradox_utils.analysis import published
+from paradox_utils.analysis import published, teachers
 from paradox_utils.figures import interactive
 from paradox_utils.pages import commands
 from tests.worlds import curves_of, rising, world
 
 CHROMIUM = shutil.which("chromium")
 STATIC = files.ROOT / "book" / "static"
-KINDS = ("slider", "points", "explorer", "commands", "filter")
+RUNS = ("slider", "points", "explorer", "predictors")  # with a slider over reward models
+KINDS = (*RUNS, "commands", "filter")
+MEASURES = {"rm_accuracy": "accuracy", "kl_level": "KL"}
 THEMES = """
 html { color-scheme: light; background: #fff; color: #323232 }
 html[data-theme="dark"] { color-scheme: dark; background: #121212; color: #ced6dd; --pst-color-background: #121212;
@@ -63,6 +65,7 @@ def bodies(study):
         "slider": interactive.slider(made, curves_of(made)).html(),
         "points": interactive.points(markers, published.bands(markers, 100, 0)).html(),
         "explorer": interactive.explorer(answers, made).html(),
+        "predictors": interactive.predictors(teachers.teacher_table(made, curves_of(made)), MEASURES).html(),
         "commands": commands.command_builder(),
         "filter": '<div class="interactive" data-kind="filter" role="search"></div>' + TABLE,
     }
@@ -102,7 +105,7 @@ def said(page):
 # --- what they answer ---
 
 
-@pytest.mark.parametrize("kind", ["slider", "points", "explorer"])
+@pytest.mark.parametrize("kind", RUNS)
 def test_the_keyboard_walks_over_the_reward_models(opened, kind):
     page = opened(kind)
     found = [said(page)]
@@ -112,11 +115,11 @@ def test_the_keyboard_walks_over_the_reward_models(opened, kind):
         found.append(said(page))
     assert len(set(found)) == 4  # two steps from the least accurate, and the most accurate where it began
     assert found[0] == found[-1]
-    assert "the most accurate" in found[0]
+    assert kind == "predictors" or "the most accurate" in found[0]
     assert page.get_by_role("slider").get_attribute("aria-valuetext").startswith("accuracy 0.")
 
 
-@pytest.mark.parametrize("kind", ["slider", "points", "explorer"])
+@pytest.mark.parametrize("kind", RUNS)
 def test_the_keyboard_reaches_every_control_and_changes_the_task(opened, kind):
     page = opened(kind)
     before = said(page)
@@ -128,7 +131,9 @@ def test_the_keyboard_reaches_every_control_and_changes_the_task(opened, kind):
     assert page.evaluate("document.activeElement.type") == "range"
 
 
-@pytest.mark.parametrize(("kind", "touch"), [("slider", False), ("points", False), ("slider", True), ("points", True)])
+@pytest.mark.parametrize(
+    ("kind", "touch"), [("slider", False), ("points", False), ("predictors", False), ("slider", True), ("points", True)]
+)
 def test_the_nearest_point_is_chosen_by_mouse_and_finger(opened, kind, touch):
     page = opened(kind, width=390 if touch else 1440, has_touch=touch)
     before, dot = said(page), page.locator("svg").first.locator("circle.dot").first.bounding_box()
@@ -170,6 +175,17 @@ def test_the_explorer_counts_what_the_reward_model_tells_right(opened):
     page.get_by_text("Completeness").click()
     assert "scores 0.75 and is paid +0.21" in said(page)
     assert page.locator(".answer").first.locator(".segment").count() == 1
+
+
+def test_the_axis_picker_shows_another_measure_of_the_same_reward_model(opened):
+    page = opened("predictors")
+    before, dot = said(page), page.locator("circle.chosen").bounding_box()
+    page.get_by_role("combobox").select_option("KL")
+    after = page.locator("circle.chosen").bounding_box()
+    assert said(page).split(":")[0] == before.split(":")[0]
+    assert "KL" in said(page)
+    assert abs(dot["y"] - after["y"]) < 0.1  # the gain is the same
+    assert dot["x"] != after["x"]
 
 
 def test_the_explorer_keeps_the_question_asked(opened):
@@ -250,7 +266,7 @@ def test_nothing_is_wider_than_the_page_and_nothing_keeps_readers_out(opened, ki
         assert control.bounding_box()["height"] >= 32
 
 
-@pytest.mark.parametrize("kind", ["slider", "points"])
+@pytest.mark.parametrize("kind", ["slider", "points", "predictors"])
 def test_a_turned_phone_is_drawn_anew(opened, kind):
     page = opened(kind, width=390)
     narrow = page.locator("svg").first.bounding_box()["width"]
@@ -259,13 +275,13 @@ def test_a_turned_phone_is_drawn_anew(opened, kind):
     assert page.evaluate("document.documentElement.scrollWidth") <= 844
 
 
-@pytest.mark.parametrize("kind", KINDS[:4])
+@pytest.mark.parametrize("kind", KINDS[:-1])
 def test_without_scripts_a_sentence_stands_there(opened, kind):
     page = opened(kind, java_script_enabled=False)
     assert page.locator(".interactive").inner_text().strip().endswith(".")
 
 
-@pytest.mark.parametrize("kind", ["slider", "points", "explorer"])
+@pytest.mark.parametrize("kind", RUNS)
 def test_paper_shows_a_still(opened, kind):
     page = opened(kind)
     page.emulate_media(media="print")
