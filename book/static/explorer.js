@@ -23,7 +23,8 @@ PARADOX.kinds.explorer = (root, data) => {
   };
   const asked = PARADOX.select("question", data.questions.map((text, i) => `${i + 1}. ${text}`), choose);
   root.append(asked, said, panels, legend);
-  PARADOX.chooser(root, data.groups, (group) => group.runs, (run) => `accuracy ${PARADOX.fixed(run.accuracy)}`, draw);
+  const name = (run) => `accuracy ${PARADOX.fixed(run.accuracy)}`;
+  PARADOX.chooser(root, data.groups, (group) => group.runs, name, draw, true); // the worst teacher shows most
 };
 
 PARADOX.explorer = {};

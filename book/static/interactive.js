@@ -118,8 +118,9 @@ PARADOX.select = (label, options, choose) => {
 };
 
 // Task, policy, and a slider over the reward models of the pair, from the least to the most accurate. `items` are those of a
-// group; `name` says one aloud; `draw(group, index)` shows it. The figure is drawn again when its width changes.
-PARADOX.chooser = (root, groups, items, name, draw) => {
+// group; `name` says one aloud; `draw(group, index)` shows it; it begins with the `first` of them, or with the last. The figure is
+// drawn again when its width changes.
+PARADOX.chooser = (root, groups, items, name, draw, first = false) => {
   const { html } = PARADOX;
   const controls = html("div", { class: "controls" });
   const range = html("input", { type: "range", min: 0, step: 1, "aria-label": "Reward model, from the least to the most accurate" });
@@ -135,7 +136,7 @@ PARADOX.chooser = (root, groups, items, name, draw) => {
   const open = (chosen) => {
     group = chosen;
     range.max = items(group).length - 1;
-    show(items(group).length - 1);
+    show(first ? 0 : items(group).length - 1);
   };
   for (const key of ["task", "policy"]) {
     const names = [...new Set(groups.map((one) => one[key]))];

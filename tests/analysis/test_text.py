@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from paradox_utils import files
 from paradox_utils.analysis import tables, text
-from tests.worlds import rising, world
+from tests.worlds import rising, run_page, study, world
 
 HEAD = "id,when,question,text,ends,paid,judged\n"
 ROW = 'a,start,who?,"one, two.",4 9,0.3 -0.3,1 -1\n'
@@ -97,3 +97,15 @@ def test_shares_are_those_of_the_segments(segments):
     found = text.taught(pd.DataFrame([answer(run, "final", paid, judged) for run in made["id"]]), made)
     assert found["good final"].tolist() == pytest.approx([sum(j > 0 for j in judged) / max(1, len(judged))] * 2)
     assert found["paid final"].tolist() == pytest.approx([sum(p > 0 for p in paid) / max(1, len(paid))] * 2)
+
+
+def test_the_page_says_so_where_a_study_has_no_answers(tmp_path):
+    names = run_page("13", study(world(rising, rm_seeds=1, ppo_seeds=1), tmp_path), tmp_path / "out")
+    assert names["taught"].empty
+    assert (tmp_path / "out" / "result.json").is_file()
+
+
+def test_the_page_reads_the_recorded_answers(tmp_path):
+    names = run_page("13", "results/recorded/quick", tmp_path)
+    assert set(names["taught"]["task"]) == {"relevance", "factuality"}
+    assert names["responses"].groupby(["id", "when"]).size().eq(12).all()
