@@ -35,7 +35,7 @@ def pages() -> list[Path]:
 def stamp(path: Path) -> dict[str, str]:
     """Hashes of a page's code, parameters and data, by which executing it again would show the same, and of its outputs."""
     schema, page = _schema(path), read_page(path)
-    parameters = config.check(schema, _assigned(page, path), where=shown(path)).model_dump(mode="json")
+    parameters = config.check(schema, assigned(page, path), where=shown(path)).model_dump(mode="json")
     return {
         "code": identity.page_code(path),
         "parameters": _digest([json.dumps(parameters, sort_keys=True).encode()]),
@@ -70,7 +70,7 @@ def _schema(path: Path) -> type[config.Stage]:
     return schema
 
 
-def _assigned(notebook: NotebookNode, path: Path) -> dict[str, Any]:
+def assigned(notebook: NotebookNode, path: Path) -> dict[str, Any]:
     """Names and literal values of the cell tagged ``parameters``."""
     cell = next(cell for cell in notebook.cells if cell.cell_type == "code" and "parameters" in cell.metadata.get("tags", []))
     values = {}
