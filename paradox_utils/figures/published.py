@@ -24,6 +24,7 @@ from paradox_utils.figures.style import (
     line,
     panel,
     same_range,
+    specks,
     style,
     ticks,
 )
@@ -90,11 +91,12 @@ def surfaces(markers: pd.DataFrame) -> Drawing:
     axes = _grid(markers, "training step of the RM", "RM accuracy (share)")
     for pair, models in markers.groupby(published.PAIR, sort=False):
         axis, drawn, y = axes[pair], published.surface(models), models["lm_performance"]
-        look = {"levels": np.linspace(y.min(), y.max(), 12), "cmap": BLUES, "extend": "min"}
-        axis.contourf(drawn.steps, drawn.accuracies, drawn.values, **look)
+        look = {"levels": np.linspace(y.min(), y.max(), 9), "cmap": BLUES, "extend": "min"}
+        seen = drawn.steps[::2], drawn.accuracies[::2], drawn.values[::2, ::2]  # as fine as a page shows
+        axis.contourf(*seen, **look)
         if np.nanmax(drawn.values) > y.max():
             above = [y.max(), np.nanmax(drawn.values) + 1e-9]
-            axis.contourf(drawn.steps, drawn.accuracies, drawn.values, levels=above, colors=[COLORS[1]], alpha=0.75)
+            axis.contourf(*seen, levels=above, colors=[COLORS[1]], alpha=0.75)
         axis.scatter(models["rm_step"], models["rm_accuracy"], s=13, color=PAPER, edgecolor=INK, linewidth=0.8, zorder=3)
         step, accuracy, height = drawn.peak
         axis.scatter(step, accuracy, s=48, marker="X", color=INK, edgecolor=PAPER, linewidth=0.8, zorder=4)
@@ -158,7 +160,7 @@ def curves(table: pd.DataFrame, metric: str) -> Drawing:
         axis = axes[pair]
         for role, (_, color) in ROLES.items():
             step, value = both[both["rm_role"] == role].sort_values("step", kind="stable")[["step", "value"]].to_numpy().T
-            axis.scatter(step, value, s=4, color=color, alpha=0.22, linewidth=0)
+            specks(axis, step, value, size=1.8, edgecolor=color, alpha=0.22)
             axis.plot(step, published.smooth(step, value), color=color, linewidth=1.7)
         ticks(axis.xaxis, 3)
     return Drawing(list(axes.values()), [line(label, color=color, linewidth=2) for label, color in ROLES.values()])

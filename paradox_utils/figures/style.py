@@ -11,13 +11,17 @@ from dataclasses import dataclass
 from typing import Any
 
 import matplotlib.pyplot as plt
+import numpy as np
 import seaborn as sns
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.patches import PathPatch
+from matplotlib.path import Path
 from matplotlib.ticker import MaxNLocator
+from numpy.typing import ArrayLike
 
 from paradox_utils.data.tasks import TASKS
 
@@ -97,6 +101,16 @@ def same_range(axes: Collection[Axes]) -> None:
 def ticks(x: Axis, most: int, **options: Any) -> None:
     """Round numbers along an axis, at most about so many."""
     x.set_major_locator(MaxNLocator(most, steps=[1, 2, 5, 10], **options))
+
+
+def specks(axis: Axes, x: ArrayLike, y: ArrayLike, *, size: float, **look: Any) -> None:
+    """Thousands of small dots (``size`` in points) as one shape, which takes a page a fifth of what markers do."""
+    ends = np.repeat(np.column_stack([x, y]), 2, axis=0)
+    path = Path(ends, [Path.MOVETO, Path.LINETO] * (len(ends) // 2))
+    path.should_simplify = False  # it would drop lines of no length
+    axis.add_patch(PathPatch(path, fill=False, linewidth=size, capstyle="round", **look))
+    axis.update_datalim(ends)
+    axis.autoscale_view()
 
 
 def dot(label: str, **look: Any) -> Line2D:
