@@ -8,8 +8,9 @@ import re
 
 from docutils import nodes
 from sphinx.application import Sphinx
-from sphinx.errors import ExtensionError
+from sphinx.util import logging
 
+LOG = logging.getLogger(__name__)
 NUMBERED = re.compile(r'<figure [^>]*\bid="([\w-]+)".*?<span class="figure-number">(\w+ \d+)</span>', re.DOTALL)
 
 
@@ -21,7 +22,7 @@ def register(app: Sphinx, doctree: nodes.document) -> None:
         for name, number in NUMBERED.findall(raw.astext()):
             if name in doctree.ids or (name in labels and labels[name][0] != page):
                 where = page if name in doctree.ids else labels[name][0]
-                raise ExtensionError(f"{page}: a figure is called {name!r}, as something on {where} is; rename it")
+                LOG.warning("a figure is called %r, as something on %s is; rename it", name, where, location=page)
             labels[name], anonymous[name] = (page, name, number), (page, name)
 
 

@@ -240,7 +240,7 @@ def ablation(table: pd.DataFrame, of: Ablation) -> Drawing:
     rank of accuracy; the base is grey."""
     arms = zip(of.arms.items(), COLORS, strict=False)
     looks = {BASE: (FAINT, of.base)} | {arm: (color, words) for (arm, words), color in arms}
-    axis = panel(1, 2.6)
+    axis = panel(2, 2.8)
     for arm, (color, words) in looks.items():
         own = table[table["arm"] == arm]
         rank = own.groupby("rm_seed")["accuracy"].rank()

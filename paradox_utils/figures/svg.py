@@ -27,7 +27,7 @@ def inline(figure: Figure, prefix: str) -> str:
     with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "paradox", "path.simplify_threshold": 0.3}):
         figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None})
     root = ElementTree.fromstring(text.getvalue())
-    for part in (*root.findall(f"{SVG}metadata"), *root.findall(f"{SVG}defs")):  # the latter is a style for the whole page
+    for part in [*root.findall(f"{SVG}metadata"), *root.findall(f"{SVG}defs[{SVG}style]")]:  # the style is for a whole page
         root.remove(part)
     used = {link.lstrip("#") for node in root.iter() for link in _links(node)}
     names = {old: f"{prefix}-{index}" for index, old in enumerate(sorted(used))}
