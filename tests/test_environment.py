@@ -109,8 +109,7 @@ def test_a_workflow_uses_the_tested_python_and_calls_targets_that_exist(path):
 def third_party(start: str) -> set[str]:
     """Distributions that a module imports, itself and through the package."""
     graph = grimp.build_graph("paradox_utils", include_external_packages=True)
-    reached = {start, *graph.find_upstream_modules(start), *graph.find_descendants(start)}
-    reached |= {module for one in reached.copy() if one.startswith("paradox_utils") for module in graph.find_upstream_modules(one)}
+    reached = {module for one in (start, *graph.find_descendants(start)) for module in graph.find_upstream_modules(one)}
     outside = {module.partition(".")[0] for module in reached} - {"paradox_utils"} - sys.stdlib_module_names
     owners = importlib.metadata.packages_distributions()
     return {canonicalize_name(owners[module][0]) for module in outside if module in owners}

@@ -12,11 +12,12 @@ from sphinx.environment import BuildEnvironment
 def explain(app: Sphinx, doctree: nodes.document, docname: str) -> None:
     """Put the definition of each linked word beside it; a style sheet shows it when the link is pointed at or has the focus."""
     for number, link in enumerate(list(doctree.findall(nodes.reference))):
-        text = definitions(app.env).get(link.get("refuri", "").partition("#")[2])
+        target = link.get("refuri", f"#{link.get('refid')}")  # the latter on the glossary's own page
+        text = definitions(app.env).get(target.partition("#")[2])
         if not text:
             continue
         tip = f"definition-{number}"
-        before = f'<span class="defined"><a class="term" href="{link["refuri"]}" aria-describedby="{tip}">'
+        before = f'<span class="defined"><a class="term" href="{target}" aria-describedby="{tip}">'
         after = f'</a><span class="definition" role="tooltip" id="{tip}">{html.escape(text)}</span></span>'
         words = [nodes.Text(link.astext())]
         link.parent.replace(link, [nodes.raw("", before, format="html"), *words, nodes.raw("", after, format="html")])

@@ -132,7 +132,11 @@ def test_a_table_names_its_rows_and_aligns_its_numbers():
     head = figure.find("div/table/thead/tr")
     assert ["".join(cell.itertext()) for cell in head] == ["task", "policy", "KL nats", "status"]
     rows = figure.findall("div/table/tbody/tr")
-    assert [[cell.text for cell in row] for row in rows] == [["a", "x", "1.50", "ok"], ["y", "2.25", "ok"], ["b", "x", "3.00", "ok"]]
+    assert [[cell.text for cell in row] for row in rows] == [
+        ["a", "x", "1.50", "ok"],
+        ["y", "2.25", "ok"],
+        ["b", "x", "3.00", "ok"],
+    ]
     assert rows[0][0].get("rowspan") == "2"
     assert [cell.get("class") for cell in rows[2]] == [None, None, "number", None]
     assert figure.find("div").get("aria-label") == "All of it"
