@@ -209,7 +209,7 @@ def forest(found: Sequence[Finding], margin: float) -> Drawing:
         axis.plot([of.low, of.high], [place, place], color=color, linewidth=1.6)
         axis.scatter([of.estimate], [place], color=color, s=size, marker=marker, zorder=3)
     names = [f"{f.of.arm} · {f.of.task} · {f.of.policy}" for f in reversed(shown)]
-    axis.set(yticks=range(len(shown)), yticklabels=names, xlabel="Regret of the most accurate RM (LM performance)")
+    axis.set(yticks=range(len(shown)), yticklabels=names, xlabel="regret (LM performance)")
     axis.set_ylim(-0.7, len(shown) - 0.3)
     axis.grid(visible=False, axis="y")
     return Drawing([axis], [line(status, color=color, linewidth=2) for status, color in STATUS_COLORS.items()])

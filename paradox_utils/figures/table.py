@@ -15,6 +15,7 @@ from paradox_utils.figures.show import Shown, emphasised, framed, named
 
 WIDEST = 8  # columns, those that name the rows included
 DIGITS = 3  # significant ones of a column's largest value
+SHORT = 24  # letters, which stay on one line
 MISSING = "–"
 PLAIN = str.maketrans("", "", "*`")
 
@@ -44,9 +45,10 @@ def table(
         raise ValueError(f"table {name} has {len(full.columns)} columns and a page room for {WIDEST}; choose some, or make two")
     heads = len(full.columns) - len(frame.columns)
     columns = [full.iloc[:, place] for place in range(len(full.columns))]
-    looks = [' class="number"' if any(_is_number(v) and v == v for v in values) else "" for values in columns]
+    cells = [column(values) for values in columns]
+    looks = [_look(values, texts) for values, texts in zip(columns, cells, strict=True)]
     top = "".join(_head(str(of), (units or {}).get(of), look) for of, look in zip(full.columns, looks, strict=True))
-    rows = "\n".join(_rows([column(values) for values in columns], heads, looks))
+    rows = "\n".join(_rows(cells, heads, looks))
     body = f"<table><thead><tr>{top}</tr></thead>\n<tbody>\n{rows}\n</tbody></table>"
     scrolls = f'<div class="scroll" tabindex="0" role="group" aria-label="{html.escape(caption.translate(PLAIN))}">{body}</div>'
     text = framed("listing", name, [f"<figcaption>{emphasised(caption)}</figcaption>", scrolls])
@@ -83,10 +85,18 @@ def number(value: float, decimals: int) -> str:
 
 
 def _decimals(values: list[float]) -> int:
-    """Enough for three significant digits of the largest value, and no more than these values need."""
+    """Enough for three significant digits of the largest value (two below a tenth), and no more than these values need."""
     largest = max((abs(v) for v in values), default=0)
-    most = max(0, DIGITS - math.ceil(math.log10(largest))) if largest else 0
+    digits = DIGITS if largest >= 0.1 else DIGITS - 1
+    most = max(0, digits - math.ceil(math.log10(largest))) if largest else 0
     return next(n for n in range(most + 1) if n == most or all(round(v, n) == round(v, most) for v in values))
+
+
+def _look(values: pd.Series, cells: list[str]) -> str:
+    """How a column stands: numbers to the right, and words on one line if they are few."""
+    if any(_is_number(v) and v == v for v in values):
+        return ' class="number"'
+    return ' class="short"' if max(map(len, cells), default=0) <= SHORT else ""
 
 
 def _head(of: str, unit: str | None, look: str) -> str:

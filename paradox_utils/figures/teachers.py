@@ -52,7 +52,7 @@ def predictors(table: pd.DataFrame, words: Mapping[str, str]) -> Drawing:
     if 0 < later < len(names):
         axis.axhline(later - 0.5, color=FAINT, linewidth=0.8)
     axis.set(yticks=range(len(names)), yticklabels=[words[name] for name in reversed(names)], xlim=(-1.02, 1.02))
-    axis.set_xlabel("Correlation with the gain in LM performance")
+    axis.set_xlabel("correlation with the gain")
     axis.grid(visible=False, axis="y")
     handles = [dot("all tasks", marker="D", markersize=5, linestyle="-")]
     handles += [dot("Spearman's", marker="D", markersize=5, markerfacecolor="none")]

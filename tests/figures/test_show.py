@@ -108,6 +108,7 @@ def test_data_colours_stand_out_from_either_page(background):
         ([0.0005, 0.002], ["0.0005", "0.0020"]),
         ([0.0004, 0.9123, 0.0], ["0.0004", "0.912", "0"]),
         ([12.345, 1.2, -0.5], ["12.3", "1.2", "−0.5"]),
+        ([0.0726, -0.0009], ["0.073", "−0.001"]),
         ([0.5234, 1.0], ["0.523", "1.000"]),
         ([1e-12, 0.25], ["1 × 10⁻¹²", "0.25"]),
         ([True, False], ["yes", "no"]),
@@ -138,7 +139,7 @@ def test_a_table_names_its_rows_and_aligns_its_numbers():
         ["b", "x", "3.00", "ok"],
     ]
     assert rows[0][0].get("rowspan") == "2"
-    assert [cell.get("class") for cell in rows[2]] == [None, None, "number", None]
+    assert [cell.get("class") for cell in rows[2]] == ["short", "short", "number", "short"]
     assert figure.find("div").get("aria-label") == "All of it"
     assert about["kind"] == "Table"
     pd.testing.assert_frame_equal(pd.read_csv(io.StringIO(data["text/csv"])), frame.reset_index())
