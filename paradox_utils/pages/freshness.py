@@ -46,7 +46,7 @@ def stamp(path: Path) -> dict[str, str]:
 
 def parameters_of(path: Path) -> config.Stage:
     """The parameters of a page: those of its schema, with the values that its cell tagged ``parameters`` gives."""
-    return config.check(_schema(path), _assigned(read_page(path), path), where=shown(path))
+    return config.check(_schema(path), assigned(read_page(path), path), where=shown(path))
 
 
 def _outputs(page: NotebookNode) -> str:
@@ -75,7 +75,7 @@ def _schema(path: Path) -> type[config.Stage]:
     return schema
 
 
-def _assigned(notebook: NotebookNode, path: Path) -> dict[str, Any]:
+def assigned(notebook: NotebookNode, path: Path) -> dict[str, Any]:
     """Names and literal values of the cell tagged ``parameters``."""
     cell = next(cell for cell in notebook.cells if cell.cell_type == "code" and "parameters" in cell.metadata.get("tags", []))
     values = {}

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import ast
+import re
 import shutil
+from collections import Counter, defaultdict
+from collections.abc import Mapping
 from pathlib import Path
 
 import nbformat
 
 from paradox_utils import files
+from paradox_utils.pages import sources
 from paradox_utils.pages.commands import command_builder
-from paradox_utils.pages.freshness import WAY_OUT, clean, pages, read_page, shown
+from paradox_utils.pages.freshness import WAY_OUT, assigned, clean, pages, read_page, shown
 from paradox_utils.pages.parameters import parameter_page
 
 ANALYSIS = "05-accuracy-and-performance.ipynb"
@@ -25,15 +29,36 @@ def stage(study: Path | None = None) -> Path:
     analysis = _analysis(study)  # before anything is removed: a missing study must not cost the last build
     shutil.rmtree(root / "_build", ignore_errors=True)  # never yesterday's page in today's book
     shutil.copytree(root / "book", target / "book", ignore=shutil.ignore_patterns("__pycache__"))
-    (target / "notebooks").mkdir()
-    for page in pages():
-        notebook = clean(read_page(analysis if page.name == ANALYSIS else page))
-        nbformat.write(notebook, target / "notebooks" / page.name)
     for name in ("_toc.yml", "_config.yml"):
         shutil.copy(root / name, target)
     (target / "book" / "commands.html").write_text(command_builder(), encoding="utf-8")
     (target / "book" / "parameters.md").write_text(parameter_page(), encoding="utf-8")
+    for path in (target / "book").glob("*.md"):
+        path.write_text(f"{path.read_text(encoding='utf-8')}\n:::{{div}} page-foot\n{sources.cite()}\n:::\n", encoding="utf-8")
+    _stage_notebooks({page.name: analysis if page.name == ANALYSIS else page for page in pages()}, target)
     return target
+
+
+def _stage_notebooks(paths: Mapping[str, Path], target: Path) -> None:
+    """Numbered in the order of the book, with their data and the notebooks themselves to download."""
+    (target / "notebooks").mkdir()
+    for name in ("notebooks", "data"):
+        (target / "files" / name).mkdir(parents=True)
+    counts: Counter[str] = Counter()
+    for name in sorted(paths, key=_places(target / "_toc.yml").__getitem__):
+        notebook, page = clean(read_page(paths[name])), Path(name).stem
+        nbformat.write(notebook, target / "files" / "notebooks" / name)
+        given = assigned(notebook, paths[name])
+        sources.annotate(notebook, page, given, counts, target / "files" / "data")
+        sources.trim(notebook)
+        sources.foot(notebook, page, given)
+        nbformat.write(notebook, target / "notebooks" / name)
+
+
+def _places(toc: Path) -> defaultdict[str, int]:
+    """File name of each notebook → its place in the book; a page that is not in it comes last."""
+    listed = re.findall(r"file: notebooks/(\S+)", toc.read_text(encoding="utf-8"))
+    return defaultdict(lambda: len(listed), {f"{name}.ipynb": place for place, name in enumerate(listed)})
 
 
 def verdict(study: Path | None = None) -> str:

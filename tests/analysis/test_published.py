@@ -331,12 +331,12 @@ def test_curves_give_the_paper_s_bars(data):
 
 
 def test_figures_have_a_panel_a_pair(data, chance):
-    assert len(plots.points(data.markers).axes) == 9
-    assert len(plots.clusters(data.markers).axes) == 3
-    assert len(plots.ranks(chance.pairs).axes) == 2
+    assert len(plots.points(data.markers).panels) == 9
+    assert len(plots.clusters(data.markers).panels) == 3
+    assert len(plots.ranks(chance.pairs).panels) == 2
     few = data.curves.groupby(["policy", "task", "rm_role", "metric"]).head(50)
-    assert len(plots.curves(few, "raw_reward").axes) == 9
-    assert len(plots.variance_parts(published.curve_variances(few, data.training)).axes) == 2
+    assert len(plots.curves(few, "raw_reward").panels) == 9
+    assert len(plots.variance_parts(published.curve_variances(few, data.training)).panels) == 2
 
 
 @pytest.mark.parametrize(

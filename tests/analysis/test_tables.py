@@ -273,7 +273,7 @@ def test_the_page_runs_on_a_whole_study(tmp_path):
     spaced = names["spaced"].loc["relevance"]
     assert spaced["largest step"] == pytest.approx(np.mean([own.max() for own in ordered]))
     assert spaced["even step"] == pytest.approx(np.mean([own.mean() for own in ordered]))
-    controls = names["table"]["lm performance"].droplevel(["task", "policy"])
+    controls = names["both"]["lm_performance"].droplevel(["task", "policy"])
     exact = made.loc[made["arm"] == "exact", "lm_performance_final"].mean()
     assert controls.to_dict() == pytest.approx({"before PPO": 0.5, "exact": exact}, abs=1e-3)
     assert names["exact"].loc["relevance", "atlas-t5"] == pytest.approx(exact)
@@ -282,8 +282,8 @@ def test_the_page_runs_on_a_whole_study(tmp_path):
     assert "(3 units" in names["powered"]
     by_rank = names["by_rank"].loc["relevance"]
     assert by_rank.index.tolist() == [1, 2, 3, 4, 5, 6]
-    assert by_rank["rm accuracy"].is_monotonic_increasing
-    assert by_rank["greedy length"].is_monotonic_increasing
+    assert by_rank["rm_accuracy"].is_monotonic_increasing
+    assert by_rank["greedy_length"].is_monotonic_increasing
     assert {name: v.status for name, v in names["known"].items()} == names["truths"]
     assert set(names["summary"]["arm"]) == {"steps", "exact"}
     assert "known-paradox" in (tmp_path / "out" / "result.json").read_text()

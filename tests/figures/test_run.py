@@ -12,21 +12,21 @@ from paradox_utils.figures.run import accuracies_by_step, accuracy_by_step, labe
 def test_figures_draw_their_columns():
     steps = pd.DataFrame({"step": [0, 10], "accuracy": np.nan, "accuracy_noisy": [0.4, 0.8], "balanced_accuracy": [0.5, 0.7]})
     steps = steps.assign(majority=0.6, f1=[0.1, 0.6], calibration_error=[0.3, 0.1])
-    labels = [line.get_label() for line in accuracy_by_step(steps, "relevance").axes[0].lines]
+    labels = [line.get_label() for line in accuracy_by_step(steps, "relevance").panels[0].lines]
     assert labels == ["annotators' labels", "balanced over classes", "majority class"]
     curve = pd.DataFrame({"update": [0, 1, 2], "reward_mean": [0.1, 0.2, 0.3], "kl": 0.0, "length": 9.0})
     curve["lm_performance"] = [0.5, np.nan, 0.7]
-    np.testing.assert_allclose(ppo_curves(curve, "factuality").axes[2].lines[0].get_ydata(), [0.5, 0.7])
+    np.testing.assert_allclose(ppo_curves(curve, "factuality").panels[2].lines[0].get_ydata(), [0.5, 0.7])
     losses = pd.DataFrame({"step": range(90), "loss": [4.0, 2.0, 3.0] * 30})  # the mean of 3 points, of 2 at the ends
-    np.testing.assert_allclose(training_loss(losses).axes[0].lines[1].get_ydata(), [3, *[3] * 88, 2.5])
+    np.testing.assert_allclose(training_loss(losses).panels[0].lines[1].get_ydata(), [3, *[3] * 88, 2.5])
     table = pd.DataFrame({"task": "factuality", "label": ["F-ERR", "O"], "count": [1, 3]})
-    assert [bar.get_width() for bar in label_counts(table).axes[0].patches] == [0.25, 0.75]
+    assert [bar.get_width() for bar in label_counts(table).panels[0].patches] == [0.25, 0.75]
 
 
 def test_accuracies_have_a_panel_a_task_and_a_line_a_trajectory():
     rows = [(seed, step, 0.5 + 0.1 * seed + step / 100) for seed in (0, 1) for step in (0, 10)]
     made = pd.DataFrame(rows, columns=["id", "step", "accuracy"]).assign(task="factuality", accuracy_noisy=0.5, majority=0.65)
-    (axis,) = accuracies_by_step(made).axes
+    (axis,) = accuracies_by_step(made).panels
     assert [line.get_ydata().tolist() for line in axis.lines[:2]] == [pytest.approx([0.5, 0.6]), pytest.approx([0.6, 0.7])]
     assert axis.lines[2].get_ydata() == pytest.approx([0.65] * 2)
 

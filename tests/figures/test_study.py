@@ -13,9 +13,9 @@ from tests.worlds import TASKS, decide, flat, inverted_u, named, nested, offsets
 
 def test_main_figure_shows_every_checkpoint_and_the_most_accurate():
     made = world(inverted_u, rm_seeds=2, ppo_seeds=2)
-    figure = draw.accuracy_and_performance(made)
-    assert [axis.get_title("left") for axis in figure.axes] == ["Relevance", "Factuality", "Completeness"]
-    rings = [c for c in figure.axes[0].collections if c.get_sizes()[0] == 110]
+    panels = draw.accuracy_and_performance(made).panels
+    assert [axis.get_title("left") for axis in panels] == ["Relevance", "Factuality", "Completeness"]
+    rings = [c for c in panels[0].collections if c.get_sizes()[0] == 110]
     models = tables.reward_models(made[made["task"] == "relevance"])
     tops = models.loc[models.groupby("rm_seed")["accuracy"].idxmax(), ["accuracy", "performance"]].to_numpy()
     np.testing.assert_allclose(np.concatenate([ring.get_offsets() for ring in rings]), tops)
@@ -26,7 +26,7 @@ def test_main_figure_shows_every_checkpoint_and_the_most_accurate():
 def test_main_figure_keeps_arms_apart():
     made = nested(rising, rm_seeds=2, tasks=TASKS[:1])
     both = pd.concat([made.assign(arm="wide"), made.assign(arm="narrow", lm_performance_final=0.3)], ignore_index=True)
-    (axis,) = draw.accuracy_and_performance(both).axes
+    (axis,) = draw.accuracy_and_performance(both).panels
     rings = np.concatenate([c.get_offsets() for c in axis.collections if c.get_sizes()[0] == 110])
     tops = both.loc[both.groupby(["arm", "rm_seed"])["rm_accuracy"].idxmax(), ["rm_accuracy", "lm_performance_final"]]
     np.testing.assert_allclose(rings, tops.to_numpy())
@@ -36,7 +36,7 @@ def test_the_pilot_s_figure_shows_every_run_and_every_world():
     made = world(rising, rm_seeds=3, accuracies=(0.75,), noise=0.03)
     made.loc[0, "status"] = "failed"
     known = power.simulated_power(0.05, [3, 5], [0.06, 0.12], studies=10)
-    left, right = draw.pilot(made, known).axes
+    (left,), (right,) = draw.pilot(made).panels, draw.power_curves(known).panels
     assert [text.get_text() for text in left.texts] == list(TASKS)
     done = made["lm_performance_final"][1:]
     np.testing.assert_allclose(np.sort(offsets(left)[:, 1]), np.sort(done))
@@ -83,16 +83,16 @@ def test_routes_draw_a_line_an_arm_in_the_panels_of_its_task_and_policy():
     exact = named(nested(flat, rm_seeds=2, accuracies=(1.0,)), "exact")  # does not vary: a dotted line
     waiting = steps.assign(policy="waiting", status="not started", id=lambda t: "w" + t["id"])  # has no panels yet
     summary = pd.concat([steps, large, dial, exact, waiting])
-    figure = draw.routes(summary, questions_of(summary).set_index("id"), resamples=20)
-    assert [axis.get_title("left") for axis in figure.axes] == [
+    drawing = draw.routes(summary, questions_of(summary).set_index("id"), resamples=20)
+    assert [axis.get_title("left") for axis in drawing.panels] == [
         f"{task.capitalize()}\n{policy}" for policy in ("atlas-t5", "large") for task in TASKS
     ]
-    assert [len(axis.containers) for axis in figure.axes] == [1, 2, 1, 1, 0, 0]
-    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["steps", "dial"]
-    line = figure.axes[0].containers[0].lines[0]
+    assert [len(axis.containers) for axis in drawing.panels] == [1, 2, 1, 1, 0, 0]
+    assert [mark.get_label() for mark in drawing.legend][:2] == ["steps", "dial"]
+    line = drawing.panels[0].containers[0].lines[0]
     table = draw.levels(steps[steps["task"] == TASKS[0]], pd.DataFrame(), resamples=20, seed=0)
     np.testing.assert_allclose(line.get_xydata(), table[["accuracy", "performance"]])
-    rules = [[one.get_linestyle() for one in axis.lines if len(one.get_xdata()) == 2] for axis in figure.axes]
+    rules = [[one.get_linestyle() for one in axis.lines if len(one.get_xdata()) == 2] for axis in drawing.panels]
     assert rules == [["--", ":"]] * 3 + [["--"]] * 3
 
 
@@ -116,8 +116,7 @@ def test_forest_draws_what_the_rule_can_decide():
         finding(0.9, missing=("seeds",)),
         finding(np.nan),
     ]
-    figure = draw.forest(found, 0.04)
-    axis = figure.axes[0]
+    (axis,) = draw.forest(found, 0.04).panels
     names = [label.get_text() for label in axis.get_yticklabels()]
     assert names == ["dial · relevance · t5", "steps · relevance · t5", "steps · all tasks · t5"]
     bars = axis.lines[1:]
