@@ -39,7 +39,6 @@ EXPLAINED = {
     "should_simplify": "matplotlib reads it",
     "_repr_mimebundle_": "Jupyter calls it",
     "normalizer": "tokenizers reads it",
-    "_repr_mimebundle_": "IPython calls it",
     "pad_token": "transformers reads it",
     "generation_config": "transformers reads it",
     "should_save": "transformers reads it",
