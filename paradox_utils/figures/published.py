@@ -91,7 +91,7 @@ def surfaces(markers: pd.DataFrame) -> Drawing:
     axes = _grid(markers, "training step of the RM", "RM accuracy (share)")
     for pair, models in markers.groupby(published.PAIR, sort=False):
         axis, drawn, y = axes[pair], published.surface(models), models["lm_performance"]
-        look = {"levels": np.linspace(y.min(), y.max(), 9), "cmap": BLUES, "extend": "min"}
+        look = {"levels": np.linspace(y.min(), y.max(), 7), "cmap": BLUES, "extend": "min"}
         seen = drawn.steps[::2], drawn.accuracies[::2], drawn.values[::2, ::2]  # as fine as a page shows
         axis.contourf(*seen, **look)
         if np.nanmax(drawn.values) > y.max():

@@ -15,7 +15,9 @@ def test_predictors_show_every_measure_with_its_interval():
     words = {name: teachers.BEFORE[name] for name in ("rm_accuracy", "rm_f1", "probe_variance", "probe_margin")}
     axis = draw.predictors(table, words).panels[0]
     shown = [name for name in words if name != "rm_f1"]  # constant: no correlation
-    assert [label.get_text() for label in axis.get_yticklabels()] == [words[name] for name in reversed(shown)]
+    assert [label.get_text().replace("\n", " ") for label in axis.get_yticklabels()] == [
+        words[name] for name in reversed(shown)
+    ]
     bars = axis.lines[1:]  # no line parts them: nothing was measured along the runs
     pooled = table[table["task"] == "all"].set_index("measure")
     assert [list(bar.get_xdata()) for bar in bars] == pooled.loc[reversed(shown), ["low", "high"]].to_numpy().tolist()
@@ -29,7 +31,7 @@ def test_predictors_show_every_measure_with_its_interval():
 def test_a_line_parts_what_is_known_before_from_what_is_measured_along():
     table = teachers.correlations(taught().assign(kl_level=lambda t: t["gain"]), resamples=20, seed=0)
     axis = draw.predictors(table, teachers.BEFORE | teachers.ALONG).panels[0]
-    labels = [label.get_text() for label in axis.get_yticklabels()]
+    labels = [label.get_text().replace("\n", " ") for label in axis.get_yticklabels()]
     assert labels[0] == teachers.ALONG["kl_level"]
     (line,) = [line for line in axis.lines if list(line.get_ydata()) == [0.5, 0.5]]
     assert list(line.get_xdata()) == [0, 1]  # in shares of the axis
