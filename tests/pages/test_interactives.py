@@ -1,8 +1,5 @@
 """The interactives in a browser, on small pages read from the disk: mouse, keys, a phone's width, both themes, no script."""
 
-import os
-import shutil
-
 import pandas as pd
 import pytest
 import yaml
@@ -13,7 +10,6 @@ from paradox_utils.figures import interactive
 from paradox_utils.pages import commands
 from tests.worlds import curves_of, rising, world
 
-CHROMIUM = shutil.which("chromium")
 STATIC = files.ROOT / "book" / "static"
 RUNS = ("slider", "points", "explorer", "predictors")  # with a slider over reward models
 KINDS = (*RUNS, "commands", "filter")
@@ -30,16 +26,6 @@ TABLE = """
 <section><h2>Two</h2><table><thead><tr><th>name</th><th>meaning</th></tr></thead><tbody>
 <tr><td>kl_final</td><td>the last divergence</td></tr></tbody></table></section>
 """
-
-pytestmark = pytest.mark.skipif(not CHROMIUM and not os.environ.get("CI"), reason="needs chromium, of the system's packages")
-
-
-@pytest.fixture(scope="module")
-def browser():
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        yield playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
 
 
 @pytest.fixture(scope="module")
