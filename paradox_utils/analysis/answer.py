@@ -41,8 +41,8 @@ def caveat(decision: Verdict) -> str:
     if decision.primary is None or within is None or not np.isfinite(within.low):
         return "The answer is an average over tasks and policies."
     return (
-        "The answer is an average over tasks and policies, for one rank of accuracy common to all tasks. With a rank of its own "
-        f"for each task the cost is {_said(within)}: {decision.primary.within}."
+        "The answer is an average over tasks and policies, for one rank of accuracy common to all tasks. With a rank of its "
+        f"own for each task the cost is {_said(within)}: {decision.primary.within}."
     )
 
 

@@ -104,7 +104,7 @@ def provenance(given: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 def as_own(notebook: NotebookNode) -> None:
-    """Make a study's analysis a page beside the committed one: with its own parameters and title, and figures of other names."""
+    """Make a study's analysis a page beside the committed one: its own parameters and title, figures of other names."""
     injected = [cell for cell in notebook.cells if "injected-parameters" in cell.metadata.get("tags", [])]
     if injected:
         notebook.cells = [cell for cell in notebook.cells if "parameters" not in cell.metadata.get("tags", [])]

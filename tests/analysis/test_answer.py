@@ -41,8 +41,8 @@ def test_accuracy_is_worth_what_the_most_accurate_adds_to_the_least():
 
 
 def test_what_is_known_before_ppo_is_compared_with_accuracy():
-    rows = [("all", "rm_accuracy", 0.6, 0.5, 0.7), ("all", "best_of_n", -0.8, -0.9, -0.7), ("relevance", "rm_f1", 0.9, 0.8, 1.0)]
-    rows.append(("all", "kl_level", 0.99, 0.9, 1.0))  # along the run
+    rows = [("all", "rm_accuracy", 0.6, 0.5, 0.7), ("all", "best_of_n", -0.8, -0.9, -0.7)]
+    rows += [("relevance", "rm_f1", 0.9, 0.8, 1.0), ("all", "kl_level", 0.99, 0.9, 1.0)]  # one task; along the run
     found = pd.DataFrame(rows, columns=["task", "measure", "correlation", "low", "high"])
     said = answer.foreknown(found)
     assert said.startswith("Of 2 measures known before PPO, LM performance of best-of-n")
@@ -52,8 +52,8 @@ def test_what_is_known_before_ppo_is_compared_with_accuracy():
 
 
 def test_runs_that_please_their_reward_model_alone_are_counted_by_third():
-    turns = pd.DataFrame({"arm": ["steps"] * 4 + ["length"], "hacked": [True, True, False, pd.NA, True], "third": [0, 2, 1, 1, np.nan]})
-    turns["hacked"] = turns["hacked"].astype("boolean")
+    rows = {"arm": ["steps"] * 4 + ["length"], "third": [0, 2, 1, 1, np.nan]}
+    turns = pd.DataFrame(rows).assign(hacked=pd.array([True, True, False, pd.NA, True], dtype="boolean"))
     said = answer.fooled(turns)
     assert said.startswith("In 2 of 3 runs")
     assert "1 in the least accurate third and 1 in the most accurate third of reward models" in said
