@@ -16,9 +16,10 @@ from matplotlib.ticker import PercentFormatter
 
 from paradox_utils.analysis import tables
 from paradox_utils.analysis.ablations import BASE, OUTCOME, Ablation
+from paradox_utils.analysis.answer import answer
 from paradox_utils.analysis.comparison import ALL, families
 from paradox_utils.analysis.tables import READINGS, accuracy_kind, measured, primary, reward_models, usable
-from paradox_utils.analysis.verdict import Finding, verdict
+from paradox_utils.analysis.verdict import PRIMARY, Finding, verdict
 from paradox_utils.data.tasks import TASKS
 from paradox_utils.figures.style import (
     BAND,
@@ -229,7 +230,7 @@ def regrets(rows: pd.DataFrame, margin: float) -> Drawing:
 
 @style()
 def in_brief(summary: pd.DataFrame) -> Figure:
-    """The primary comparison and what the rule makes of it, in one picture for those who have not opened the book."""
+    """The primary comparison and the answer that follows, in one picture for those who have not opened the book."""
     runs = primary(summary)
     decision, (shown, tasks, policies) = verdict(runs, resamples=200), _accuracies(runs)
     figure = Figure(figsize=(7.5, 2.9 * len(policies) + 0.5), layout="constrained", facecolor="white")
@@ -238,10 +239,7 @@ def in_brief(summary: pd.DataFrame) -> Figure:
         _accuracy_panel(axis, shown[(shown["task"] == task) & (shown["policy"] == policy)], task)
         axis.set_title(titled(task, policy, policies))
     figure.legend(handles=_accuracy_legend(shown), loc="outside lower center", ncols=3)
-    words = decision.headline
-    if decision.primary and np.isfinite(decision.primary.of.regret.low):
-        regret = decision.primary.of.regret
-        words += f" Regret {regret.estimate:.3f} (95 % interval {regret.low:.3f} to {regret.high:.3f})."
+    words = answer(decision, runs.loc[(runs["arm"] == PRIMARY) & usable(runs), "id"].nunique())
     figure.suptitle(textwrap.fill(words, 100), x=0.01, ha="left", fontsize=9)
     return figure
 
