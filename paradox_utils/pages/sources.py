@@ -103,6 +103,19 @@ def provenance(given: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     return found
 
 
+def trim(notebook: NotebookNode) -> None:
+    """Code behind a click, but for the parameters; nothing of cells that only prepare or check."""
+    for cell in (cell for cell in notebook.cells if cell.cell_type == "code"):
+        tags = cell.metadata.setdefault("tags", [])
+        if "parameters" not in tags:
+            idle = cell.source.startswith(CHECK) or not any(_shows(output) for output in cell.outputs)
+            tags.append("remove-cell" if idle else "hide-input")
+
+
+def _shows(output: Mapping[str, Any]) -> bool:
+    return not any(kind.startswith(PREFIX) for kind in output.get("data", {}))
+
+
 def as_own(notebook: NotebookNode) -> None:
     """Make a study's analysis a page beside the committed one: its own parameters and title, figures of other names."""
     injected = [cell for cell in notebook.cells if "injected-parameters" in cell.metadata.get("tags", [])]
@@ -116,19 +129,6 @@ def as_own(notebook: NotebookNode) -> None:
             old, about["name"] = about["name"], f"your-{about['name']}"
             for kind in [kind for kind in output["data"] if kind.endswith("text/html")]:
                 output["data"][kind] = output["data"][kind].replace(f'id="{old}"', f'id="{about["name"]}"', 1)
-
-
-def trim(notebook: NotebookNode) -> None:
-    """Code behind a click, but for the parameters; nothing of cells that only prepare or check."""
-    for cell in (cell for cell in notebook.cells if cell.cell_type == "code"):
-        tags = cell.metadata.setdefault("tags", [])
-        if "parameters" not in tags:
-            idle = cell.source.startswith(CHECK) or not any(_shows(output) for output in cell.outputs)
-            tags.append("remove-cell" if idle else "hide-input")
-
-
-def _shows(output: Mapping[str, Any]) -> bool:
-    return not any(kind.startswith(PREFIX) for kind in output.get("data", {}))
 
 
 def foot(notebook: NotebookNode, page: str, given: Mapping[str, Any]) -> None:
