@@ -71,7 +71,8 @@ def foreknown(correlations: pd.DataFrame) -> str:
     )
     if "rm_accuracy" in found.index and best != "rm_accuracy":
         said += f"; {BEFORE['rm_accuracy']} has {_related(found.loc['rm_accuracy'])}"
-    return f"{said}."
+    costs = " It takes the evaluator's judgements of the responses chosen, as accuracy takes labels." if best == "best_of_n" else ""
+    return f"{said}.{costs}"
 
 
 def fooled(turns: pd.DataFrame) -> str:
