@@ -26,12 +26,12 @@ def answer(decision: Verdict, runs: int) -> str:
     trainings = f"{count(runs, 'PPO run')} on {count(regret.units, 'training')} of reward models"
     if decision.status == "supported":
         return (
-            f"Not always. In {trainings}, some less accurate checkpoint taught better than the most accurate one by "
+            f"No, on average over tasks. In {trainings}, a less accurate checkpoint taught better than the most accurate one by "
             f"{_said(regret)} of LM performance; {MARGIN} was fixed beforehand as what matters."
         )
     return (
-        f"Yes, on average. In {trainings}, choosing the most accurate checkpoint cost {_said(regret)} of LM performance "
-        f"against any less accurate one; {MARGIN} was fixed beforehand as what matters."
+        f"Yes, on average over tasks. In {trainings}, choosing the most accurate checkpoint cost {_said(regret)} of LM "
+        f"performance; {MARGIN} was fixed beforehand as what matters."
     )
 
 
@@ -71,8 +71,9 @@ def foreknown(correlations: pd.DataFrame) -> str:
     )
     if "rm_accuracy" in found.index and best != "rm_accuracy":
         said += f"; {BEFORE['rm_accuracy']} has {_related(found.loc['rm_accuracy'])}"
-    costs = " It takes the evaluator's judgements of the responses chosen, as accuracy takes labels." if best == "best_of_n" else ""
-    return f"{said}.{costs}"
+    if best == "best_of_n":
+        said += ". It takes judgements of the responses chosen, as accuracy takes labels"
+    return f"{said}."
 
 
 def fooled(turns: pd.DataFrame) -> str:
