@@ -22,16 +22,11 @@ def answer(decision: Verdict, runs: int) -> str:
     """Whether to train against the most accurate reward model, by a study's verdict; ``runs``: those that decide."""
     if decision.primary is None or decision.status == "undecided":
         return decision.headline
-    regret = decision.primary.of.regret
+    regret, opening = decision.primary.of.regret, {"supported": "No", "not supported": "Yes"}[decision.status]
     trainings = f"{count(runs, 'PPO run')} on {count(regret.units, 'training')} of reward models"
-    if decision.status == "supported":
-        return (
-            f"No, on average over tasks. In {trainings}, a less accurate checkpoint taught better than the most accurate one by "
-            f"{_said(regret)} of LM performance; {MARGIN} was fixed beforehand as what matters."
-        )
     return (
-        f"Yes, on average over tasks. In {trainings}, choosing the most accurate checkpoint cost {_said(regret)} of LM "
-        f"performance; {MARGIN} was fixed beforehand as what matters."
+        f"{opening}, on average over tasks. In {trainings}, choosing the most accurate checkpoint over a less accurate one cost "
+        f"{_said(regret)} of LM performance; {MARGIN} was fixed beforehand as what matters."
     )
 
 

@@ -10,7 +10,7 @@ from tests.worlds import TASKS, decide, flat, inverted_u, nested, rising
 
 @pytest.mark.parametrize(
     ("curve", "seeds", "opening"),
-    [(rising, 5, "Yes, on average over tasks."), (inverted_u, 5, "No, on average over tasks."), (flat, 2, "Undecided")],
+    [(rising, 5, "Yes, on"), (inverted_u, 5, "No, on"), (flat, 2, "Undecided")],
 )
 def test_the_answer_follows_the_verdict(curve, seeds, opening):
     decision = decide(nested(curve, rm_seeds=seeds))
