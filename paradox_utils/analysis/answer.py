@@ -25,8 +25,8 @@ def answer(decision: Verdict, runs: int) -> str:
     regret, opening = decision.primary.of.regret, {"supported": "No", "not supported": "Yes"}[decision.status]
     trainings = f"{count(runs, 'PPO run')} on {count(regret.units, 'training')} of reward models"
     return (
-        f"{opening}, on average over tasks. In {trainings}, choosing the most accurate checkpoint over a less accurate one cost "
-        f"{_said(regret)} of LM performance; {MARGIN} was fixed beforehand as what matters."
+        f"{opening}, on average over tasks. In {trainings}, choosing the most accurate checkpoint over a less accurate one "
+        f"cost {_said(regret)} of LM performance; {MARGIN} was fixed beforehand as what matters."
     )
 
 
