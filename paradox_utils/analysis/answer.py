@@ -49,7 +49,7 @@ def worth(runs: pd.DataFrame) -> str:
     gain = statistics.mean_interval(-units.iloc[:, -1].to_numpy(dtype=float))
     return (
         "From the least to the most accurate checkpoint of a training, the LM performance that they teach changes by "
-        f"{_said(gain, '+.3f')} ({count(gain.units, 'training')})."
+        f"{_said(gain, '+z.3f')}, over {count(gain.units, 'training')}."
     )
 
 
@@ -85,11 +85,11 @@ def fooled(turns: pd.DataFrame) -> str:
     return f"{said}: {listed(where)} of reward models."
 
 
-def _said(of: Interval, form: str = ".3f") -> str:
+def _said(of: Interval, form: str = "z.3f") -> str:
     """An estimate with its interval, in digits of a ``form``."""
-    low, estimate, high = (f"{round(value, 3) + 0:{form}}".replace("-", "−") for value in (of.low, of.estimate, of.high))
+    low, estimate, high = (f"{value:{form}}".replace("-", "−") for value in (of.low, of.estimate, of.high))
     return f"{estimate} (95 % interval {low} to {high})"
 
 
 def _related(row: pd.Series) -> str:
-    return _said(Interval(row["correlation"], row["low"], row["high"], 0), "+.2f")
+    return _said(Interval(row["correlation"], row["low"], row["high"], 0), "+z.2f")

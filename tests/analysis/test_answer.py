@@ -36,7 +36,7 @@ def test_accuracy_is_worth_what_the_most_accurate_adds_to_the_least():
     ends = made.sort_values("rm_accuracy").groupby("rm_seed")["lm_performance_final"]
     gain = (ends.last() - ends.first()).mean()
     assert f"changes by +{gain:.3f} (95 % interval +" in answer.worth(made)
-    assert "(3 trainings)" in answer.worth(made)
+    assert "over 3 trainings" in answer.worth(made)
     assert f"changes by −{gain:.3f}" in answer.worth(made.assign(lm_performance_final=1 - made["lm_performance_final"]))
     assert "do not tell" in answer.worth(made.head(0))
 
