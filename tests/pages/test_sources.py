@@ -76,8 +76,6 @@ def test_a_study_s_own_page_has_its_parameters_and_figures_of_other_names(study,
     assert 'id="your-a"' in text
     assert re.findall(r'href="([^"]+)"', text) == ["../data/your-a.csv", "../notebooks/your-run.ipynb"]
     assert "make study" in text
-    sources.foot(notebook, sources.OWN, study)
-    assert "papermill notebooks/05-accuracy-and-performance.ipynb out.ipynb -p results results\n" in notebook.cells[-1].source
 
 
 def test_code_is_hidden_and_preparations_are_gone():
@@ -100,6 +98,10 @@ def test_the_foot_has_the_command_with_every_parameter_and_the_citation():
     text = notebook.cells[0].source
     assert "papermill notebooks/07-why.ipynb out.ipynb -p results 'my results' -p seeds '[1, 2]'\n" in text
     assert citation.bibtex() in text
+    sources.foot(notebook, sources.OWN, {"results": "results/mine"})
+    assert (
+        "papermill notebooks/05-accuracy-and-performance.ipynb out.ipynb -p results results/mine\n" in notebook.cells[1].source
+    )
 
 
 def test_the_citation_is_that_of_the_file():
