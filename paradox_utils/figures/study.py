@@ -16,9 +16,10 @@ from matplotlib.ticker import PercentFormatter
 
 from paradox_utils.analysis import tables
 from paradox_utils.analysis.ablations import BASE, OUTCOME, Ablation
+from paradox_utils.analysis.answer import answer
 from paradox_utils.analysis.comparison import ALL, families
 from paradox_utils.analysis.tables import READINGS, accuracy_kind, measured, primary, reward_models, usable
-from paradox_utils.analysis.verdict import Finding, verdict
+from paradox_utils.analysis.verdict import PRIMARY, Finding, verdict
 from paradox_utils.data.tasks import TASKS
 from paradox_utils.figures.style import (
     BAND,
@@ -193,31 +194,43 @@ def _route(axis: Axes, runs: pd.DataFrame, table: pd.DataFrame, look: dict[str, 
     axis.errorbar(table["accuracy"], table["performance"], yerr=bars, elinewidth=0.6, linewidth=1.1, **look)
 
 
-@style()
 def forest(found: Sequence[Finding], margin: float) -> Drawing:
-    """Regret of every comparison with its 95 % interval, coloured by status; the band is what does not matter. Comparisons that
-    lack what the rule needs are left out."""
+    """:func:`regrets` of every comparison. Those that lack what the rule needs are left out."""
     shown = [f for f in found if np.isfinite(f.of.regret.low) and not f.missing]
     if not shown:
         raise ValueError("no comparison has the reward models and seeds that the rule needs")
-    axis = panel(1, 0.9 + 0.24 * len(shown))
+    rows = {
+        "name": [f"{f.of.arm} · {f.of.task} · {f.of.policy}" for f in shown],
+        "regret": [f.of.regret.estimate for f in shown],
+        "low": [f.of.regret.low for f in shown],
+        "high": [f.of.regret.high for f in shown],
+        "status": [f.status for f in shown],
+        "pooled": [f.of.task == ALL for f in shown],
+    }
+    return regrets(pd.DataFrame(rows), margin)
+
+
+@style()
+def regrets(rows: pd.DataFrame, margin: float) -> Drawing:
+    """Regret with its 95 % interval (``regret``, ``low``, ``high``), a row a ``name``, coloured by ``status``, diamonds where
+    ``pooled``; the band is what does not matter."""
+    axis = panel(1, 0.9 + 0.24 * len(rows))
     axis.axvspan(-margin, margin, color=BAND, zorder=0)
     axis.axvline(0, color=FAINT, linewidth=0.8)
-    for place, finding in enumerate(reversed(shown)):
-        of, color = finding.of.regret, STATUS_COLORS[finding.status]
-        size, marker = (36, "D") if finding.of.task == ALL else (20, "o")
-        axis.plot([of.low, of.high], [place, place], color=color, linewidth=1.6)
-        axis.scatter([of.estimate], [place], color=color, s=size, marker=marker, zorder=3)
-    names = [f"{f.of.arm} · {f.of.task} · {f.of.policy}" for f in reversed(shown)]
-    axis.set(yticks=range(len(shown)), yticklabels=names, xlabel="regret (LM performance)")
-    axis.set_ylim(-0.7, len(shown) - 0.3)
+    upwards = rows.iloc[::-1]
+    for place, row in enumerate(upwards.itertuples()):
+        color, (size, marker) = STATUS_COLORS[row.status], (36, "D") if row.pooled else (20, "o")
+        axis.plot([row.low, row.high], [place, place], color=color, linewidth=1.6)
+        axis.scatter([row.regret], [place], color=color, s=size, marker=marker, zorder=3)
+    axis.set(yticks=range(len(rows)), yticklabels=list(upwards["name"]), xlabel="regret (LM performance)")
+    axis.set_ylim(-0.7, len(rows) - 0.3)
     axis.grid(visible=False, axis="y")
     return Drawing([axis], [line(status, color=color, linewidth=2) for status, color in STATUS_COLORS.items()])
 
 
 @style()
 def in_brief(summary: pd.DataFrame) -> Figure:
-    """The primary comparison and what the rule makes of it, in one picture for those who have not opened the book."""
+    """The primary comparison and the answer that follows, in one picture for those who have not opened the book."""
     runs = primary(summary)
     decision, (shown, tasks, policies) = verdict(runs, resamples=200), _accuracies(runs)
     figure = Figure(figsize=(7.5, 2.9 * len(policies) + 0.5), layout="constrained", facecolor="white")
@@ -226,10 +239,7 @@ def in_brief(summary: pd.DataFrame) -> Figure:
         _accuracy_panel(axis, shown[(shown["task"] == task) & (shown["policy"] == policy)], task)
         axis.set_title(titled(task, policy, policies))
     figure.legend(handles=_accuracy_legend(shown), loc="outside lower center", ncols=3)
-    words = decision.headline
-    if decision.primary and np.isfinite(decision.primary.of.regret.low):
-        regret = decision.primary.of.regret
-        words += f" Regret {regret.estimate:.3f} (95 % interval {regret.low:.3f} to {regret.high:.3f})."
+    words = answer(decision, runs.loc[(runs["arm"] == PRIMARY) & usable(runs), "id"].nunique())
     figure.suptitle(textwrap.fill(words, 100), x=0.01, ha="left", fontsize=9)
     return figure
 

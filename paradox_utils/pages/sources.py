@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import json
+import re
 import shlex
 import subprocess
 from collections import Counter
@@ -19,6 +20,8 @@ from paradox_utils.pages.citation import bibtex
 
 PREFIX = "application/papermill.record/"  # of what is shown on another page
 CHECK = "# NBVAL_CHECK_OUTPUT"
+ANALYSIS = "05-accuracy-and-performance"
+OWN = "your-run"  # the page of a reader's own study, which the notebook ANALYSIS made
 
 
 def annotate(notebook: NotebookNode, page: str, given: Mapping[str, Any], counts: Counter[str], data: Path) -> None:
@@ -52,7 +55,8 @@ def _source(
     ids = about["runs"].split() or _ids(csv or "")
     if known := [recorded[run] for run in ids if run in recorded]:
         yield f'<a href="../data/{_runs(known, ids, about["name"], data)}" download>{_counted(known)}</a>'
-    yield f"Again: <code>python -m paradox_utils.pages execute {page}</code>"
+    again = "make study CONFIG=configs/NAME.yaml" if page == OWN else f"python -m paradox_utils.pages execute {page}"
+    yield f"Again: <code>{again}</code>"
 
 
 def _ids(csv: str) -> list[str]:
@@ -112,10 +116,26 @@ def _shows(output: Mapping[str, Any]) -> bool:
     return not any(kind.startswith(PREFIX) for kind in output.get("data", {}))
 
 
+def as_own(notebook: NotebookNode) -> None:
+    """Make a study's analysis a page beside the committed one: its own parameters and title, figures of other names."""
+    injected = [cell for cell in notebook.cells if "injected-parameters" in cell.metadata.get("tags", [])]
+    if injected:
+        notebook.cells = [cell for cell in notebook.cells if "parameters" not in cell.metadata.get("tags", [])]
+        injected[0].metadata["tags"] = ["parameters"]
+    for cell in (cell for cell in notebook.cells if cell.cell_type == "markdown"):
+        cell.source = re.sub(r"^# .*", "# Your run", cell.source).replace("](#", "](#your-")
+    for output in (output for cell in notebook.cells for output in cell.get("outputs", [])):
+        if about := output.get("metadata", {}).get("paradox"):
+            old, about["name"] = about["name"], f"your-{about['name']}"
+            for kind in [kind for kind in output["data"] if kind.endswith("text/html")]:
+                output["data"][kind] = output["data"][kind].replace(f'id="{old}"', f'id="{about["name"]}"', 1)
+
+
 def foot(notebook: NotebookNode, page: str, given: Mapping[str, Any]) -> None:
     """Below a page: its notebook, the command that runs it with its parameters, and how to cite it."""
     options = [f"-p {name} {shlex.quote(_plain(value))}" for name, value in given.items() if value != ""]
-    command = " ".join([f"papermill notebooks/{page}.ipynb out.ipynb", *options])
+    made_by = ANALYSIS if page == OWN else page
+    command = " ".join([f"papermill notebooks/{made_by}.ipynb out.ipynb", *options])
     text = f'<a href="../notebooks/{page}.ipynb" download>Download this notebook</a>, or run it with other values:'
     notebook.cells.append(
         new_markdown_cell(f":::{{div}} page-foot\n{text}\n\n```bash\n{command}\n```\n\n{cite()}\n:::\n", id="foot")

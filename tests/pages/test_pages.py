@@ -292,13 +292,21 @@ def test_staging_leaves_the_sources_alone_and_stages_every_page(book):
     assert all((PROJECT / f"{name}.ipynb").is_file() for name in listed if name.startswith("notebooks/"))
 
 
-def test_a_study_brings_its_own_analysis(book):
+def test_a_study_s_own_analysis_stands_beside_that_of_the_book(book):
     analysis(book / "results" / "mine" / staging.ANALYSIS, "it's my verdict")
-    staged = staging.stage(Path("results/mine")) / "notebooks" / staging.ANALYSIS
-    assert "my verdict" in staged.read_text()
-    assert "stored verdict" in (book / "notebooks" / staging.ANALYSIS).read_text()
+    target = staging.stage(Path("results/mine"))
+    assert "my verdict" in (target / "notebooks" / "your-run.ipynb").read_text()
+    assert "stored verdict" in (target / "notebooks" / staging.ANALYSIS).read_text()
+    listed = re.findall(r"file: (\S+)", (target / "_toc.yml").read_text())
+    assert listed[listed.index("notebooks/your-run") - 1] == f"notebooks/{Path(staging.ANALYSIS).stem}"
+    first = (target / "book" / "introduction.md").read_text()
+    places = [first.index(f"{page}::answer:s") for page in (staging.ANALYSIS, "your-run.ipynb")]
+    assert places == sorted(places)  # the recorded study first
     assert staging.verdict(Path("results/mine")) == "it's my verdict"
     assert staging.verdict() == "the stored verdict"
+    alone = staging.stage()
+    assert not (alone / "notebooks" / "your-run.ipynb").exists()
+    assert "your-run" not in (alone / "_toc.yml").read_text() + (alone / "book" / "introduction.md").read_text()
 
 
 def test_a_missing_study_costs_nothing(book, capsys):

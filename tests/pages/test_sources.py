@@ -6,7 +6,7 @@ from collections import Counter
 
 import nbformat
 import pytest
-from nbformat.v4 import new_code_cell, new_notebook, new_output
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
 from paradox_utils import files
 from paradox_utils.pages import citation, sources
@@ -59,6 +59,25 @@ def test_a_source_line_has_data_notebook_runs_and_command(study, tmp_path):
     assert (tmp_path / "data" / "b-runs.csv").read_text() == f"id,study,commit,device\nr3,mine,{COMMIT},cpu\n"
 
 
+def test_a_study_s_own_page_has_its_parameters_and_figures_of_other_names(study, tmp_path):
+    cells = [
+        new_markdown_cell("# Our study\n\nSee [](#a) and [](../book/x.md)."),
+        new_code_cell('results = "results/recorded/atlas"', metadata={"tags": ["parameters"]}),
+        new_code_cell('# Parameters\nresults = "results/mine"', metadata={"tags": ["injected-parameters"]}),
+        new_code_cell("x", outputs=[shown("a", csv="x\n1\n")]),
+    ]
+    notebook = new_notebook(cells=cells)
+    sources.as_own(notebook)
+    assert notebook.cells[0].source == "# Your run\n\nSee [](#your-a) and [](../book/x.md)."
+    assert [cell.metadata.get("tags") for cell in notebook.cells] == [None, ["parameters"], None]
+    assert "results/mine" in notebook.cells[1].source
+    sources.annotate(notebook, sources.OWN, study, Counter(), tmp_path / "data")
+    text = notebook.cells[2].outputs[0].data["text/html"]
+    assert 'id="your-a"' in text
+    assert re.findall(r'href="([^"]+)"', text) == ["../data/your-a.csv", "../notebooks/your-run.ipynb"]
+    assert "make study" in text
+
+
 def test_code_is_hidden_and_preparations_are_gone():
     glued = new_output("display_data", data={f"{sources.PREFIX}text/plain": "1"})
     cells = [
@@ -79,6 +98,10 @@ def test_the_foot_has_the_command_with_every_parameter_and_the_citation():
     text = notebook.cells[0].source
     assert "papermill notebooks/07-why.ipynb out.ipynb -p results 'my results' -p seeds '[1, 2]'\n" in text
     assert citation.bibtex() in text
+    sources.foot(notebook, sources.OWN, {"results": "results/mine"})
+    assert (
+        "papermill notebooks/05-accuracy-and-performance.ipynb out.ipynb -p results results/mine\n" in notebook.cells[1].source
+    )
 
 
 def test_the_citation_is_that_of_the_file():
