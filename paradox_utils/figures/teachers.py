@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping
 
 import numpy as np
@@ -38,7 +39,7 @@ def predictors(table: pd.DataFrame, words: Mapping[str, str]) -> Drawing:
     before PPO from what is measured along it."""
     pooled = table[table["task"] == "all"].set_index("measure")
     names = [name for name in words if name in pooled.index]
-    axis = panel(1, 0.9 + 0.3 * max(1, len(names)))
+    axis = panel(1, 0.9 + 0.34 * max(1, len(names)))
     axis.axvline(0, color=FAINT, linewidth=0.8)
     for place, name in enumerate(reversed(names)):
         row = pooled.loc[name]
@@ -51,7 +52,8 @@ def predictors(table: pd.DataFrame, words: Mapping[str, str]) -> Drawing:
     later = sum(name not in BEFORE for name in names)
     if 0 < later < len(names):
         axis.axhline(later - 0.5, color=FAINT, linewidth=0.8)
-    axis.set(yticks=range(len(names)), yticklabels=[words[name] for name in reversed(names)], xlim=(-1.02, 1.02))
+    labels = [textwrap.fill(words[name], 32) for name in reversed(names)]
+    axis.set(yticks=range(len(names)), yticklabels=labels, xlim=(-1.02, 1.02))
     axis.set_xlabel("correlation with the gain")
     axis.grid(visible=False, axis="y")
     handles = [dot("all tasks", marker="D", markersize=5, linestyle="-")]
