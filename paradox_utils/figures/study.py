@@ -130,9 +130,11 @@ def power_by_effect(power: pd.DataFrame, marks: Mapping[str, float]) -> Drawing:
     own = power[power["world"] == "inverted U"].sort_values("regret")
     for name, status in (("right", "supported"), ("wrong", "not supported")):
         axis.plot(own["regret"], own[name], color=STATUS_COLORS[status], marker="o", markersize=3, label=status)
-    for (label, regret), height in zip(marks.items(), (0.94, 0.84, 0.74), strict=False):
+    for label, regret in marks.items():
+        side = -1 if regret < max(marks.values()) else 1  # two marks that are close have their names on either side
         axis.axvline(regret, color=INK, linewidth=0.9, linestyle=":")
-        axis.text(regret + 0.002, height, f"{label}, {regret:.3f}", color=INK, fontsize=8.5)
+        place = {"x": regret + side * 0.002, "y": 0.9, "ha": "left" if side > 0 else "right"}
+        axis.text(s=f"{label}\n{regret:.3f}", color=INK, fontsize=8.5, **place)
     axis.set(xlabel="true regret (LM performance)", ylabel="simulated studies", ylim=(0, 1.02), xlim=(0, None))
     axis.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     return Drawing([axis], axis.lines[:2])
