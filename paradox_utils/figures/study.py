@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import cycle, product
 from typing import Any
 
@@ -15,7 +15,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import PercentFormatter
 
 from paradox_utils.analysis import tables
-from paradox_utils.analysis.ablations import BASE, OUTCOME, Ablation
+from paradox_utils.analysis.ablations import BASE, OUTCOME, QUESTIONS, Ablation
 from paradox_utils.analysis.answer import answer
 from paradox_utils.analysis.comparison import ALL, families
 from paradox_utils.analysis.tables import READINGS, accuracy_kind, measured, primary, reward_models, usable
@@ -120,6 +120,25 @@ def power_curves(power: pd.DataFrame) -> Drawing:
     axis.set(xlabel="Units (trajectories of a task)", ylabel="right verdicts", ylim=(0, 1.02))
     axis.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     return Drawing([axis], axis.lines)
+
+
+@style()
+def power_by_effect(power: pd.DataFrame, marks: Mapping[str, float]) -> Drawing:
+    """What the rule says of studies of one size in which some less accurate reward model is better by a regret (rows of
+    :func:`paradox_utils.analysis.power.simulated_power`): shares *supported* and *not supported*; the rest is undecided.
+    ``marks``: regrets to name, as dotted lines."""
+    axis = panel(1, 3.2)
+    own = power[power["world"] == "inverted U"].sort_values("regret")
+    for name, status in (("right", "supported"), ("wrong", "not supported")):
+        axis.plot(own["regret"], own[name], color=STATUS_COLORS[status], marker="o", markersize=3, label=status)
+    for label, regret in marks.items():
+        side = -1 if regret < max(marks.values()) else 1  # two marks that are close have their names on either side
+        axis.axvline(regret, color=INK, linewidth=0.9, linestyle=":")
+        place = {"x": regret + side * 0.002, "y": 0.9, "ha": "left" if side > 0 else "right"}
+        axis.text(s=f"{label}\n{regret:.3f}", color=INK, fontsize=8.5, **place)
+    axis.set(xlabel="true regret (LM performance)", ylabel="simulated studies", ylim=(0, 1.02), xlim=(0, None))
+    axis.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    return Drawing([axis], axis.lines[:2])
 
 
 def _pilot_runs(axis: Axes, runs: pd.DataFrame) -> None:
@@ -259,3 +278,23 @@ def ablation(table: pd.DataFrame, of: Ablation) -> Drawing:
         axis.plot(means["accuracy"], means[OUTCOME], color=color, marker="o", markersize=4, label=words)
     axis.set(xlabel="RM accuracy (share)", ylabel="LM performance (share)")
     return Drawing([axis], axis.lines)
+
+
+@style()
+def changes(effects: pd.DataFrame, words: Mapping[str, str], margin: float) -> Drawing:
+    """What each choice changes (rows of :func:`paradox_utils.analysis.ablations.effects`), a row a choice (``words``: arm → its
+    name), a colour a measure, with 95 % intervals; the band is what does not matter."""
+    arms = [arm for arm in words if arm in effects.index.get_level_values("arm")]
+    looks = dict(zip(QUESTIONS, zip(COLORS, MARKERS, strict=False), strict=False))
+    axis = panel(1, 0.9 + 0.56 * max(1, len(arms)))
+    axis.axvspan(-margin, margin, color=BAND, zorder=0)
+    axis.axvline(0, color=FAINT, linewidth=0.8)
+    for place, arm in enumerate(reversed(arms)):
+        for (measure, row), height in zip(effects.loc[arm].iterrows(), (0.22, 0, -0.22), strict=False):
+            color, marker = looks[str(measure)]
+            axis.plot([row["low"], row["high"]], [place + height] * 2, color=color, linewidth=1.4)
+            axis.scatter([row["change"]], [place + height], color=color, marker=marker, s=20, zorder=3)
+    names = [textwrap.fill(words[arm], 30) for arm in reversed(arms)]
+    axis.set(yticks=range(len(arms)), yticklabels=names, xlabel="change (LM performance)")
+    axis.grid(visible=False, axis="y")
+    return Drawing([axis], [dot(name, color=color, marker=marker) for name, (color, marker) in looks.items()])

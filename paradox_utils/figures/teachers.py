@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping
-from textwrap import fill
 
 import numpy as np
 import pandas as pd
@@ -52,7 +52,8 @@ def predictors(table: pd.DataFrame, words: Mapping[str, str]) -> Drawing:
     later = sum(name not in BEFORE for name in names)
     if 0 < later < len(names):
         axis.axhline(later - 0.5, color=FAINT, linewidth=0.8)
-    axis.set(yticks=range(len(names)), yticklabels=[fill(words[name], 28) for name in reversed(names)], xlim=(-1.02, 1.02))
+    labels = [textwrap.fill(words[name], 32) for name in reversed(names)]
+    axis.set(yticks=range(len(names)), yticklabels=labels, xlim=(-1.02, 1.02))
     axis.set_xlabel("correlation with the gain")
     axis.grid(visible=False, axis="y")
     handles = [dot("all tasks", marker="D", markersize=5, linestyle="-")]

@@ -104,12 +104,17 @@ def provenance(given: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 def trim(notebook: NotebookNode) -> None:
-    """Code behind a click, but for the parameters; nothing of cells that only prepare or check."""
+    """Code behind a click, but for the parameters; nothing of cells that only prepare or check. Of a cell tagged
+    ``hide-output``, what it shows is behind the click, called as its metadata's ``click`` says, else "Numbers"."""
     for cell in (cell for cell in notebook.cells if cell.cell_type == "code"):
         tags = cell.metadata.setdefault("tags", [])
         if "parameters" not in tags:
             idle = cell.source.startswith(CHECK) or not any(_shows(output) for output in cell.outputs)
-            tags.append("remove-cell" if idle else "hide-input")
+            shown = "remove-input" if "hide-output" in tags else "hide-input"
+            tags.append("remove-cell" if idle else shown)
+            if shown == "remove-input":
+                said = cell.metadata.get("click", "Numbers")
+                cell.metadata["mystnb"] = {"code_prompt_show": said, "code_prompt_hide": said}
 
 
 def _shows(output: Mapping[str, Any]) -> bool:

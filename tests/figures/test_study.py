@@ -53,6 +53,25 @@ def test_the_pilot_s_figure_shows_every_run_and_every_world():
     np.testing.assert_allclose(right.lines[1].get_ydata(), known.query("regret == 0.12 and world == 'inverted U'")["right"])
 
 
+def test_power_by_effect_shows_both_verdicts_and_the_marks():
+    known = power.simulated_power(0.05, [5], [0.12, 0.03], studies=20)
+    (axis,) = draw.power_by_effect(known, {"margin": 0.04}).panels
+    own = known[known["world"] == "inverted U"].sort_values("regret")
+    assert [text.get_text() for text in axis.texts] == ["margin\n0.040"]
+    for line, name in zip(axis.lines, ("right", "wrong"), strict=False):
+        np.testing.assert_allclose(np.transpose(line.get_data()), own[["regret", name]])
+
+
+def test_changes_stand_in_a_row_a_choice_with_their_intervals():
+    rows = [("a", "LM performance", 0.1, 0.0, 0.2), ("a", "slope", -0.1, -0.3, 0.1), ("b", "LM performance", 0.0, -0.1, 0.1)]
+    found = pd.DataFrame(rows, columns=["arm", "measure", "change", "low", "high"]).set_index(["arm", "measure"])
+    drawing = draw.changes(found, {"a": "one", "b": "another", "c": "not run"}, 0.04)
+    (axis,) = drawing.panels
+    assert [label.get_text() for label in axis.get_yticklabels()] == ["another", "one"]
+    assert {tuple(place) for place in np.round(offsets(axis), 2)} == {(0.1, 1.22), (-0.1, 1.0), (0.0, 0.22)}
+    assert [mark.get_label() for mark in drawing.legend] == ["LM performance", "slope", "lead"]
+
+
 def test_levels_average_ranks_over_trajectories():
     made = world(flat, rm_seeds=2, ppo_seeds=1, accuracies=(0.9, 0.6, 0.75), tasks=("relevance",))
     made["lm_performance_final"] = [0.9, 0.1, 0.5, 0.7, 0.3, np.nan]  # steps 0 (most accurate), 40 (least), 80; seeds 0 and 1

@@ -15,9 +15,8 @@ def test_predictors_show_every_measure_with_its_interval():
     words = {name: teachers.BEFORE[name] for name in ("rm_accuracy", "rm_f1", "probe_variance", "probe_margin")}
     axis = draw.predictors(table, words).panels[0]
     shown = [name for name in words if name != "rm_f1"]  # constant: no correlation
-    assert [label.get_text().replace("\n", " ") for label in axis.get_yticklabels()] == [
-        words[name] for name in reversed(shown)
-    ]
+    labels = [label.get_text().replace("\n", " ") for label in axis.get_yticklabels()]
+    assert labels == [words[name] for name in reversed(shown)]
     bars = axis.lines[1:]  # no line parts them: nothing was measured along the runs
     pooled = table[table["task"] == "all"].set_index("measure")
     assert [list(bar.get_xdata()) for bar in bars] == pooled.loc[reversed(shown), ["low", "high"]].to_numpy().tolist()

@@ -85,11 +85,15 @@ def test_code_is_hidden_and_preparations_are_gone():
         new_code_cell("import x"),
         new_code_cell("draw()", outputs=[new_output("stream", text="a")], metadata={"tags": ["figure"]}),
         new_code_cell("glue()", outputs=[glued]),
+        new_code_cell(
+            "rule()", outputs=[new_output("stream", text="a")], metadata={"tags": ["hide-output"], "click": "The rule"}
+        ),
         new_code_cell(f"{sources.CHECK}\nprint(1)", outputs=[new_output("stream", text="1")]),
     ]
     sources.trim(new_notebook(cells=cells))
-    hidden, gone = ["hide-input"], ["remove-cell"]
-    assert [cell.metadata.tags for cell in cells] == [["parameters"], gone, ["figure", *hidden], gone, gone]
+    hidden, gone, clicked = ["hide-input"], ["remove-cell"], ["hide-output", "remove-input"]
+    assert [cell.metadata.tags for cell in cells] == [["parameters"], gone, ["figure", *hidden], gone, clicked, gone]
+    assert cells[4].metadata.mystnb.code_prompt_show == "The rule"
 
 
 def test_the_foot_has_the_command_with_every_parameter_and_the_citation():
