@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from paradox_utils.analysis.tables import AnalysisError, accuracy_kind, measured, steps
+from paradox_utils.analysis.tables import AnalysisError, accuracy_kind, measured, steps, usable
 from paradox_utils.data.tasks import TASKS
 
 
@@ -14,12 +14,14 @@ def chosen(summary: pd.DataFrame, point: str = "") -> pd.Series:
     """The row of the run with the id ``point``; without one, of the most accurate reward model of the first training (first
     task, policy, and seeds) of the route ``steps``.
 
-    Raises :class:`AnalysisError` for an id that no row has, and where no run has both an accuracy and an outcome.
+    Raises :class:`AnalysisError` for an id that no row has or whose run has no outcome, and where no run has both an accuracy and an outcome.
     """
     if point:
         rows = summary[summary["id"] == point]
         if rows.empty:
             raise AnalysisError(f"point = {point!r}: summary.csv has no such run; copy an id from it, or leave point empty")
+        if not usable(rows).any():
+            raise AnalysisError(f"point = {point!r}: this run has no outcome ({rows['status'].iloc[0]}); name another")
         return rows.iloc[0]
     runs = steps(summary)
     runs = runs[measured(runs)]
