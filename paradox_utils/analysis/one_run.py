@@ -14,7 +14,8 @@ def chosen(summary: pd.DataFrame, point: str = "") -> pd.Series:
     """The row of the run with the id ``point``; without one, of the most accurate reward model of the first training (first
     task, policy, and seeds) of the route ``steps``.
 
-    Raises :class:`AnalysisError` for an id that no row has or whose run has no outcome, and where no run has both an accuracy and an outcome.
+    Raises :class:`AnalysisError` for an id that no row has or whose run has no outcome, and where no run has both an accuracy
+    and an outcome.
     """
     if point:
         rows = summary[summary["id"] == point]

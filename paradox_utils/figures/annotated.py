@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 import pandas as pd
 
@@ -17,6 +17,7 @@ def annotated(
     passages: Sequence[tuple[str, Sequence[str]]],
     pieces: pd.DataFrame,
     missing: Sequence[str],
+    facts: Collection[str] = (),
     *,
     name: str,
     caption: str,
@@ -25,14 +26,13 @@ def annotated(
 
     Parameters
     ----------
-    asked: the question; the sentences of ``passages`` (each a title and its sentences) that begin with a word of it stand out.
+    asked: the question; ``passages``: each a title and its sentences, of which those that begin with one of ``facts`` stand out.
     pieces: of the answer in order: ``text``; the kinds of error that the ``annotator`` marked in it (empty: none); what the
         ``oracle`` finds, where there is one, which is shown where the two differ.
     missing: what the annotator found the answer to lack, in words.
     name, caption: as of :func:`paradox_utils.figures.show.show`; the pieces are the figure's data.
     """
-    words = set(asked.lower().rstrip("?").split())
-    cards = "".join(_side(html.escape(title), " ".join(_facts(sentences, words))) for title, sentences in passages)
+    cards = "".join(_side(html.escape(title), " ".join(_sentences(told, facts))) for title, told in passages)
     lines = [_piece(piece) for piece in pieces.to_dict("records")]
     lines += [_line("bad", "✗", f"<em>{html.escape(lack)}</em>") for lack in missing]
     answer = _side("An answer, and what the annotator says of each piece", "".join(lines), "answer")
@@ -46,10 +46,10 @@ def _side(title: str, text: str, look: str = "passage") -> str:
     return f'<div><p class="side">{title}</p><p class="{look}">{text}</p></div>'
 
 
-def _facts(sentences: Sequence[str], words: set[str]) -> Iterator[str]:
-    for sentence in sentences:
-        text, first = html.escape(sentence), sentence.lower().partition(" ")[0]
-        yield f"<strong>{text}</strong>" if first in words else text
+def _sentences(told: Sequence[str], facts: Collection[str]) -> Iterator[str]:
+    for sentence in told:
+        text = html.escape(sentence)
+        yield f"<strong>{text}</strong>" if sentence.partition(" ")[0] in facts else text
 
 
 def _piece(piece: dict[str, str]) -> str:

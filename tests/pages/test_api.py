@@ -16,7 +16,8 @@ def test_the_page_has_a_row_for_each_public_name_and_none_for_others():
 
 def test_a_row_has_arguments_without_their_types_and_the_first_sentence(tmp_path, monkeypatch):
     (tmp_path / "made").mkdir()
-    code = '"""A module. Of two sentences."""\n\ndef f(a: int, *, b: str = "x") -> int | None:\n    """Do ``it`` as :func:`~m.g` does. And more."""\n'
+    code = '"""A module. Of two sentences."""\n\ndef f(a: int, *, b: str = "x") -> int | None:\n'
+    code += '    """Do ``it`` as :func:`~m.g` does. And more."""\n'
     (tmp_path / "made" / "m.py").write_text(code + "\ndef _g() -> None: ...\n")
     (tmp_path / "made" / "__init__.py").write_text('"""A folder."""\n')
     monkeypatch.setattr(api.files, "PACKAGE", tmp_path)
