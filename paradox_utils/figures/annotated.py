@@ -26,7 +26,8 @@ def annotated(
 
     Parameters
     ----------
-    asked: the question; ``passages``: each a title and its sentences, of which those that begin with one of ``facts`` stand out.
+    asked: the question.
+    passages: each a title and its sentences, of which those that begin with one of ``facts`` stand out.
     pieces: of the answer in order: ``text``; the kinds of error that the ``annotator`` marked in it (empty: none); what the
         ``oracle`` finds, where there is one, which is shown where the two differ.
     missing: what the annotator found the answer to lack, in words.
