@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import pandas as pd
 from matplotlib.ticker import MaxNLocator, PercentFormatter
@@ -16,6 +17,7 @@ from paradox_utils.figures.style import (
     PALETTE,
     PAPER,
     Drawing,
+    dot,
     grid,
     line,
     panel,
@@ -23,6 +25,8 @@ from paradox_utils.figures.style import (
     style,
     ticks,
 )
+
+RING: dict[str, Any] = {"linestyle": "none", "marker": "o", "markersize": 11, "color": INK, "fillstyle": "none"}
 
 
 @style()
@@ -46,6 +50,54 @@ def ppo_curves(curve: pd.DataFrame, task: str) -> Drawing:
         ticks(axis.xaxis, 6, integer=True)
     axes["kl"].axhline(0, color=FAINT, linewidth=0.8)
     return Drawing(list(axes.values()))
+
+
+@style()
+def start_to_end(checkpoints: pd.DataFrame, curve: pd.DataFrame, run: pd.Series) -> Drawing:
+    """How one run came about: its reward model's training with the checkpoint that was used (ringed), what was paid and what
+    that was worth by the evaluator, KL, and LM performance on validation questions from the start (dashed).
+
+    ``checkpoints``: of the training, none for a reward that was not learned; ``curve``: of the run; ``run``: its row of the
+    summary.
+    """
+    task, axes = str(run["task"]), [panel(2, 2.5) for _ in range(4)]
+    models, paid, moved, performed = axes
+    kind = "accuracy" if checkpoints["accuracy"].notna().any() else "accuracy_noisy"
+    models.plot(checkpoints["step"], checkpoints[kind].astype(float), color=INK, marker="o", markersize=4)
+    used = checkpoints[checkpoints["step"] == run["rm_step"]]
+    models.plot(used["step"], used[kind].astype(float), **RING)
+    for floor in checkpoints["majority"].tail(1):
+        models.axhline(floor, color=FAINT, linestyle=":", linewidth=1.2)
+    models.set(title="1. Reward model: accuracy", xlabel="Training step", ylabel="share labelled right")
+    for column, color in {"reward_mean": COLORS[3], "true_reward_mean": COLORS[0]}.items():
+        if column in curve:
+            paid.plot(curve["update"], curve[column].astype(float), color=color)
+    paid.set(title="2. Reward of a response", ylabel="batch mean")
+    moved.plot(curve["update"], curve["kl"], color=INK)
+    moved.set(title="3. Distance from the start", ylabel="KL (nats)")
+    seen = curve.dropna(subset=["lm_performance"])
+    performed.plot(seen["update"], seen["lm_performance"], color=COLORS[0], marker="o", markersize=4)
+    for start in seen["lm_performance"].head(1):
+        performed.axhline(start, color=FAINT, linestyle="--", linewidth=1.2)
+    performed.set(title="4. LM performance", ylabel=LM_PERFORMANCE[task])
+    for axis in axes[1:]:
+        axis.set_xlabel("PPO update")
+        ticks(axis.xaxis, 6, integer=True)
+    legend = [line("paid by the reward model", color=COLORS[3]), line("by the evaluator", color=COLORS[0])]
+    marks = [dot("the checkpoint used", **RING), line("before PPO", color=FAINT, linestyle="--", linewidth=1.2)]
+    return Drawing(axes, [*legend, *marks, line("majority class", color=FAINT, linestyle=":", linewidth=1.2)])
+
+
+@style()
+def landed(runs: pd.DataFrame, run: pd.Series, accuracy: str) -> Drawing:
+    """Where a run lies (ringed) among those of its task and policy: LM performance by the column ``accuracy``."""
+    axis = panel(1, 3.0)
+    axis.plot(runs[accuracy], runs["lm_performance_final"], linestyle="none", marker="o", color=FAINT, markersize=4)
+    axis.plot([run[accuracy]], [run["lm_performance_final"]], **RING)
+    axis.axhline(run["lm_performance_start"], color=FAINT, linestyle="--", linewidth=1.2)
+    axis.set(xlabel="Accuracy of the reward model", ylabel=LM_PERFORMANCE[str(run["task"])].capitalize())
+    marks = [dot("this run", **RING), dot("the others of its task and policy", color=FAINT, markersize=4)]
+    return Drawing([axis], [*marks, line("before PPO", color=FAINT, linestyle="--", linewidth=1.2)])
 
 
 @style()

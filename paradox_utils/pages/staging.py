@@ -13,6 +13,8 @@ import nbformat
 
 from paradox_utils import files
 from paradox_utils.pages import sources
+from paradox_utils.pages.api import api_page
+from paradox_utils.pages.citation import bibtex
 from paradox_utils.pages.commands import command_builder
 from paradox_utils.pages.freshness import WAY_OUT, assigned, clean, pages, read_page, shown
 from paradox_utils.pages.parameters import parameter_page
@@ -45,7 +47,10 @@ def stage(study: Path | None = None) -> Path:
         shutil.copy(root / name, target)
     _make_room(target, own=study is not None)
     (target / "book" / "commands.html").write_text(command_builder(), encoding="utf-8")
-    (target / "book" / "parameters.md").write_text(parameter_page(), encoding="utf-8")
+    shutil.copy(root / "CHANGELOG.md", target / "book" / "changelog.md")
+    written = {"parameters.md": parameter_page(), "api.md": api_page(), "citation.bib": f"{bibtex()}\n"}
+    for name, text in written.items():
+        (target / "book" / name).write_text(text, encoding="utf-8")
     for path in (target / "book").glob("*.md"):
         path.write_text(f"{path.read_text(encoding='utf-8')}\n:::{{div}} page-foot\n{sources.cite()}\n:::\n", encoding="utf-8")
     _stage_notebooks(paths, target)
