@@ -12,8 +12,8 @@ from paradox_utils.analysis import statistics
 from paradox_utils.analysis.comparison import families, unit_contrasts
 from paradox_utils.analysis.hacking import CONTROLS
 from paradox_utils.analysis.overoptimisation import THIRDS
+from paradox_utils.analysis.phrases import count, listed
 from paradox_utils.analysis.statistics import Interval
-from paradox_utils.analysis.tables import count, listed
 from paradox_utils.analysis.teachers import BEFORE
 from paradox_utils.analysis.verdict import MARGIN, Verdict
 

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from paradox_utils.analysis.tables import AnalysisError, accuracy_kind, measured, steps, usable
+from paradox_utils.analysis.outcomes import accuracy_kind, measured, steps, usable
+from paradox_utils.analysis.tables import AnalysisError
 from paradox_utils.data.tasks import TASKS
 
 

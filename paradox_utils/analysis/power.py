@@ -12,8 +12,9 @@ from scipy import stats
 
 from paradox_utils.analysis import verdict
 from paradox_utils.analysis.comparison import families, unit_contrasts
+from paradox_utils.analysis.outcomes import READINGS, usable
 from paradox_utils.analysis.statistics import Array
-from paradox_utils.analysis.tables import READINGS, AnalysisError, scores, usable
+from paradox_utils.analysis.tables import AnalysisError, scores
 from paradox_utils.data.tasks import TASKS
 
 # Crossed or nested, reward-model seeds, PPO seeds for each of them.

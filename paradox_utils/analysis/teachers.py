@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 
 from paradox_utils.analysis import statistics
+from paradox_utils.analysis.outcomes import READINGS, accuracy_kind, main_arms, steps, usable
 from paradox_utils.analysis.statistics import Array, pearson
-from paradox_utils.analysis.tables import READINGS, accuracy_kind, main_arms, steps, usable
 from paradox_utils.config.study import TRAINED
 from paradox_utils.data.tasks import TASKS
 
@@ -70,7 +70,7 @@ def teacher_table(summary: pd.DataFrame, curves: pd.DataFrame) -> pd.DataFrame:
 
 def brevity(summary: pd.DataFrame) -> pd.DataFrame:
     """Whether saying less passes for a better policy: one row a policy of each task whose segments are judged, of the runs of
-    :func:`tables.steps`.
+    :func:`.outcomes.steps`.
 
     ``brief``: of its ``runs``, those that end with fewer than :data:`BRIEF` segments an answer, and the mean ``error share`` of
     their reward models. Spearman's correlation of accuracy with LM performance ``as measured`` and in the ``brevity-robust``

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 
-from paradox_utils.analysis import tables
+from paradox_utils.analysis import outcomes
 from paradox_utils.data.tasks import TASKS
 
 ENDS = ("least accurate", "most accurate")
@@ -19,10 +19,10 @@ def taught(responses: pd.DataFrame, summary: pd.DataFrame) -> pd.DataFrame:
     pooled over answers (one without a segment counts as one that is neither). Of runs with answers after PPO, and of
     trainings with at least two reward models.
     """
-    runs, training, rows = tables.steps(summary), ["policy", "rm_seed", "ppo_seed"], []
+    runs, training, rows = outcomes.steps(summary), ["policy", "rm_seed", "ppo_seed"], []
     final = responses.loc[responses["when"] == "final", "id"]
-    runs = runs[tables.measured(runs) & runs["id"].isin(final)].drop_duplicates("id")
-    kind = tables.accuracy_kind(runs)
+    runs = runs[outcomes.measured(runs) & runs["id"].isin(final)].drop_duplicates("id")
+    kind = outcomes.accuracy_kind(runs)
     for task in (name for name, task in TASKS.items() if not task.pairwise):
         own = runs[runs["task"] == task].sort_values([kind, "rm_step"])
         trainings = own[own.groupby(training)["id"].transform("size") > 1].groupby(training)

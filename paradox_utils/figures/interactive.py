@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from paradox_utils.analysis import statistics, tables
+from paradox_utils.analysis import outcomes, statistics
 from paradox_utils.analysis.overoptimisation import WINDOW
 from paradox_utils.data.tasks import TASKS
 from paradox_utils.figures.style import LM_PERFORMANCE
@@ -66,7 +66,7 @@ def slider(summary: pd.DataFrame, curves: pd.DataFrame) -> Interactive:
     words = "In the book, a slider over reward models shows here what was paid in training, and what was true."
     if not groups:
         return Interactive("slider", "", "No finished run of the route steps has a measured accuracy, so there is no slider.")
-    kind = KINDS[tables.accuracy_kind(summary)]
+    kind = KINDS[outcomes.accuracy_kind(summary)]
     return Interactive("slider", "Slider over the accuracy of the reward model", words, {"accuracy": kind, "groups": groups})
 
 
@@ -139,9 +139,11 @@ def explorer(responses: pd.DataFrame, summary: pd.DataFrame) -> Interactive:
 def _finished(summary: pd.DataFrame, routes: Iterable[str] = ("steps",)) -> pd.DataFrame:
     """Finished runs of these routes with an ``accuracy``, the least accurate first; ``called``: by which reward model and seed;
     ``top``: whether its reward model is the most accurate of its training."""
-    shown = tables.primary(summary)
-    runs = shown[tables.measured(shown) & shown["route"].isin(tuple(routes))].drop_duplicates("id")
-    runs = runs.assign(accuracy=runs[tables.accuracy_kind(summary)]).sort_values(["accuracy", "rm_step", "rm_seed", "ppo_seed"])
+    shown = outcomes.primary(summary)
+    runs = shown[outcomes.measured(shown) & shown["route"].isin(tuple(routes))].drop_duplicates("id")
+    runs = runs.assign(accuracy=runs[outcomes.accuracy_kind(summary)]).sort_values(
+        ["accuracy", "rm_step", "rm_seed", "ppo_seed"]
+    )
     trained = runs[runs["route"] == "steps"]
     last = trained.groupby([*PAIR, "arm", "rm_seed"])[["accuracy", "rm_step"]].transform("last")
     top = (trained[["accuracy", "rm_step"]] == last).all(axis=1)

@@ -18,7 +18,7 @@ from paradox_utils.analysis import tables
 from paradox_utils.analysis.ablations import BASE, OUTCOME, QUESTIONS, Ablation
 from paradox_utils.analysis.answer import answer
 from paradox_utils.analysis.comparison import ALL, families
-from paradox_utils.analysis.tables import READINGS, accuracy_kind, measured, primary, reward_models, usable
+from paradox_utils.analysis.outcomes import READINGS, accuracy_kind, measured, primary, reward_models, usable
 from paradox_utils.analysis.verdict import PRIMARY, Finding, verdict
 from paradox_utils.data.tasks import TASKS
 from paradox_utils.figures.style import (

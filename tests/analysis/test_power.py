@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from paradox_utils.analysis import power, statistics, tables, verdict
+from paradox_utils.analysis import outcomes, power, statistics, tables, verdict
 from tests.worlds import (
     TASKS,
     curves_of,
@@ -335,4 +335,4 @@ def test_scores_of_a_made_study_agree_with_its_summary(tmp_path):
     made = crossed(tasks=TASKS[:1], rm_seeds=1, ppo_seeds=1)
     questions_of(made, questions=4000).to_csv(tmp_path / "questions.csv", index=False)
     good, segments = tables.scores(tables.load_questions(tmp_path), made["id"])
-    assert good.sum() / segments.sum() == pytest.approx(made[tables.READINGS["as measured"]][0], abs=0.01)
+    assert good.sum() / segments.sum() == pytest.approx(made[outcomes.READINGS["as measured"]][0], abs=0.01)

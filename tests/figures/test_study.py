@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from paradox_utils.analysis import answer, comparison, power, statistics, tables, verdict
+from paradox_utils.analysis import answer, comparison, outcomes, power, statistics, verdict
 from paradox_utils.figures import study as draw
 from tests.worlds import TASKS, decide, flat, inverted_u, named, nested, offsets, questions_of, rising, world
 
@@ -16,7 +16,7 @@ def test_main_figure_shows_every_checkpoint_and_the_most_accurate():
     panels = draw.accuracy_and_performance(made).panels
     assert [axis.get_title("left") for axis in panels] == ["Relevance", "Factuality", "Completeness"]
     rings = [c for c in panels[0].collections if c.get_sizes()[0] == 110]
-    models = tables.reward_models(made[made["task"] == "relevance"])
+    models = outcomes.reward_models(made[made["task"] == "relevance"])
     tops = models.loc[models.groupby("rm_seed")["accuracy"].idxmax(), ["accuracy", "performance"]].to_numpy()
     np.testing.assert_allclose(np.concatenate([ring.get_offsets() for ring in rings]), tops)
     with pytest.raises(ValueError, match="no run of the routes"):
@@ -149,7 +149,7 @@ def test_forest_draws_what_the_rule_can_decide():
 @pytest.mark.parametrize(("seeds", "outcome"), [(5, "not supported"), (2, "undecided")])
 def test_the_picture_in_brief_says_what_the_rule_says(seeds, outcome):
     summary = pd.concat([nested(rising, rm_seeds=seeds), named(nested(inverted_u, rm_seeds=5), "known-paradox")])
-    figure, decision = draw.in_brief(summary), verdict.verdict(tables.main_arms(summary))
+    figure, decision = draw.in_brief(summary), verdict.verdict(outcomes.main_arms(summary))
     assert decision.status == outcome
     assert " ".join(figure.get_suptitle().split()) == answer.answer(decision, seeds * 18)  # 6 checkpoints of 3 tasks
     assert [axis.get_title("left") for axis in figure.axes] == [task.capitalize() for task in TASKS]
