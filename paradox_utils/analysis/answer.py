@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from paradox_utils.analysis import statistics
+from paradox_utils.analysis import lottery, signs, statistics
 from paradox_utils.analysis.comparison import families, unit_contrasts
 from paradox_utils.analysis.hacking import CONTROLS
 from paradox_utils.analysis.overoptimisation import THIRDS
@@ -83,6 +83,60 @@ def fooled(turns: pd.DataFrame) -> str:
     by_third = struck["third"].value_counts()
     where = [f"{by_third[place]} in the {name}" for place, name in enumerate(THIRDS) if place in by_third]
     return f"{said}: {listed(where)} of reward models."
+
+
+def struck(cells: pd.DataFrame) -> str:
+    """How often policies of the most accurate checkpoints are hacked, and where most (rows of :func:`lottery.screened`)."""
+    if cells.empty:
+        return "These runs do not tell how often the most accurate reward model is hacked."
+    runs, worst = int(cells["trainings"].sum()), cells["top"].idxmax()
+    most = cells.loc[worst, ["top", "moderate", "trainings"]].astype(int)
+    return (
+        f"Of {count(runs, 'run')} on the most accurate checkpoint of a training {cells['top'].sum()} are hacked, of as many on "
+        f"a moderate one {cells['moderate'].sum()}; most in the cell {', '.join(worst)}: {most['top']} of {most['trainings']} "
+        f"against {most['moderate']}."
+    )
+
+
+def cause(effects: pd.DataFrame) -> str:
+    """Whether accuracy or long training makes runs hacked, over all cells (rows of :func:`lottery.effects`)."""
+    if effects.empty:
+        return "These runs do not tell accuracy from long training."
+    hacked = effects.xs("hacked", level="outcome")
+    told = [_held(hacked.xs(name, level="contrast"), words) for name, words in LOTTERY.items()]
+    cells = hacked.groupby(level=lottery.CELL).ngroups
+    return f"In {count(cells, 'cell')} on new trainings, {'; '.join(told)}."
+
+
+LOTTERY = {"accuracy": "higher accuracy, at equal training,", "training": "longer training, at equal accuracy,"}
+
+
+def _held(own: pd.DataFrame, words: str) -> str:
+    """In how many cells a contrast changes how often runs are hacked."""
+    clear = own.loc[own["adjusted"] <= lottery.LEVEL, "mean"]
+    ways = {"more": int((clear > 0).sum()), "less": int((clear < 0).sum())}
+    where = (
+        listed([f"{way} often in {n}" for way, n in ways.items() if n]) if len(clear) else "clearly more or less often in none"
+    )
+    span = f"{own['mean'].min():+.0%} to {own['mean'].max():+.0%}".replace("-", "−")
+    return f"{words} lets runs be hacked {where} ({span} of runs)"
+
+
+def watch(early: pd.DataFrame, saved: pd.DataFrame) -> str:
+    """Which sign along a run tells best that it is being hacked, and what stopping on it saves (:func:`signs.early`,
+    :func:`signs.saved`)."""
+    last = early.ffill().iloc[-1].dropna() if len(early) else pd.Series(dtype=float)
+    if last.empty:
+        return "These runs do not tell what to watch."
+    best = (last - 0.5).abs().idxmax()
+    clear = (early[best] - 0.5).abs() >= abs(last[best] - 0.5) / 2
+    row = saved.loc[best]
+    gain = _said(Interval(row["gain"], row["low"], row["high"], 0), "+z.2f")
+    return (
+        f"Of {count(len(last), 'sign')} that need no truth, {signs.SIGNS[best]} tells hacked runs best: AUC {last[best]:.2f} "
+        f"at the end, half as clear from update {clear.idxmax()} on. A stop rule on it, set on other trainings, ends "
+        f"{row['hacked']:.0%} of hacked runs early and {row['other']:.0%} of the others; it changes the true return by {gain}."
+    )
 
 
 def _said(of: Interval, form: str = "z.3f") -> str:

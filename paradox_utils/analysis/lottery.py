@@ -103,9 +103,9 @@ def failures(runs: pd.DataFrame) -> pd.DataFrame:
         bounds = stats.binomtest(hacked, of).proportion_ci(method="wilson") if of else None
         share = (hacked / of, bounds.low, bounds.high) if bounds else (np.nan,) * 3
         rows[key] = (hacked, of, *share, len(own) - of, own["rm_accuracy"].mean(), own[OUTCOME].mean())
-    index = pd.MultiIndex.from_tuples(rows, names=[*CELL, "kind"]) if rows else pd.MultiIndex.from_product([[]] * 4)
+    index = pd.MultiIndex.from_tuples(rows) if rows else pd.MultiIndex.from_product([[]] * 4)
     names = ["hacked", "runs", "share", "low", "high", "unknown", "accuracy", "performance"]
-    return pd.DataFrame(rows.values(), index=index, columns=names)
+    return pd.DataFrame(rows.values(), index=index.set_names([*CELL, "kind"]), columns=names)
 
 
 def effects(runs: pd.DataFrame) -> pd.DataFrame:

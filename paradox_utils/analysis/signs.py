@@ -27,12 +27,15 @@ SIGNS = {
     "reward_variance": "variance of the reward within prompts",
     "disagreement": "disagreement of a second reward model",
 }
-BEFORE = (
-    *(f"stress_{name}" for name in ("error_share", "confidence", "confidence_wrong", "length_correlation")),
-    *(f"stress_{form}_excess" for form in ("repeated", "long", "unfinished")),
-    *(f"stress_{form}_calibration" for form in ("plain", "repeated", "long", "unfinished")),
-    "rm_error_share",
-)
+BEFORE = {
+    "stress_error_share": "errors called too many",
+    "stress_confidence": "confidence",
+    "stress_confidence_wrong": "confidence where it is wrong",
+    "stress_length_correlation": "correlation with length",
+    **{f"stress_{form}_excess": f"overpayment of {form} text" for form in ("repeated", "long", "unfinished")},
+    **{f"stress_{form}_calibration": f"calibration, {form} text" for form in ("plain", "repeated", "long", "unfinished")},
+    "rm_error_share": "share of segments called errors",
+}
 THRESHOLDS = 20  # tried in each direction, at quantiles of what was seen
 
 

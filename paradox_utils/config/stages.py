@@ -354,6 +354,13 @@ class OneRun(Stage):
     point: str = Field("", description="id of a PPO run; empty: against the most accurate reward model of the first training")
 
 
+class Lottery(Stage):
+    """Stage ``lottery``: where the most accurate reward model is hacked, and whether accuracy or long training does it."""
+
+    screen: str = Field("results/recorded/lottery-screen", description="folder of the study that looks where")
+    results: str = Field("results/recorded/lottery", description="folder of the study on new trainings")
+
+
 class Design(Stage):
     """Stage ``design``: what a pilot says a study can find, how a learning rate was chosen, and what that changed."""
 
@@ -393,6 +400,7 @@ STAGES: dict[str, type[Stage]] = {
     "ppo": PPO,
     "analysis": Analysis,
     "one-run": OneRun,
+    "lottery": Lottery,
     "design": Design,
     "published": Published,
     "cost": Cost,

@@ -6,8 +6,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from paradox_utils.analysis import lottery, outcomes
+from paradox_utils.analysis import lottery, outcomes, tables
 from paradox_utils.analysis.lottery import KINDS
+from tests.worlds import run_page
 
 
 def curve(run, hacked):
@@ -168,3 +169,44 @@ def test_other_arms_are_no_cells():
     others = [row | {"arm": row["arm"].replace("low-kl", "rloo")} for row in rows]
     assert set(lottery.confirmed(*study(rows + others))["pressure"]) == {"low-kl"}
     assert set(lottery.confirmed(*study(rows + others), pressures=("rloo",))["pressure"]) == {"rloo"}
+
+
+# --- the page -----------------------------------------------------------------------------------------------------------------
+
+
+def written(rows, folder):
+    """A study's folder with what the page reads of these rows."""
+    summary, curves = study(rows)
+    summary["ppo_seed"] = summary["rm_seed"]
+    labels = {"study": "made", "route": "steps", "setting": "", "reason": "", "ended": True}
+    blank = {name: 1.0 for name in tables.NUMBERS if name not in summary}
+    folder.mkdir()
+    summary.assign(**labels, **blank).to_csv(folder / "summary.csv", index=False)
+    drift = curves.assign(length=-10 * curves["true_reward_mean"], kl=0.1, lm_performance=0.5)
+    drift.to_csv(folder / "curves.csv", index=False)
+    return folder
+
+
+@pytest.mark.parametrize("cured", [True, False])
+def test_the_page_says_what_it_finds(cured, tmp_path):
+    first = screen({"default": (1, 0), "low-kl": (3, 0)})
+    rows = second([[0] * 8, [1] + [0] * 7, [0] * 8, [1, 0, 1, 1, 0, 1, 1, 1]])
+    extra = [r | {"arm": "minimum", "bad": False, "performance": 0.9} for r in rows if r["arm"].endswith("long-top")]
+    rloo = [r | {"arm": r["arm"].replace("low-kl", "rloo")} for r in rows]
+    folder = written(rows + (extra + rloo) * cured, tmp_path / "second")
+    names = run_page("12", folder, screen=str(written(first, tmp_path / "screen")))
+    assert names["named"] == [("relevance", "small", "low-kl")]
+    assert "3 of 4 against 0" in names["words"]["struck"]
+    assert names["counts"].loc[("relevance", "small", "low-kl", "long-top"), "hacked"] == 6
+    assert "length tells hacked runs best: AUC 1.00" in names["words"]["watch"]
+    assert list(names["cured"].index) == ["minimum"] * cured
+    assert names["found"].loc["PPO", "hacked"].tolist() == [0, 1, 0, 6]
+    assert ("rloo" in names["found"].index) == cured
+
+
+@pytest.mark.parametrize("hacked", [0, 1])
+def test_the_page_runs_where_all_runs_end_alike(hacked, tmp_path):
+    first = screen({"default": (hacked * 4, hacked * 4)})
+    folder = written(second([[hacked] * 4] * 4), tmp_path / "second")
+    names = run_page("12", folder, screen=str(written(first, tmp_path / "screen")))
+    assert names["words"]["watch"] == "These runs do not tell what to watch."
