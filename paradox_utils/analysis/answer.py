@@ -9,13 +9,14 @@ import numpy as np
 import pandas as pd
 
 from paradox_utils.analysis import lottery, signs, statistics
-from paradox_utils.analysis.comparison import families, unit_contrasts
+from paradox_utils.analysis.comparison import ALL, families, unit_contrasts
 from paradox_utils.analysis.hacking import CONTROLS
+from paradox_utils.analysis.outcomes import READINGS
 from paradox_utils.analysis.overoptimisation import THIRDS
 from paradox_utils.analysis.phrases import count, listed
 from paradox_utils.analysis.statistics import Interval
 from paradox_utils.analysis.teachers import BEFORE
-from paradox_utils.analysis.verdict import MARGIN, Verdict
+from paradox_utils.analysis.verdict import ALPHA, MARGIN, Verdict
 
 
 def answer(decision: Verdict, runs: int) -> str:
@@ -137,6 +138,44 @@ def watch(early: pd.DataFrame, saved: pd.DataFrame) -> str:
         f"at the end, half as clear from update {clear.idxmax()} on. A stop rule on it, set on other trainings, ends "
         f"{row['hacked']:.0%} of hacked runs early and {row['other']:.0%} of the others; it changes the true return by {gain}."
     )
+
+
+def regime(regrets: pd.DataFrame, accuracies: pd.Series) -> str:
+    """Whether the most accurate reward model loses where none is very accurate (rows of :func:`regime.regrets`);
+    ``accuracies``: those of the reward models."""
+    said = [f"{_said(Interval(row['regret'], row['low'], row['high'], 0))} *{name}*" for name, row in regrets.iterrows()]
+    bounds = {"p below": f"below {MARGIN}", "p margin": f"above {MARGIN}", "p zero": "above 0"}
+    shown = [words for name, words in bounds.items() if (regrets[name] <= ALPHA).all()]
+    units = count(int(regrets["trajectories"].max()), "trajectory", "trajectories")
+    return (
+        f"With reward models of accuracy {accuracies.min():.2f} to {accuracies.max():.2f}, choosing the most accurate costs "
+        f"{listed(said)}, over {units}. By both readings it is "
+        + (f"{listed(shown)}." if shown else f"shown neither above 0 nor below {MARGIN}.")
+    )
+
+
+def sides(contrasts: pd.DataFrame) -> str:
+    """What accuracy and errors on one side do to LM performance (rows of :func:`regime.crossed`)."""
+    own = contrasts.xs(ALL, level="task").xs(READINGS["as measured"], level="outcome")
+    rows = {name: _said(Interval(row["mean"], row["low"], row["high"], 0), "+z.3f") for name, row in own.iterrows()}
+    clear = [name for name in own.index if own.loc[name, "adjusted"] <= lottery.LEVEL]
+    return (
+        f"Of dials, 0.1 more accuracy changes LM performance by {rows['accuracy']}; errors on good segments alone, against "
+        f"both sides, by {rows['good called errors']}; errors on bad ones alone by {rows['errors called good']}. "
+        f"Clear after correction: {listed(clear) if clear else 'none'}."
+    )
+
+
+def longer(runs: pd.DataFrame) -> str:
+    """What four times the updates change (rows of :func:`regime.later`)."""
+    if runs.empty:
+        return "These runs do not tell what sets in later."
+    told = []
+    for kind, own in runs.groupby(level="kind", sort=False):
+        usual, later = (np.average(own[name], weights=own["runs"]) for name in ("usual", "longer"))
+        struck = f"{own['hacked_usual'].sum():.0f} and {own['hacked_longer'].sum():.0f} of {own['runs'].sum()} are hacked"
+        told.append(f"with the {kind} checkpoint LM performance goes from {usual:.2f} to {later:.2f}, and {struck}")
+    return f"With four times the updates: {'; '.join(told)}."
 
 
 def _said(of: Interval, form: str = "z.3f") -> str:
