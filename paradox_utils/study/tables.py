@@ -22,7 +22,7 @@ KILLED = (
     "the next call goes on from its last state"
 )
 TABLES = ("summary", "curves", "reward_models", "questions", "responses", "best_of_n", "parameters")
-PACKED = ("curves", "responses", "parameters")  # where they are recorded: the largest, and the most repetitive
+PACKED = ("curves", "questions", "responses", "parameters")  # where they are recorded: the largest, and the most repetitive
 # a PPO run's tables, and a study's
 OF_RUNS = {"curve": "curves", "questions": "questions", "responses": "responses", "best_of_n": "best_of_n"}
 AT_BOTH_ENDS = (
@@ -135,6 +135,7 @@ def record(name: str, runs: list[Run]) -> Path:
             text = pd.read_csv(io.StringIO(text), dtype={"id": str}).to_csv(index=False, float_format="%.6g")
         if table in PACKED:
             files.write_bytes(target / f"{table}.csv.gz", gzip.compress(text.encode(), mtime=0))
+            (target / f"{table}.csv").unlink(missing_ok=True)  # recorded before it was packed: readers would take it
         else:
             files.write_text(target / f"{table}.csv", text)
     keys = ("id", "stage", "labels", "seconds", "device", "threads", "versions", "platform", "commit", "code_hash", "data_hash")

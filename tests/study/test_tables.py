@@ -139,22 +139,23 @@ def test_an_unfinished_study_leaves_the_recorded_one_alone(whole, project, lost)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
 
-def test_every_table_is_recorded_and_the_curves_are_packed(whole, project):  # noqa: F811
+def test_every_table_is_recorded_and_the_largest_are_packed(whole, project):  # noqa: F811
     folder = tables.record("tiny", whole)
     assert folder == project / "results/recorded/tiny"
-    expected = {f"{name}.csv" for name in ("summary", "reward_models", "questions", "best_of_n")}
-    assert {path.name for path in folder.iterdir()} == expected | {
-        *("curves.csv.gz", "responses.csv.gz", "parameters.csv.gz", "provenance.json")
-    }
+    expected = {f"{name}.csv" for name in ("summary", "reward_models", "best_of_n")}
+    packed = {f"{name}.csv.gz" for name in ("curves", "questions", "responses", "parameters")}
+    assert {path.name for path in folder.iterdir()} == expected | packed | {"provenance.json"}
     made = pd.read_csv(project / "results/tiny/curves.csv", dtype={"id": str})
     pd.testing.assert_frame_equal(load_curves(folder), made, rtol=1e-5)
     parameters = load_parameters(folder)
     assert parameters.index.tolist() == [run.id for run in trained(whole)]
     assert parameters["kl_coefficient"].tolist() == [run.parameters["kl_coefficient"] for run in trained(whole)]
     assert "out" not in parameters
-    packed = (folder / "curves.csv.gz").read_bytes()
+    before = (folder / "curves.csv.gz").read_bytes()
+    (folder / "curves.csv").write_text("of an older version, which packed nothing")
     tables.record("tiny", whole)
-    assert (folder / "curves.csv.gz").read_bytes() == packed  # nothing of the time it was made
+    assert (folder / "curves.csv.gz").read_bytes() == before  # nothing of the time it was made
+    assert not (folder / "curves.csv").exists()
     for name in expected:
         assert (folder / name).read_bytes() == (project / "results/tiny" / name).read_bytes()
     made = files.read_json(folder / "provenance.json")["runs"]
