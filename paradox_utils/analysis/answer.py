@@ -10,9 +10,7 @@ import pandas as pd
 
 from paradox_utils.analysis import lottery, signs, statistics
 from paradox_utils.analysis.comparison import ALL, families, unit_contrasts
-from paradox_utils.analysis.hacking import CONTROLS
 from paradox_utils.analysis.outcomes import READINGS
-from paradox_utils.analysis.overoptimisation import THIRDS
 from paradox_utils.analysis.phrases import count, listed
 from paradox_utils.analysis.statistics import Interval
 from paradox_utils.analysis.teachers import BEFORE
@@ -70,20 +68,6 @@ def foreknown(correlations: pd.DataFrame) -> str:
     if best == "best_of_n":
         said += ". It takes judgements of the responses chosen, as accuracy takes labels"
     return f"{said}."
-
-
-def fooled(turns: pd.DataFrame) -> str:
-    """How often a policy learned to please its reward model and nothing else (rows of :func:`hacking.turns`)."""
-    known = turns[~turns["arm"].isin(CONTROLS)].dropna(subset=["hacked"])
-    if known.empty:
-        return "These runs do not tell how often a policy comes to please its reward model alone."
-    struck = known[known["hacked"].astype(bool)]
-    said = f"In {len(struck)} of {count(len(known), 'run')} the reward paid rose while the true one fell"
-    if struck.empty:
-        return f"{said}."
-    by_third = struck["third"].value_counts()
-    where = [f"{by_third[place]} in the {name}" for place, name in enumerate(THIRDS) if place in by_third]
-    return f"{said}: {listed(where)} of reward models."
 
 
 def struck(cells: pd.DataFrame) -> str:

@@ -1,6 +1,5 @@
 """The first page says in plain words what a study decides and measures."""
 
-import numpy as np
 import pandas as pd
 import pytest
 
@@ -52,11 +51,48 @@ def test_what_is_known_before_ppo_is_compared_with_accuracy():
     assert "do not tell" in answer.foreknown(found.head(0))
 
 
-def test_runs_that_please_their_reward_model_alone_are_counted_by_third():
-    rows = {"arm": ["steps"] * 4 + ["length"], "third": [0, 2, 1, 1, np.nan]}
-    turns = pd.DataFrame(rows).assign(hacked=pd.array([True, True, False, pd.NA, True], dtype="boolean"))
-    said = answer.fooled(turns)
-    assert said.startswith("In 2 of 3 runs")
-    assert "1 in the least accurate third and 1 in the most accurate third of reward models" in said
-    assert answer.fooled(turns[2:3]) == "In 0 of 1 run the reward paid rose while the true one fell."
-    assert "do not tell" in answer.fooled(turns.tail(1))
+def test_what_the_lottery_found_is_told_by_cell():
+    cells = pd.DataFrame(
+        {"top": [3, 0], "moderate": [0, 1], "trainings": [8, 8]},
+        index=pd.MultiIndex.from_tuples([("relevance", "small", "low-kl"), ("factuality", "small", "fast")]),
+    )
+    said = answer.struck(cells)
+    assert "Of 16 runs on the most accurate checkpoint of a training 3 are hacked, of as many on a moderate one 1" in said
+    assert "relevance, small, low-kl: 3 of 8 against 0" in said
+    assert "do not tell" in answer.struck(cells.head(0))
+    rows = [(*cell, name, "hacked", mean, p) for cell, name, mean, p in (
+        (("relevance", "small", "low-kl"), "accuracy", 0.3, 0.01),
+        (("relevance", "small", "low-kl"), "training", -0.2, 0.02),
+        (("factuality", "small", "fast"), "accuracy", -0.05, 1.0),
+        (("factuality", "small", "fast"), "training", 0.1, 1.0),
+    )]  # fmt: skip
+    names = ["task", "policy", "pressure", "contrast", "outcome", "mean", "adjusted"]
+    effects = pd.DataFrame(rows, columns=names).set_index(names[:5])
+    assert answer.cause(effects) == (
+        "In 2 cells on new trainings, higher accuracy, at equal training, lets runs be hacked more often in 1 (−5% to +30% of "
+        "runs); longer training, at equal accuracy, lets runs be hacked less often in 1 (−20% to +10% of runs)."
+    )
+    assert "clearly more or less often in none" in answer.cause(effects.assign(adjusted=1.0))
+    assert "do not tell" in answer.cause(effects.head(0))
+
+
+def test_the_best_sign_is_told_with_what_stopping_on_it_saves():
+    early = pd.DataFrame({"length": [0.5, 0.8, 0.9], "entropy": [0.5, 0.3, 0.4]}, index=[0, 10, 20])
+    saved = pd.DataFrame({"gain": [0.2], "low": [0.1], "high": [0.3], "hacked": [0.75], "other": [0.1]}, index=["length"])
+    said = answer.watch(early, saved)
+    assert "Of 2 signs that need no truth, length tells hacked runs best: AUC 0.90 at the end" in said
+    assert "from update 10 on" in said  # 0.3 from a half, of 0.4 at the end
+    assert "75% of hacked runs early and 10% of the others" in said
+    assert "+0.20 (95 % interval +0.10 to +0.30)" in said
+    assert "do not tell" in answer.watch(early.head(0), saved)
+
+
+def test_a_study_in_the_papers_regime_is_told_by_both_readings():
+    rows = {"regret": [0.01, 0.02], "low": [-0.01, 0.0], "high": [0.03, 0.035], "trajectories": [45, 45]}
+    tests = {"p zero": [0.3, 0.2], "p margin": [1.0, 1.0], "p below": [0.01, 0.02]}
+    regrets = pd.DataFrame(rows | tests, index=["as measured", "brevity-robust"])
+    said = answer.regime(regrets, pd.Series([0.51, 0.77]))
+    assert "accuracy 0.51 to 0.77" in said
+    assert "over 45 trajectories" in said
+    assert said.endswith("By both readings it is below 0.04.")
+    assert answer.regime(regrets.assign(**{"p below": 0.2}), pd.Series([0.5])).endswith("shown neither above 0 nor below 0.04.")
