@@ -117,7 +117,7 @@ def surfaces(markers: pd.DataFrame) -> Drawing:
 @style()
 def ranks(pairs: pd.DataFrame) -> Drawing:
     """Rank and regret of the most accurate RM, observed, and mean with the middle 95 % in each null world: a row a pair."""
-    labels = {"rank": "rank (1: best policy)", "regret_sd": "regret (standard deviations of the pair)"}
+    labels = {"rank": "rank (1: best policy)", "regret_sd": "regret (standard deviations)"}
     axes = [panel(2, 3.8) for _ in labels]
     for axis, (name, label) in zip(axes, labels.items(), strict=True):
         for shift, (null, (_, color)) in zip((-0.17, 0.17), WORLDS.items(), strict=True):
