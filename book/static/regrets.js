@@ -62,7 +62,8 @@ PARADOX.regrets.row = (row, named, margin, place) => {
 
 PARADOX.regrets.axis = (range, place) => {
   const { html, ticks } = PARADOX;
-  return html("div", { class: "ticks" }, ...ticks(range, 4).map(({ value, text }) => html("span", { style: `left: ${place(value)}` }, text)));
+  const inside = ticks(range, 4).filter(({ value }) => parseFloat(place(value)) < 96); // one at the edge would be cut
+  return html("div", { class: "ticks" }, ...inside.map(({ value, text }) => html("span", { style: `left: ${place(value)}` }, text)));
 };
 
 PARADOX.regrets.words = (rows) => {
