@@ -11,7 +11,7 @@ import pandas as pd
 from paradox_utils.analysis import lottery, signs, statistics
 from paradox_utils.analysis.comparison import ALL, families, unit_contrasts
 from paradox_utils.analysis.outcomes import READINGS
-from paradox_utils.analysis.phrases import count, listed
+from paradox_utils.analysis.phrases import count, estimate, listed
 from paradox_utils.analysis.statistics import Interval
 from paradox_utils.analysis.teachers import BEFORE
 from paradox_utils.analysis.verdict import ALPHA, MARGIN, Verdict
@@ -25,7 +25,7 @@ def answer(decision: Verdict, runs: int) -> str:
     trainings = f"{count(runs, 'PPO run')} on {count(regret.units, 'training')} of reward models"
     return (
         f"{opening}, on average over tasks. In {trainings}, choosing the most accurate checkpoint over a less accurate one "
-        f"cost {_said(regret)} of LM performance; {MARGIN} was fixed beforehand as what matters."
+        f"cost {estimate(regret)} of LM performance; {MARGIN} was fixed beforehand as what matters."
     )
 
 
@@ -36,7 +36,7 @@ def caveat(decision: Verdict) -> str:
         return "The answer is an average over tasks and policies."
     return (
         "The answer is an average over tasks and policies, for one rank of accuracy common to all tasks. With a rank of its "
-        f"own for each task the cost is {_said(within)}: {decision.primary.within}."
+        f"own for each task the cost is {estimate(within)}: {decision.primary.within}."
     )
 
 
@@ -48,7 +48,7 @@ def worth(runs: pd.DataFrame) -> str:
     gain = statistics.mean_interval(-units.iloc[:, -1].to_numpy(dtype=float))
     return (
         "From the least to the most accurate checkpoint of a training, the LM performance that they teach changes by "
-        f"{_said(gain, '+z.3f')}, over {count(gain.units, 'training')}."
+        f"{estimate(gain, '+z.3f')}, over {count(gain.units, 'training')}."
     )
 
 
@@ -116,7 +116,7 @@ def watch(early: pd.DataFrame, saved: pd.DataFrame) -> str:
     best = (last - 0.5).abs().idxmax()
     clear = (early[best] - 0.5).abs() >= abs(last[best] - 0.5) / 2
     row = saved.loc[best]
-    gain = _said(Interval(row["gain"], row["low"], row["high"], 0), "+z.2f")
+    gain = estimate(Interval(row["gain"], row["low"], row["high"], 0), "+z.2f")
     return (
         f"Of {count(len(last), 'sign')} that need no truth, {signs.SIGNS[best]} tells hacked runs best: AUC {last[best]:.2f} "
         f"at the end, half as clear from update {clear.idxmax()} on. A stop rule on it, set on other trainings, ends "
@@ -127,7 +127,7 @@ def watch(early: pd.DataFrame, saved: pd.DataFrame) -> str:
 def regime(regrets: pd.DataFrame, accuracies: pd.Series) -> str:
     """Whether the most accurate reward model loses where none is very accurate (rows of :func:`regime.regrets`);
     ``accuracies``: those of the reward models."""
-    said = [f"{_said(Interval(row['regret'], row['low'], row['high'], 0))} *{name}*" for name, row in regrets.iterrows()]
+    said = [f"{estimate(Interval(row['regret'], row['low'], row['high'], 0))} *{name}*" for name, row in regrets.iterrows()]
     bounds = {"p below": f"below {MARGIN}", "p margin": f"above {MARGIN}", "p zero": "above 0"}
     shown = [words for name, words in bounds.items() if (regrets[name] <= ALPHA).all()]
     units = count(int(regrets["trajectories"].max()), "trajectory", "trajectories")
@@ -141,7 +141,7 @@ def regime(regrets: pd.DataFrame, accuracies: pd.Series) -> str:
 def sides(contrasts: pd.DataFrame) -> str:
     """What accuracy and errors on one side do to LM performance (rows of :func:`regime.crossed`)."""
     own = contrasts.xs(ALL, level="task").xs(READINGS["as measured"], level="outcome")
-    rows = {name: _said(Interval(row["mean"], row["low"], row["high"], 0), "+z.3f") for name, row in own.iterrows()}
+    rows = {name: estimate(Interval(row["mean"], row["low"], row["high"], 0), "+z.3f") for name, row in own.iterrows()}
     clear = [name for name in own.index if own.loc[name, "adjusted"] <= lottery.LEVEL]
     return (
         f"Of dials, 0.1 more accuracy changes LM performance by {rows['accuracy']}; errors on good segments alone, against "
@@ -162,11 +162,5 @@ def longer(runs: pd.DataFrame) -> str:
     return f"With four times the updates: {'; '.join(told)}."
 
 
-def _said(of: Interval, form: str = "z.3f") -> str:
-    """An estimate with its interval, in digits of a ``form``."""
-    low, estimate, high = (f"{value:{form}}".replace("-", "−") for value in (of.low, of.estimate, of.high))
-    return f"{estimate} (95 % interval {low} to {high})"
-
-
 def _related(row: pd.Series) -> str:
-    return _said(Interval(row["correlation"], row["low"], row["high"], 0), "+z.2f")
+    return estimate(Interval(row["correlation"], row["low"], row["high"], 0), "+z.2f")
