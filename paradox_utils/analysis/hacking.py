@@ -1,6 +1,6 @@
 """Over-optimisation run by run: which runs are hacked, by one definition for all tasks.
 
-A mean over runs hides a failure that strikes one run in three; a curve fitted to a group says nothing of its runs.
+A mean over runs hides a failure that strikes some of them; a curve fitted to a group says nothing of its runs.
 """
 
 from __future__ import annotations

@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import itertools
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -19,6 +20,7 @@ from scipy import stats
 from paradox_utils.analysis import hacking, statistics
 from paradox_utils.analysis.outcomes import READINGS, usable
 from paradox_utils.analysis.statistics import Interval
+from paradox_utils.analysis.tables import AnalysisError
 from paradox_utils.data.tasks import TASKS
 
 OUTCOME = READINGS["as measured"]
@@ -33,20 +35,25 @@ LEAST = 2  # hacked runs by which top checkpoints must exceed moderate ones for 
 MOST_CELLS = 3
 
 
-def screened(summary: pd.DataFrame, curves: pd.DataFrame) -> pd.DataFrame:
-    """One row a cell of the screen, whose arms are called by its pressures: hacked runs of the ``top`` checkpoints (each
-    task's last) and of the ``moderate`` ones (its first), of so many ``trainings`` in which neither run is unknown; the
-    ``difference`` of the two; and how much better the moderate ones' LM performance is, on average (``gap``). Cells are in the
-    order of policies in the study, tasks and pressures."""
+def screen(summary: pd.DataFrame, curves: pd.DataFrame) -> pd.DataFrame:
+    """The runs of the screen with their ``pressure`` (its arms are called by them), the ``kind`` of their checkpoint (each
+    task's last is ``top``, its first ``moderate``), and whether each is ``hacked``."""
     runs = hacking.ends(summary[usable(summary)], curves).rename(columns={"arm": "pressure"})
-    ends = runs.groupby("task")["rm_step"]
-    ends = runs.assign(kind=np.where(runs["rm_step"] == ends.transform("max"), "top", "moderate")).dropna(subset=["hacked"])
-    table = ends.pivot_table(index=[*CELL, "rm_seed"], columns="kind", values=["hacked", OUTCOME], aggfunc="mean").dropna()
+    last = runs.groupby("task")["rm_step"].transform("max")
+    return runs.assign(kind=np.where(runs["rm_step"] == last, "top", "moderate"))
+
+
+def screened(runs: pd.DataFrame) -> pd.DataFrame:
+    """One row a cell of :func:`screen`: hacked runs of the ``top`` and of the ``moderate`` checkpoints, of so many
+    ``trainings`` in which neither run is unknown; the ``difference`` of the two; and how much better the moderate ones' LM
+    performance is, on average (``gap``). Cells are in the order of policies in the study, tasks and pressures."""
+    known = runs.dropna(subset=["hacked"])
+    table = known.pivot_table(index=[*CELL, "rm_seed"], columns="kind", values=["hacked", OUTCOME], aggfunc="mean").dropna()
     by_cell = table["hacked"].groupby(CELL, sort=False)
     found = by_cell.sum().astype(int)[["top", "moderate"]].assign(trainings=by_cell.size())
     found["difference"] = found["top"] - found["moderate"]
     found["gap"] = (table[OUTCOME]["moderate"] - table[OUTCOME]["top"]).groupby(CELL).mean()
-    policies, tasks = list(summary["policy"].unique()), list(TASKS)
+    policies, tasks = list(runs["policy"].unique()), list(TASKS)
     order = {cell: (policies.index(cell[1]), tasks.index(cell[0]), PRESSURES.index(cell[2])) for cell in found.index}
     return found.loc[sorted(found.index, key=order.__getitem__)]
 
@@ -86,36 +93,47 @@ CELLS = (*PRESSURES, "as-published")  # the second study's pressures
 
 def confirmed(summary: pd.DataFrame, curves: pd.DataFrame, pressures: Sequence[str] = CELLS) -> pd.DataFrame:
     """The runs of the second study whose arm is called ``PRESSURE-KIND``, with their ``pressure`` (one of ``pressures``) and
-    ``kind``, and whether each is ``hacked``."""
-    runs = summary[usable(summary)].copy()
+    ``kind``, and whether each is ``hacked``: unknown (NA) where the curve does not tell it, or the run has failed."""
+    runs = summary[usable(summary) | (summary["status"] == "failed")].copy()
     parts = runs["arm"].str.extract(rf"^(?P<pressure>{'|'.join(pressures)})-(?P<kind>{'|'.join(KINDS)})$")
-    runs = runs.assign(**parts).dropna(subset=["kind"])
-    return hacking.ends(runs, curves)
+    found = hacking.ends(runs.assign(**parts).dropna(subset=["kind"]), curves)
+    return found.assign(hacked=found["hacked"].where(usable(found)))
+
+
+def of_cell(runs: pd.DataFrame, cell: tuple[str, str, str]) -> pd.DataFrame:
+    """Those of :func:`confirmed` in one cell; raises :class:`AnalysisError` where it has none."""
+    own = runs[(runs[CELL] == list(cell)).all(axis=1)]
+    if own.empty:
+        problem = f"no finished run of {', '.join(cell)}, which the screen names"
+        raise AnalysisError(f"results: {problem}; name the folder of the study that follows it")
+    return own
 
 
 def failures(runs: pd.DataFrame) -> pd.DataFrame:
     """Of every cell and kind of :func:`confirmed`: ``hacked`` of so many ``runs``, the share with Wilson's 95 % interval
-    (Wilson 1927), runs whose end is ``unknown``, and the mean ``accuracy`` and LM ``performance``."""
+    (Wilson 1927), runs whose end is ``unknown``, and means: ``accuracy`` of the reward models, the share of segments that they
+    call errors (``error_share``), and LM ``performance``."""
     rows = {}
     for key, own in runs.groupby([*CELL, "kind"], sort=False):
         known = own["hacked"].dropna()
         hacked, of = int(known.sum()), len(known)
         bounds = stats.binomtest(hacked, of).proportion_ci(method="wilson") if of else None
         share = (hacked / of, bounds.low, bounds.high) if bounds else (np.nan,) * 3
-        rows[key] = (hacked, of, *share, len(own) - of, own["rm_accuracy"].mean(), own[OUTCOME].mean())
+        means = (own.reindex(columns=[name]).mean().item() for name in ("rm_accuracy", "rm_error_share", OUTCOME))
+        rows[key] = (hacked, of, *share, len(own) - of, *means)
     index = pd.MultiIndex.from_tuples(rows) if rows else pd.MultiIndex.from_product([[]] * 4)
-    names = ["hacked", "runs", "share", "low", "high", "unknown", "accuracy", "performance"]
+    names = ["hacked", "runs", "share", "low", "high", "unknown", "accuracy", "error_share", "performance"]
     return pd.DataFrame(rows.values(), index=index.set_names([*CELL, "kind"]), columns=names)
 
 
 def effects(runs: pd.DataFrame) -> pd.DataFrame:
     """Of every cell, each of :data:`CONTRASTS` within trainings that have all four runs: the mean over ``trainings`` for hacked
-    runs (a difference of shares) and for LM performance, with Student's 95 % intervals.
+    runs (a difference of shares) and for LM performance, with Student's 95 % intervals (none where no training differs).
 
-    ``p`` of hacked runs is exact, by flipping the signs of trainings (:func:`sign_flip`): one-sided for the paper's design,
-    where it is McNemar's exact test, two-sided for the others; that of LM performance is Student's, two-sided. ``adjusted`` is
-    by Holm over cells, of hacked runs alone. What accuracy and training do is averaged over the other; *both together* is how
-    much more the two do than each alone.
+    ``p`` of hacked runs is by flipping the signs of trainings (:func:`sign_flip`): one-sided for the paper's design, where it
+    is McNemar's exact test, two-sided for the others, exact where a contrast that is 0 on average is as often above as below;
+    that of LM performance is Student's, two-sided. ``adjusted`` is by Holm over cells, for each contrast of hacked runs. What
+    accuracy and training do is averaged over the other; *both together* is how much more the two do than each alone.
     """
     rows = []
     for cell, own in runs.dropna(subset=["hacked"]).groupby(CELL, sort=False):
@@ -137,6 +155,10 @@ def effects(runs: pd.DataFrame) -> pd.DataFrame:
 def _tested(contrast: pd.Series, name: str, outcome: str) -> tuple[Interval, float]:
     interval = statistics.mean_interval(contrast)
     if outcome == "hacked":
+        if contrast.nunique() < 2:  # no spread is no certainty
+            interval = replace(interval, low=np.nan, high=np.nan)
+        most = sum(weight for weight in CONTRASTS[name].values() if weight > 0)
+        interval = replace(interval, low=max(interval.low, -most), high=min(interval.high, most))
         return interval, sign_flip((2 * contrast).round().astype(int), two_sided=name != PAPER)
     return interval, statistics.two_sided(statistics.p_greater(contrast, 0.0), statistics.p_greater(-contrast, 0.0))
 
@@ -207,48 +229,17 @@ def trainings(cells: int) -> int:
 
 
 def rates(cells: Sequence[Mapping[str, float]], trainings: int, studies: int = 2000, seed: int = 0) -> dict[str, float]:
-    """Shares of simulated second studies that find, in at least one cell, each of the contrasts that are decided.
+    """Shares of simulated second studies that find, in at least one cell, each of the contrasts that are decided, and ``any``.
 
     ``cells``: of each the probability that a run of a kind is hacked; runs are independent.
     """
     random = np.random.default_rng(seed)
     chances = np.array([[cell[kind] for kind in KINDS] for cell in cells])
-    found = dict.fromkeys((PAPER, *DECIDED), 0)
-    for _ in range(studies):
+    found = np.zeros((studies, len(CONTRASTS)), dtype=bool)
+    for study in range(studies):
         hacked = random.random((trainings, *chances.shape)) < chances
-        for name in found:
-            doubled = hacked @ np.array([2 * CONTRASTS[name].get(kind, 0) for kind in KINDS])
+        for place, (name, weights) in enumerate(CONTRASTS.items()):
+            doubled = hacked @ np.array([2 * weights.get(kind, 0) for kind in KINDS])
             least = min(sign_flip(own, two_sided=name != PAPER) for own in doubled.T.round().astype(int))
-            found[name] += least * len(cells) <= LEVEL  # Holm's first step, on which all others wait
-    return {name: count / studies for name, count in found.items()}
-
-
-def answers(counts: pd.DataFrame, table: pd.DataFrame) -> list[str]:
-    """A sentence for each cell of :func:`effects`, with its :func:`failures` ``counts``: how many runs on each kind of reward
-    model are hacked, whether long and top ones more often, and what does it."""
-    hacked = table.xs("hacked", level="outcome")
-    cells = hacked.groupby(CELL, sort=False)
-    return [_answer(" / ".join(cell), counts.xs(cell, level=CELL), own.droplevel(CELL)) for cell, own in cells]
-
-
-def _answer(cell: str, counts: pd.DataFrame, own: pd.DataFrame) -> str:
-    paper = own.loc[PAPER]
-    told = ", ".join(
-        f"{kind.replace('-', ' and ')} {row['hacked']:.0f} of {row['runs']:.0f}" for kind, row in counts.iterrows()
-    )
-    found = "are hacked more often" if paper["adjusted"] <= LEVEL else "are not shown to be hacked more often"
-    size = f"{paper['mean']:+.0%}, {paper['low']:.0%} to {paper['high']:.0%}, p {paper['adjusted']:.3f}"
-    accuracy, training, both = (_effect(own.loc[name]) for name in DECIDED)
-    return (
-        f"{cell}: hacked are {told}. Policies of the long and top reward model {found} than those of the short and moderate "
-        f"one ({size}). On average over the other, accuracy {accuracy} and training {training}; that the two together do more "
-        f"than each alone {'is not shown' if own.loc[DECIDED[-1], 'adjusted'] > LEVEL else 'is shown'} ({both})."
-    )
-
-
-def _effect(row: pd.Series) -> str:
-    size = f"{row['mean']:+.0%}, {row['low']:.0%} to {row['high']:.0%}, p {row['adjusted']:.3f}"
-    if row.name == DECIDED[-1]:
-        return size
-    verb = ("raises" if row["mean"] > 0 else "lowers") if row["adjusted"] <= LEVEL else "is not shown to change"
-    return f"{verb} how often ({size})"
+            found[study, place] = least * len(cells) <= LEVEL  # Holm's first step, on which all others wait
+    return dict(zip(CONTRASTS, found.mean(axis=0).tolist(), strict=True)) | {"any": float(found.any(axis=1).mean())}

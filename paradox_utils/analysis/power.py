@@ -89,15 +89,15 @@ def design_variance(rm: float, ppo: float, rest: float, rm_seeds: int, ppo_seeds
     return rm / rm_seeds + ppo / (runs if nested else ppo_seeds) + rest / runs
 
 
-def truths(regret: float, best: int = 3) -> dict[str, list[float]]:
-    """LM performance by rank (of :data:`RANKS`, the most accurate first) in three worlds: the rank ``best`` (from 2) better by
+def truths(regret: float, best: int = 3, ranks: int = RANKS) -> dict[str, list[float]]:
+    """LM performance by rank (the most accurate first) in three worlds: the rank ``best`` (from 2) better by
     ``regret`` and a fall on both sides of it; a steady fall with accuracy; no difference among the upper half."""
     rise = [0.9 - regret * (1 - rank / (best - 1)) for rank in range(best)]
-    fall = [0.9 - FALL * rank for rank in range(1, RANKS)]
+    fall = [0.9 - FALL * rank for rank in range(1, ranks)]
     return {
-        "inverted U": rise + fall[: RANKS - best],
+        "inverted U": rise + fall[: ranks - best],
         "rising": [0.9, *fall],
-        "plateau": [0.9] * (RANKS // 2) + fall[: RANKS - RANKS // 2],
+        "plateau": [0.9] * (ranks // 2) + fall[: ranks - ranks // 2],
     }
 
 
@@ -125,8 +125,10 @@ def simulated_power(deviation: float, units: Sequence[int], regrets: Sequence[fl
     return pd.DataFrame(rows)
 
 
-def verdict_rates(truth: ArrayLike, deviation: float, studies: int) -> dict[str, float]:
-    """Shares of simulated studies that the rule calls ``supported`` and ``not supported``.
+def verdict_rates(
+    truth: ArrayLike, deviation: float, studies: int, margin: float = verdict.MARGIN, level: float = verdict.ALPHA
+) -> dict[str, float]:
+    """Shares of simulated studies that the rule calls ``supported`` and ``not supported``, at its ``margin`` and ``level``.
 
     ``truth`` (units, K): LM performance by rank, the most accurate first. Every run adds independent normal noise of standard
     ``deviation`` (of reward-model seed, PPO seed and the rest together). Each study is decided as by
@@ -137,9 +139,9 @@ def verdict_rates(truth: ArrayLike, deviation: float, studies: int) -> dict[str,
     d = d - d[..., :1]
     others = d.sum(axis=1, keepdims=True) - d
     paid = np.take_along_axis(d, others.argmax(axis=2)[..., None], axis=2)[..., 0]
-    t = float(stats.t.ppf(1 - verdict.ALPHA, len(means) - 1)) / np.sqrt(len(means))
-    above = paid.mean(axis=1) - t * paid.std(axis=1, ddof=1) > verdict.MARGIN
-    below = (d.mean(axis=1) + t * d.std(axis=1, ddof=1) < verdict.MARGIN).all(axis=1)
+    t = float(stats.t.ppf(1 - level, len(means) - 1)) / np.sqrt(len(means))
+    above = paid.mean(axis=1) - t * paid.std(axis=1, ddof=1) > margin
+    below = (d.mean(axis=1) + t * d.std(axis=1, ddof=1) < margin).all(axis=1)
     return {"supported": float(above.mean()), "not supported": float((below & ~above).mean())}
 
 

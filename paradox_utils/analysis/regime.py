@@ -11,26 +11,44 @@ import pandas as pd
 from paradox_utils.analysis import hacking, statistics
 from paradox_utils.analysis.comparison import ALL, compare, families
 from paradox_utils.analysis.outcomes import READINGS, Reading, usable
-from paradox_utils.analysis.verdict import MARGIN
+from paradox_utils.analysis.phrases import listed
+from paradox_utils.analysis.power import truths, verdict_rates
+from paradox_utils.analysis.verdict import ALPHA, MARGIN, pooled
 
 PRIMARY: tuple[Reading, Reading] = ("as measured", "brevity-robust")  # two readings decide together
+P_VALUES = ["p zero", "p margin", "p below"]
 OUTCOMES = (*(READINGS[reading] for reading in PRIMARY), "hacked")
 
 
 def regrets(steps: pd.DataFrame) -> pd.DataFrame:
     """The regret of the most accurate reward model over all tasks in each of :data:`PRIMARY`, a row each: with interval, and
     one-sided p-values, corrected for the two readings (Holm), that it is not above 0 (``p zero``), not above the margin
-    (``p margin``) and not below the margin (``p below``)."""
+    (``p margin``) and not below the margin (``p below``); and what the verdict's rule finds ``lacking``, in words."""
     rows = {}
     for reading in PRIMARY:
-        zero, margin = (compare(families(steps), reading, margin=bound, resamples=1) for bound in (0.0, MARGIN))
+        (finding,) = pooled(steps, reading, resamples=1)
+        zero, margin = compare(families(steps), reading, margin=0.0, resamples=1), finding.of
         regret = (zero.regret.estimate, zero.regret.low, zero.regret.high)
-        rows[reading] = (*regret, zero.best_rank, zero.counts.rm_seeds, zero.p_above, margin.p_above, margin.p_below)
-    names = ["regret", "low", "high", "best rank", "trajectories", "p zero", "p margin", "p below"]
+        told = (zero.p_above, margin.p_above, margin.p_below, listed(finding.missing) if finding.missing else "")
+        rows[reading] = (*regret, zero.best_rank, zero.counts.rm_seeds, *told)
+    names = ["regret", "low", "high", "best rank", "trajectories", *P_VALUES, "lacking"]
     table = pd.DataFrame.from_dict(rows, orient="index", columns=names)
-    for name in names[-3:]:
+    for name in P_VALUES:
         table[name] = statistics.holm(table[name].fillna(1.0).tolist())
     return table
+
+
+def rates(regret: float, units: int, noise: float, ranks: int = 5, studies: int = 4000) -> dict[str, float]:
+    """Shares of simulated studies of so many ``units`` that :func:`regrets` shows above 0, above the margin and below it,
+    where an inverted U has this ``regret`` (at 0 all ranks are equal) and every run normal noise of standard deviation
+    ``noise``. Both readings are taken to say the same, in which case Holm asks half the level of each."""
+    truth = truths(regret, ranks=ranks)["inverted U"] if regret else [0.9] * ranks
+    level = ALPHA / len(PRIMARY)
+    shown = {}
+    for name, bound in (("above 0", 0.0), (f"above {MARGIN}", MARGIN)):
+        found = verdict_rates([truth] * units, noise, studies, margin=bound, level=level)
+        shown |= {name: found["supported"]} | ({f"below {MARGIN}": found["not supported"]} if bound else {})
+    return shown
 
 
 def crossed(summary: pd.DataFrame, curves: pd.DataFrame, parameters: pd.DataFrame) -> pd.DataFrame:
@@ -91,6 +109,7 @@ def later(summary: pd.DataFrame, curves: pd.DataFrame) -> pd.DataFrame:
     reward model (of each training's two, the ``top`` and the ``moderate`` one): ``runs``, LM performance ``before`` PPO, after
     as many updates as the others (``usual``) and at the ``longer`` end, and how many are hacked at both."""
     runs = hacking.ends(summary[summary["arm"].isin(["steps", "longer"]) & usable(summary)], curves)
+    runs = runs.dropna(subset=["hacked"])
     same = ["task", "policy", "rm_seed", "rm_step", "ppo_seed"]
     pairs = runs[runs["arm"] == "longer"].merge(runs[runs["arm"] == "steps"], on=same, suffixes=("", "_usual"))
     top = pairs.groupby(["task", "policy", "rm_seed"])["rm_accuracy"].transform("max")

@@ -27,6 +27,8 @@ SIGNS = {
     "reward_variance": "variance of the reward within prompts",
     "disagreement": "disagreement of a second reward model",
 }
+# What hacked itself is measured by, and what only runs with a second reward model have: not compared with the others.
+APART = ("reward_mean", "reward_per_segment", "disagreement")
 BEFORE = {
     "stress_error_share": "errors called too many",
     "stress_confidence": "confidence",
@@ -64,11 +66,28 @@ def auc(values: Array, positive: Array) -> float:
 
 def early(runs: pd.DataFrame, moved: pd.DataFrame, cell: list[str]) -> pd.DataFrame:
     """AUC of each sign by update, (update × sign): pairs of a hacked run and another one of its ``cell`` that both have the
-    sign, all cells together. ``runs``: with ``id`` and ``hacked``; ``moved``: of :func:`changes`."""
+    sign, all cells together, as far as every cell with such a pair goes. ``runs``: with ``id`` and ``hacked``; ``moved``: of
+    :func:`changes`."""
     table = moved.merge(runs.dropna(subset=["hacked"])[["id", "hacked", *cell]], on="id")
     known = [sign for sign in SIGNS if sign in moved]
-    rows = {update: {sign: _within(now, sign, cell) for sign in known} for update, now in table.groupby("update")}
+    paired = table.groupby(cell).filter(lambda own: own["hacked"].nunique() > 1)
+    if len(paired):
+        paired = paired[paired["update"] <= paired.groupby(cell)["update"].max().min()]
+    rows = {update: {sign: _within(now, sign, cell) for sign in known} for update, now in paired.groupby("update")}
     return pd.DataFrame.from_dict(rows, orient="index", columns=known).rename_axis("update")
+
+
+def telling(early: pd.DataFrame) -> tuple[str, float, int] | None:
+    """Of the signs of :func:`early` but those :data:`APART` the one that tells hacked runs best at its last update, its AUC
+    there, and the first update from which on it tells at least half as much; None where none is known."""
+    last = early.drop(columns=[*APART], errors="ignore").tail(1).dropna(axis=1)
+    if last.empty:
+        return None
+    best = str((last.iloc[0] - 0.5).abs().idxmax())
+    at_end = float(last[best].iloc[0])
+    weak = (early[best] - 0.5) * np.sign(at_end - 0.5) < abs(at_end - 0.5) / 2
+    since = weak[::-1].cummax()[::-1]  # weak here or at a later update
+    return best, at_end, int(early.index[~since][0])
 
 
 def _within(table: pd.DataFrame, sign: str, cell: list[str]) -> float:

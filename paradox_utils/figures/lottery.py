@@ -6,12 +6,13 @@ import numpy as np
 import pandas as pd
 from matplotlib.patches import Patch
 
-from paradox_utils.analysis import lottery, signs
+from paradox_utils.analysis import findings, lottery, signs
 from paradox_utils.data.tasks import TASKS
 from paradox_utils.figures.style import COLORS, FAINT, INK, LM_PERFORMANCE, PALETTE, Drawing, dot, grid, panel, style, ticks
 
 MODERATE, TOP = FAINT, COLORS[3]
 SHOWN = 5  # signs with a colour of their own
+SHORT = {"default": "default", "published": "published", "low-kl": "½ KL", "fast": "2 × rate", "slow": "½ rate"}
 
 
 @style()
@@ -30,7 +31,7 @@ def screen(cells: pd.DataFrame, named: list[tuple[str, str, str]]) -> Drawing:
         for place, pressure in zip(places, own.index, strict=True):
             if (task, policy, pressure) in named:
                 axis.annotate("★", (place + 0.2, own.loc[pressure, "top"]), ha="center", va="bottom", color=INK)
-        axis.set_xticks(places, own.index, rotation=30, ha="right")
+        axis.set_xticks(places, [SHORT[pressure] for pressure in own.index], rotation=30, ha="right")
         axis.set(ylabel="hacked runs", ylim=(0, max(cells["trainings"].max(), 1)))
         axis.grid(axis="x", visible=False)
     kinds = [Patch(color=MODERATE, label="moderate checkpoint"), Patch(color=TOP, label="top checkpoint")]
@@ -40,7 +41,7 @@ def screen(cells: pd.DataFrame, named: list[tuple[str, str, str]]) -> Drawing:
 @style()
 def runs(table: pd.DataFrame) -> Drawing:
     """Every run of the second study (rows of :func:`lottery.confirmed`), a panel a cell: LM performance by kind of reward
-    model, hacked runs filled, with the number of hacked ones above."""
+    model, hacked runs filled, those whose end is unknown crossed, with the number of hacked ones above."""
     cells = list(dict.fromkeys(table[lottery.CELL].itertuples(index=False, name=None)))
     axes = [panel(2, 2.7) for _ in cells]
     for axis, cell in zip(axes, cells, strict=True):
@@ -49,10 +50,14 @@ def runs(table: pd.DataFrame) -> Drawing:
             found = own[own["kind"] == kind].sort_values(lottery.OUTCOME)
             spread = (np.arange(len(found)) % 7 - 3) * 0.06  # by rank, so that equals lie beside each other
             bad = found["hacked"].fillna(False).to_numpy(bool)
-            for which, fill in ((~bad, "none"), (bad, TOP)):
+            unknown = found["hacked"].isna().to_numpy()
+            edge = PALETTE[cell[0]]
+            for which, mark, fill, color in (
+                (~bad & ~unknown, "o", "none", edge), (unknown, "x", FAINT, FAINT), (bad, "o", TOP, TOP)
+            ):  # fmt: skip
                 axis.plot(
-                    place + spread[which], found.loc[which, lottery.OUTCOME], linestyle="none", marker="o", markersize=4,
-                    markerfacecolor=fill, markeredgecolor=TOP if fill == TOP else PALETTE[cell[0]], alpha=0.8,
+                    place + spread[which], found.loc[which, lottery.OUTCOME], linestyle="none", marker=mark, markersize=4,
+                    markerfacecolor=fill, markeredgecolor=color, alpha=0.8,
                 )  # fmt: skip
             axis.annotate(
                 f"{bad.sum()} of {found['hacked'].count()}",
@@ -63,15 +68,17 @@ def runs(table: pd.DataFrame) -> Drawing:
             )
         axis.set_xticks(range(len(lottery.KINDS)), [kind.replace("-", "\n") for kind in lottery.KINDS])
         axis.set(ylabel=LM_PERFORMANCE[cell[0]], ylim=(-0.03, 1.03))
-        axis.set_title(" · ".join(cell), pad=14)
+        axis.set_title(" · ".join((*cell[:2], findings.PRESSURES[cell[2]])), pad=14, fontsize=9)
         axis.grid(axis="x", visible=False)
-    return Drawing(axes, [dot("hacked", color=TOP), dot("not hacked", color=FAINT, markerfacecolor="none")])
+    unclear = [dot("unknown", color=FAINT, marker="x")] * bool(table["hacked"].isna().any())
+    return Drawing(axes, [dot("hacked", color=TOP), dot("not hacked", color=FAINT, markerfacecolor="none"), *unclear])
 
 
 @style()
 def early(table: pd.DataFrame) -> Drawing:
     """How well each sign tells hacked runs by update (:func:`signs.early`): those that tell most at the end have colours."""
-    last = (table.ffill().iloc[-1] - 0.5).abs().sort_values(ascending=False)
+    last = (table.iloc[-1] - 0.5).abs().sort_values(ascending=False)  # those set apart come after the others
+    last = last[sorted(last.index, key=lambda sign: sign in signs.APART)]
     axis = panel(1, 3.2)
     for rank, sign in enumerate(last.index):
         color = COLORS[rank] if rank < SHOWN else FAINT

@@ -40,7 +40,7 @@ def test_the_screen_counts_and_names_cells():
     rows += screen({"default": (0, 0), "fast": (2, 0)}, policy="large")
     rows += screen({"default": (1, 0), "fast": (2, 2)}, task="factuality")
     rows += screen({"default": (0, 0), "fast": (0, 0)}, task="factuality", policy="large")
-    cells = lottery.screened(*study(rows))
+    cells = lottery.screened(lottery.screen(*study(rows)))
     row = cells.loc[("relevance", "small", "published")]
     assert row[["top", "moderate", "trainings", "difference"]].tolist() == [3, 1, 4, 2]
     assert row["gap"] == pytest.approx(0.8 - (3 * 0.5 + 0.9) / 4)
@@ -57,7 +57,7 @@ def test_the_screen_counts_and_names_cells():
 
 def test_a_training_with_an_unknown_end_does_not_count():
     summary, curves = study(screen({"default": (1, 0)}))
-    cells = lottery.screened(summary, curves[curves["id"] != summary["id"].iloc[0]])
+    cells = lottery.screened(lottery.screen(summary, curves[curves["id"] != summary["id"].iloc[0]]))
     assert cells.loc[("relevance", "small", "default"), ["top", "trainings"]].tolist() == [0, 3]
 
 
@@ -126,12 +126,8 @@ def test_holm_is_over_cells_of_a_contrast():
     found = lottery.effects(lottery.confirmed(*study(second(strong) + second(none, task="factuality"))))
     paper = found.xs((lottery.PAPER, "hacked"), level=["contrast", "outcome"])
     assert paper["adjusted"].tolist() == pytest.approx([2 / 256, 1.0])
-    first, other = lottery.answers(
-        lottery.failures(lottery.confirmed(*study(second(strong) + second(none, task="factuality")))), found
-    )
-    assert "are hacked more often" in first
-    assert "long and top 8 of 8" in first
-    assert "are not shown to be hacked more often" in other
+    other = found.xs("factuality", level="task").xs("hacked", level="outcome")
+    assert other[["low", "high"]].isna().all(axis=None)  # where no training differs there is no spread to tell from
 
 
 def test_power_is_exact():
@@ -146,7 +142,9 @@ def test_power_is_exact():
 
 def test_the_rule_in_worlds_whose_truth_is_known():
     flat = [dict.fromkeys(KINDS, 0.3), dict.fromkeys(KINDS, 0.1), dict.fromkeys(KINDS, 0.02)]
-    assert max(lottery.rates(flat, 32, studies=400).values()) <= 0.05 + 2 * np.sqrt(0.05 * 0.95 / 400)
+    found = lottery.rates(flat, 32, studies=400)
+    assert found["any"] >= max(found[name] for name in lottery.CONTRASTS)
+    assert max(found[name] for name in lottery.CONTRASTS) <= 0.05 + 2 * np.sqrt(0.05 * 0.95 / 400)
     by_accuracy = dict.fromkeys(KINDS, 0.02) | {"short-top": 0.4, "long-top": 0.4}
     found = lottery.rates([by_accuracy, *flat[1:]], 32, studies=400)
     assert min(found[lottery.PAPER], found["accuracy"]) >= 0.8
@@ -162,6 +160,22 @@ def test_empty_studies_have_empty_tables():
     assert runs.empty
     assert lottery.failures(runs).empty
     assert lottery.against(runs, runs).empty
+
+
+def test_a_failed_run_has_an_unknown_end():
+    summary, curves = study(second([[0] * 4, [0] * 4, [0] * 4, [1] * 4]))
+    last = summary.index[-1]
+    summary.loc[last, ["status", lottery.OUTCOME]] = ["failed", np.nan]
+    runs = lottery.confirmed(summary, curves)
+    counts = lottery.failures(runs).loc[("relevance", "small", "low-kl", "long-top")]
+    assert counts[["hacked", "runs", "unknown"]].tolist() == [3, 3, 1]
+    assert lottery.effects(runs)["trainings"].unique().tolist() == [3]
+
+
+def test_a_cell_without_runs_is_told():
+    runs = lottery.confirmed(*study(second([[0] * 4] * 4)))
+    with pytest.raises(tables.AnalysisError, match="factuality"):
+        lottery.of_cell(runs, ("factuality", "small", "low-kl"))
 
 
 def test_other_arms_are_no_cells():
@@ -196,9 +210,10 @@ def test_the_page_says_what_it_finds(cured, tmp_path):
     folder = written(rows + (extra + rloo) * cured, tmp_path / "second")
     names = run_page("12", folder, screen=str(written(first, tmp_path / "screen")))
     assert names["named"] == [("relevance", "small", "low-kl")]
-    assert "3 of 4 against 0" in names["words"]["struck"]
+    assert "relevance, small 4 of 8 runs" in names["words"]["struck"]
+    assert "6 of 8 (41% to 93%) against 0 of 8, p 0.016" in names["words"]["confirmed"]
     assert names["counts"].loc[("relevance", "small", "low-kl", "long-top"), "hacked"] == 6
-    assert "length tells hacked runs best: AUC 1.00" in names["words"]["watch"]
+    assert "length tells hacked runs best: AUC 1.00 at update 10" in names["words"]["watch"]
     assert list(names["cured"].index) == ["minimum"] * cured
     assert names["found"].loc["PPO", "hacked"].tolist() == [0, 1, 0, 6]
     assert ("rloo" in names["found"].index) == cured
@@ -206,7 +221,7 @@ def test_the_page_says_what_it_finds(cured, tmp_path):
 
 @pytest.mark.parametrize("hacked", [0, 1])
 def test_the_page_runs_where_all_runs_end_alike(hacked, tmp_path):
-    first = screen({"default": (hacked * 4, hacked * 4)})
+    first = screen({"low-kl": (hacked * 4, hacked * 4)})
     folder = written(second([[hacked] * 4] * 4), tmp_path / "second")
     names = run_page("12", folder, screen=str(written(first, tmp_path / "screen")))
     assert names["words"]["watch"] == "These runs do not tell what to watch."

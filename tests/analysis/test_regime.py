@@ -142,8 +142,13 @@ def test_the_page_says_what_it_finds(tmp_path):
     curves = curves_of(summary["id"], summary["id"].str.startswith("l")).assign(kl=0.1, lm_performance=0.5)
     curves.to_csv(tmp_path / "curves.csv", index=False)
     turned[2].rename_axis("id").reset_index().to_csv(tmp_path / "parameters.csv", index=False)
+    scored = pd.DataFrame({"id": teach["id"], "when": "final", "good": [f"{4 * x} {4 * x}" for x in teach[FINAL]]})
+    scored.assign(segments="4 4").to_csv(tmp_path / "questions.csv", index=False)
     names = run_page("17", tmp_path)
     assert "accuracy 0.60 to 0.76" in names["words"]["regime"]
+    assert "By both readings it is below 0.04." in names["words"]["regime"]
+    assert names["known"].loc["all alike", "above 0"] < 0.05
+    assert names["known"].loc["twice it", "above 0.04"] > 0.9 > 0.05 > names["known"].loc["the margin", "above 0.04"]
     assert "0.1 more accuracy changes LM performance by +0.100" in names["words"]["sides"]
     assert "0 and 8 of 8 are hacked" in names["words"]["longer"]
     assert names["later"]["runs"].tolist() == [8, 8]

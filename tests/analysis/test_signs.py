@@ -63,6 +63,25 @@ def test_pairs_are_within_a_cell():
     assert signs.early(both, signs.changes(curves), CELL).loc[11, "length"] == pytest.approx(0.5)
 
 
+def test_signs_are_compared_as_far_as_every_cell_goes():
+    runs, curves = made()
+    longer = runs.assign(task="factuality", id="x" + runs["id"], hacked=~runs["hacked"])
+    more = curves.assign(id="x" + curves["id"])
+    more = pd.concat([more, more.assign(update=more["update"] + 12)])
+    found = signs.early(pd.concat([runs, longer]), signs.changes(pd.concat([curves, more])), CELL)
+    assert found.index.max() == curves["update"].max()
+    alone = signs.early(pd.concat([runs, longer.assign(hacked=False)]), signs.changes(pd.concat([curves, more])), CELL)
+    assert alone.loc[11, "length"] == 1.0  # a cell in which all end alike is no pair
+
+
+def test_what_tells_tells_to_the_end():
+    early = pd.DataFrame({"length": [0.95, 0.4, 0.8, 0.9], "kl": [0.5, 0.5, 0.5, 0.3]}, index=[0, 1, 2, 3])
+    assert signs.telling(early) == ("length", 0.9, 2)
+    assert signs.telling(early[["kl"]]) == ("kl", 0.3, 3)
+    assert signs.telling(early.rename(columns={"length": "disagreement"}))[0] == "kl"
+    assert signs.telling(early.head(0)) is None
+
+
 def test_stopping_by_hand():
     paths, true = np.array([[0.0, 2.0, 5.0], [0.0, 1.0, 1.0]]), np.array([[0.0, 3.0, -1.0], [0.0, 1.0, 2.0]])
     assert signs.stopped(paths, true, 1.5).tolist() == [3.0, 2.0]

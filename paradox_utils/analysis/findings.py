@@ -1,0 +1,265 @@
+"""The words of the lottery and of the paper's regime: who is hacked, what makes it, what to watch, and what sets in later.
+
+Plain sentences about what :mod:`.lottery`, :mod:`.signs` and :mod:`.regime` measure, for the first page and for their own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+from paradox_utils.analysis import hacking, lottery, signs
+from paradox_utils.analysis.comparison import ALL
+from paradox_utils.analysis.outcomes import READINGS
+from paradox_utils.analysis.phrases import count, estimate, listed
+from paradox_utils.analysis.statistics import Interval
+from paradox_utils.analysis.verdict import ALPHA, MARGIN
+
+PRESSURES = {
+    "default": "the study's own setting",
+    "published": "the published KL estimator and sampling",
+    "low-kl": "half the KL penalty",
+    "fast": "twice the learning rate",
+    "slow": "half the learning rate",
+    "as-published": "all published PPO settings",
+}
+
+
+def spoken(cell: Sequence[str]) -> str:
+    """A cell in words."""
+    task, policy, pressure = cell
+    return f"{task}, {policy}, {PRESSURES[pressure]}"
+
+
+# --- the lottery ----------------------------------------------------------------------------------------------------------
+
+
+def confirmed(counts: pd.DataFrame, effects: pd.DataFrame) -> str:
+    """How often policies of the long and top, and of the short and moderate reward model are hacked on new trainings, in each
+    cell (rows of :func:`lottery.failures` and :func:`lottery.effects`)."""
+    if counts.empty:
+        return "These runs do not tell how often the most accurate reward model is hacked."
+    hacked = effects.xs("hacked", level="outcome") if len(effects) else effects
+    told = []
+    for cell, own in counts.groupby(lottery.CELL, sort=False):
+        top, moderate = (own.loc[(*cell, kind)] for kind in ("long-top", "short-moderate"))
+        tested = (*cell, lottery.PAPER) in hacked.index
+        p = f", {chance(hacked.loc[(*cell, lottery.PAPER), 'adjusted'])}" if tested else ""
+        told.append(
+            f"{spoken(cell)}: {top['hacked']:.0f} of {top['runs']:.0f} ({top['low']:.0%} to {top['high']:.0%}) against "
+            f"{moderate['hacked']:.0f} of {moderate['runs']:.0f}{p}"
+        )
+    return (
+        "On new trainings, hacked policies of the long trained, most accurate reward model (with the 95 % interval of their "
+        f"share) against those of the short trained, moderately accurate one: {'; '.join(told)}."
+    )
+
+
+def struck(runs: pd.DataFrame) -> str:
+    """Where policies of the most accurate checkpoints are hacked (rows of :func:`lottery.screen`), by task and policy."""
+    known = runs.dropna(subset=["hacked"])
+    pairs = known.pivot_table(index=["task", "policy"], columns="kind", values="hacked", aggfunc=["sum", "size"])
+    if known["kind"].nunique() < 2:
+        return "These runs do not tell where the most accurate reward model is hacked."
+    hacked, of = pairs["sum"].astype(int), pairs["size"].astype(int)
+    most = (hacked["top"] - hacked["moderate"]).idxmax()
+    own = known[(known["task"] == most[0]) & (known["policy"] == most[1]) & (known["kind"] == "top")]
+    trainings = own.groupby("rm_seed")["hacked"].any()
+    others = hacked.drop(most).sum(), of.drop(most).sum()
+    beside = (
+        f"; with the other {count(len(hacked) - 1, 'pair')} of task and policy {others[0]['top']} of {others[1]['top']} "
+        f"against {others[0]['moderate']} of {others[1]['moderate']}"
+        if len(hacked) > 1
+        else ""
+    )
+    return (
+        f"In {', '.join(most)} {hacked.loc[most, 'top']} of {count(of.loc[most, 'top'], 'run')} on the most accurate "
+        f"checkpoint are hacked, on {trainings.sum()} of {count(len(trainings), 'training')}, and "
+        f"{hacked.loc[most, 'moderate']} of {of.loc[most, 'moderate']} on a moderate one{beside}."
+    )
+
+
+def sensitive(runs: pd.DataFrame) -> str:
+    """Hacked runs of top (or long and top) against moderate (short and moderate) checkpoints, were half the change enough."""
+    half = runs.assign(half=hacking.hacked(runs, hacking.CLEAR / 2))
+    named = [kind for kind in ("top", "long-top") if kind in set(runs["kind"])]
+    if not named:
+        return ""
+    top, moderate = (named[0], "moderate") if named[0] == "top" else (named[0], "short-moderate")
+    counts = half.pivot_table(index="task", columns="kind", values="half", aggfunc="sum", sort=False)
+    told = [f"{task} {row.get(top, 0):.0f} against {row.get(moderate, 0):.0f}" for task, row in counts.iterrows()]
+    pair = "top against moderate ones" if top == "top" else "long and top ones against short and moderate ones"
+    return f"Were half as large a change enough, the hacked ones would be, {pair}: {listed(told)}."
+
+
+def cause(effects: pd.DataFrame) -> str:
+    """Whether accuracy or long training makes runs hacked, over all cells (rows of :func:`lottery.effects`)."""
+    if effects.empty:
+        return "These runs do not tell accuracy from long training."
+    hacked = effects.xs("hacked", level="outcome")
+    factors = {"accuracy": "higher accuracy, at equal training,", "training": "longer training, at equal accuracy,"}
+    told = [_held(hacked.xs(name, level="contrast"), words) for name, words in factors.items()]
+    text = "; ".join(told)
+    return f"{text[0].upper()}{text[1:]}."
+
+
+def _held(own: pd.DataFrame, words: str) -> str:
+    """In how many settings a factor changes the share of hacked runs."""
+    clear = own.loc[own["adjusted"] <= lottery.LEVEL, "mean"]
+    ways = {"raises": int((clear > 0).sum()), "lowers": int((clear < 0).sum())}
+    of = count(len(own), "setting")
+    span = points(own["mean"].min()) if len(own) == 1 else f"{points(own['mean'].min())} to {points(own['mean'].max())}"
+    if not len(clear):
+        return f"{words} is not shown to change how often policies are hacked, in any of {of} ({span})"
+    done = listed([f"{verb} the share of hacked policies in {n}" for verb, n in ways.items() if n])
+    return f"{words} {done} of {of} ({span})"
+
+
+def watch(early: pd.DataFrame, saved: pd.DataFrame) -> str:
+    """Which sign along a run tells best that it is being hacked, and what stopping on it saves (:func:`signs.early`,
+    :func:`signs.saved`)."""
+    found = signs.telling(early)
+    if found is None:
+        return "These runs do not tell what to watch."
+    best, auc, since = found
+    row = saved.loc[best]
+    gain = estimate(Interval(row["gain"], row["low"], row["high"], 0), "+z.2f")
+    pays = "pays" if row["low"] > 0 else "costs" if row["high"] < 0 else "is not shown to pay"
+    return (
+        f"Of the signs that anyone can watch, {signs.SIGNS[best]} tells hacked runs best: AUC {auc:.2f} at update "
+        f"{early.index[-1]}, at least half as clear from update {since} on. Stopping on it, by a bar set on other trainings, "
+        f"{pays}: {gain} of true return a run; it ends {row['hacked']:.0%} of hacked runs early and {row['other']:.0%} of "
+        "others."
+    )
+
+
+def foretold(before: pd.DataFrame) -> str:
+    """Whether a measure before PPO tells which reward models let their policy be hacked (rows of :func:`signs.before`)."""
+    if before.empty:
+        return "In the first half of trainings all policies end alike, so no measure can be chosen."
+    name, row = str(before.index[0]), before.iloc[0]
+    other = (
+        f"AUC {row['second']:.2f}, {chance(row['p'])}" if np.isfinite(row["second"]) else "nothing to tell, as all end alike"
+    )
+    return (
+        f"In the first half of trainings {signs.BEFORE[name]} tells the hacked ones best (AUC {row['first']:.2f}). "
+        f"On the other half: {other}."
+    )
+
+
+def cures(table: pd.DataFrame, words: dict[str, str]) -> str:
+    """What each cure does to hacked runs and to LM performance (rows of :func:`lottery.against`)."""
+    told = [
+        f"with {words[name]} {row['hacked']:.0f} of {row['trainings']:.0f} ({chance(row['p'])}), LM performance changed by "
+        f"{estimate(Interval(row['gain'], row['low'], row['high'], 0), '+z.3f')}"
+        for name, row in table.iterrows()
+    ]
+    if not told:
+        return "No cure has finished runs."
+    before = table.iloc[0]
+    return f"Without a cure {before['hacked before']:.0f} of {before['trainings']:.0f} policies are hacked; {'; '.join(told)}."
+
+
+def optimisers(table: pd.DataFrame) -> str:
+    """Hacked runs of each optimiser, long and top against short and moderate (rows of :func:`lottery.failures`)."""
+    told = []
+    for name, own in table.groupby(level="optimiser", sort=False):
+        kinds = own.droplevel("optimiser")
+        pair = (kinds.loc[kind] for kind in ("long-top", "short-moderate"))
+        top, moderate = (f"{row['hacked']:.0f} of {row['runs']:.0f}" for row in pair)
+        told.append(f"{name} {top} against {moderate}")
+    return f"Hacked on the long and top against the short and moderate reward model: {listed(told)}." if told else ""
+
+
+def answers(counts: pd.DataFrame, effects: pd.DataFrame) -> list[str]:
+    """A sentence for each cell of :func:`lottery.effects`, with its :func:`lottery.failures` ``counts``: whether long and top
+    reward models are hacked more often, and what does it."""
+    hacked = effects.xs("hacked", level="outcome")
+    cells = hacked.groupby(lottery.CELL, sort=False)
+    return [_answer(cell, counts.xs(cell, level=lottery.CELL), own.droplevel(lottery.CELL)) for cell, own in cells]
+
+
+def _answer(cell: Sequence[str], counts: pd.DataFrame, own: pd.DataFrame) -> str:
+    opening = f"*{spoken(cell)}.*"
+    if not counts["hacked"].any():
+        return f"{opening} No run is hacked, of {counts['runs'].sum():.0f}; at most {counts['high'].max():.0%} of a kind."
+    paper = own.loc[lottery.PAPER]
+    found = "is hacked more often" if paper["adjusted"] <= lottery.LEVEL else "is not shown to be hacked more often"
+    accuracy, training, both = (own.loc[name] for name in lottery.DECIDED)
+    together = "are not shown to do more or less"
+    if both["adjusted"] <= lottery.LEVEL:
+        together = f"do {'more' if both['mean'] > 0 else 'less'}"
+    return (
+        f"{opening} The long and top reward model {found} than the short and moderate one ({size(paper)}). Accuracy "
+        f"{_effect(accuracy)}, training {_effect(training)}. Together they {together} than each alone ({size(both)})."
+    )
+
+
+def _effect(row: pd.Series) -> str:
+    verb = ("raises" if row["mean"] > 0 else "lowers") if row["adjusted"] <= lottery.LEVEL else "is not shown to change"
+    return f"{verb} how often ({size(row)})"
+
+
+def size(row: pd.Series) -> str:
+    """A contrast of hacked shares in points, with its interval and corrected p."""
+    known = np.isfinite(row["low"])
+    bounds = f", {points(row['low'], '')} to {points(row['high'], '')}" if known else ""
+    return f"{points(row['mean'])}{bounds}, {chance(row['adjusted'])}"
+
+
+def points(share: float, unit: str = " points") -> str:
+    """A difference of shares in percentage points."""
+    return f"{100 * share:+z.0f}{unit}".replace("-", "−")
+
+
+def chance(p: float) -> str:
+    """A p-value."""
+    return "p < 0.001" if p < 0.001 else f"p {p:.3f}"
+
+
+# --- the paper's regime ---------------------------------------------------------------------------------------------------
+
+
+def regime(regrets: pd.DataFrame, accuracies: pd.Series) -> str:
+    """Whether the most accurate reward model loses where none is very accurate (rows of :func:`regime.regrets`);
+    ``accuracies``: those of the reward models."""
+    lacking = next((text for text in regrets["lacking"] if text), "")
+    if lacking:
+        return f"Undecided: this takes {lacking}."
+    said = [f"{estimate(Interval(row['regret'], row['low'], row['high'], 0))} *{name}*" for name, row in regrets.iterrows()]
+    bounds = {"p below": f"below {MARGIN}", "p margin": f"above {MARGIN}", "p zero": "above 0"}
+    passed = {words: regrets.index[regrets[name] <= ALPHA] for name, words in bounds.items()}
+    both = [words for words, readings in passed.items() if len(readings) == len(regrets)]
+    single = [f"{words} *{readings[0]}* alone" for words, readings in passed.items() if 0 < len(readings) < len(regrets)]
+    units = count(int(regrets["trajectories"].max()), "trajectory", "trajectories")
+    shown = "By both readings it is " + (listed(both) if both else f"shown neither above 0 nor below {MARGIN}")
+    return (
+        f"With reward models of accuracy {accuracies.min():.2f} to {accuracies.max():.2f}, choosing the most accurate costs "
+        f"{listed(said)}, over {units}. {shown}" + (f"; {listed(single)}." if single else ".")
+    )
+
+
+def sides(contrasts: pd.DataFrame) -> str:
+    """What accuracy and errors on one side do to LM performance (rows of :func:`regime.crossed`)."""
+    own = contrasts.xs(ALL, level="task").xs(READINGS["as measured"], level="outcome")
+    rows = {name: estimate(Interval(row["mean"], row["low"], row["high"], 0), "+z.3f") for name, row in own.iterrows()}
+    clear = [name for name in own.index if own.loc[name, "adjusted"] <= lottery.LEVEL]
+    return (
+        f"Of dials, 0.1 more accuracy changes LM performance by {rows['accuracy']}; errors mostly on good segments, against "
+        f"both sides, by {rows['good called errors']}; mostly on bad ones by {rows['errors called good']}. "
+        f"Clear after correction: {listed(clear) if clear else 'none'}."
+    )
+
+
+def longer(runs: pd.DataFrame) -> str:
+    """What four times the updates change (rows of :func:`regime.later`)."""
+    if runs.empty:
+        return "These runs do not tell what sets in later."
+    told = []
+    for kind, own in runs.groupby(level="kind", sort=False):
+        usual, later = (np.average(own[name], weights=own["runs"]) for name in ("usual", "longer"))
+        struck = f"{own['hacked_usual'].sum():.0f} and {own['hacked_longer'].sum():.0f} of {own['runs'].sum()} are hacked"
+        told.append(f"with the {kind} checkpoint LM performance goes from {usual:.2f} to {later:.2f}, and {struck}")
+    return f"With four times the updates: {'; '.join(told)}."

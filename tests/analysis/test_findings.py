@@ -1,0 +1,108 @@
+"""The lottery and the paper's regime in words: what is said where something is found, and where nothing is."""
+
+import pandas as pd
+import pytest
+
+from paradox_utils.analysis import findings, lottery
+from tests.analysis.test_lottery import screen, second, study
+
+SETTING = ("relevance", "small", "low-kl")
+
+
+def told(hacked, task="relevance"):
+    runs = lottery.confirmed(*study(second(hacked, task)))
+    return lottery.failures(runs), lottery.effects(runs)
+
+
+def test_the_screen_is_told_by_task_and_policy():
+    rows = screen({"default": (1, 0), "low-kl": (3, 0)}, trainings=8) + screen({"low-kl": (0, 2)}, "factuality", trainings=8)
+    said = findings.struck(lottery.screen(*study(rows)))
+    assert said.startswith("In relevance, small 4 of 16 runs on the most accurate checkpoint are hacked, on 3 of 8 trainings, ")
+    assert said.endswith("with the other 1 pair of task and policy 0 of 8 against 2 of 8.")
+    assert "do not tell" in findings.struck(lottery.screen(*study([row for row in rows if row["rm_step"] == 160])))
+
+
+def test_half_as_large_a_change_makes_more_runs_hacked():
+    runs = lottery.screen(*study(screen({"low-kl": (3, 1)})))
+    assert findings.sensitive(runs).endswith("top against moderate ones: relevance 3 against 1.")
+    small = runs.assign(fall=0.6, lost=1.0)  # too little for a whole, enough for a half
+    assert findings.sensitive(small).endswith("relevance 4 against 4.")
+
+
+def test_new_trainings_are_told_by_setting():
+    counts, effects = told([[0] * 8, [0] * 8, [0] * 8, [1] * 6 + [0] * 2])
+    said = findings.confirmed(counts, effects)
+    assert "relevance, small, half the KL penalty: 6 of 8 (41% to 93%) against 0 of 8, p 0.016." in said
+    assert "do not tell" in findings.confirmed(counts.head(0), effects.head(0))
+
+
+@pytest.mark.parametrize(
+    ("hacked", "parts"),
+    [
+        ([[0] * 8] * 4, ["No run is hacked, of 32; at most 32% of a kind"]),  # Wilson's end of 0 of 8
+        ([[0] * 8, [0] * 8, [0] * 8, [1] * 8], ["is hacked more often", "+100 points, p 0.004", "they do more than each"]),
+        ([[0] * 8, [1] * 8, [1] * 8, [1] * 8], ["they do less than each alone (−100 points"]),
+        ([[0] * 8, [1] * 8, [0] * 8, [1] * 8], ["Accuracy raises how often (+100 points, p 0.008)", "training is not shown"]),
+        ([[1] * 8, [1] * 8, [0] * 8, [0] * 8], ["is not shown to be hacked more often", "training lowers how often"]),
+    ],
+)
+def test_a_setting_is_told_whatever_is_found(hacked, parts):
+    (said,) = findings.answers(*told(hacked))
+    assert said.startswith("*relevance, small, half the KL penalty.*")
+    for part in parts:
+        assert part in said
+
+
+def test_the_cause_is_told_over_settings():
+    rows = [(*cell, name, "hacked", mean, p) for cell, name, mean, p in (
+        (SETTING, "accuracy", 0.3, 0.01),
+        (SETTING, "training", -0.2, 0.02),
+        (("factuality", "small", "fast"), "accuracy", -0.05, 1.0),
+        (("factuality", "small", "fast"), "training", 0.1, 1.0),
+    )]  # fmt: skip
+    names = ["task", "policy", "pressure", "contrast", "outcome", "mean", "adjusted"]
+    effects = pd.DataFrame(rows, columns=names).set_index(names[:5])
+    assert findings.cause(effects) == (
+        "Higher accuracy, at equal training, raises the share of hacked policies in 1 of 2 settings (−5 points to +30 points); "
+        "longer training, at equal accuracy, lowers the share of hacked policies in 1 of 2 settings (−20 points to +10 points)."
+    )
+    nothing = findings.cause(effects.assign(adjusted=1.0))
+    assert nothing.count("is not shown to change") == 2
+    assert "do not tell" in findings.cause(effects.head(0))
+
+
+def test_the_best_sign_is_told_with_what_stopping_on_it_saves():
+    early = pd.DataFrame(
+        {"length": [0.1, 0.8, 0.9], "entropy": [0.5, 0.3, 0.4], "reward_mean": [0.5, 1.0, 1.0]}, index=[0, 10, 20]
+    )
+    saved = pd.DataFrame({"gain": [0.2], "low": [0.1], "high": [0.3], "hacked": [0.75], "other": [0.1]}, index=["length"])
+    said = findings.watch(early, saved)
+    assert "length tells hacked runs best: AUC 0.90 at update 20" in said  # the reward paid is part of what hacked means
+    assert "from update 10 on" in said  # at 0 it is as far from a half, on the other side
+    assert "75% of hacked runs early and 10% of others" in said
+    assert "pays: +0.20 (95 % interval +0.10 to +0.30)" in said
+    assert "costs: " in findings.watch(early, saved.assign(low=-0.3, high=-0.1))
+    assert "is not shown to pay" in findings.watch(early, saved.assign(low=-0.3))
+    assert "do not tell" in findings.watch(early.head(0), saved)
+
+
+def test_what_foretells_is_tested_on_the_other_half():
+    before = pd.DataFrame({"first": [0.9], "second": [0.7], "p": [0.04]}, index=["rm_error_share"])
+    assert findings.foretold(before).endswith("(AUC 0.90). On the other half: AUC 0.70, p 0.040.")
+    assert "all end alike" in findings.foretold(before.assign(second=float("nan")))
+    assert "no measure" in findings.foretold(before.head(0))
+
+
+def test_a_study_in_the_papers_regime_is_told_by_both_readings():
+    rows = {"regret": [0.01, 0.02], "low": [-0.01, 0.0], "high": [0.03, 0.035], "trajectories": [45, 45], "lacking": ["", ""]}
+    tests = {"p zero": [0.3, 0.2], "p margin": [1.0, 1.0], "p below": [0.01, 0.02]}
+    regrets = pd.DataFrame(rows | tests, index=["as measured", "brevity-robust"])
+    said = findings.regime(regrets, pd.Series([0.51, 0.77]))
+    assert "accuracy 0.51 to 0.77" in said
+    assert "over 45 trajectories" in said
+    assert said.endswith("By both readings it is below 0.04.")
+    neither = findings.regime(regrets.assign(**{"p below": 0.2}), pd.Series([0.5]))
+    assert neither.endswith("shown neither above 0 nor below 0.04.")
+    one = findings.regime(regrets.assign(**{"p zero": [0.01, 0.2]}), pd.Series([0.5]))
+    assert one.endswith("By both readings it is below 0.04; above 0 *as measured* alone.")
+    assert findings.regime(regrets.assign(lacking="2 runs"), pd.Series([0.5])) == "Undecided: this takes 2 runs."
