@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 
 from paradox_utils import threads
+from paradox_utils.config.choose import Candidate, Choose
 from paradox_utils.config.stages import (
     AS_PUBLISHED,
     FIXTURE_FEEDBACK,
@@ -18,7 +19,6 @@ from paradox_utils.config.stages import (
     FIXTURE_REWARD_MODEL,
     PAIRWISE,
     PPO,
-    STAGES,
     WITH_ORACLE,
     Analysis,
     Cost,
@@ -48,6 +48,8 @@ __all__ = [
     "STAGES",
     "WITH_ORACLE",
     "Analysis",
+    "Candidate",
+    "Choose",
     "Cost",
     "Count",
     "CountOrZero",
@@ -73,6 +75,17 @@ class ParameterError(ValueError):
     """A parameter that is unknown, of the wrong type, or impossible; the message says which, and what is allowed."""
 
 
+STAGES: dict[str, type[Stage]] = {
+    "supervised": Supervised,
+    "feedback": FeedbackParameters,
+    "reward_model": RewardModel,
+    "ppo": PPO,
+    "analysis": Analysis,
+    "design": Design,
+    "published": Published,
+    "cost": Cost,
+    "choose": Choose,
+}
 Model = TypeVar("Model", bound=Parameters)
 NOTEBOOK = "parameters"  # where the values of a notebook stand
 

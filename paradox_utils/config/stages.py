@@ -377,15 +377,3 @@ class Cost(Stage):
         250.0, description="assumption where no GPU was measured: matrix-multiply rate, in 10¹² operations a second"
     )
     assumed_share: Share = Field(0.35, description="assumption where no GPU was measured: share the updates reach")
-
-
-STAGES: dict[str, type[Stage]] = {
-    "supervised": Supervised,
-    "feedback": FeedbackParameters,
-    "reward_model": RewardModel,
-    "ppo": PPO,
-    "analysis": Analysis,
-    "design": Design,
-    "published": Published,
-    "cost": Cost,
-}
