@@ -35,9 +35,9 @@ Result = TypeVar("Result")
 
 @dataclass
 class Scored:
-    """What a candidate says: ``scores`` of responses, as its reward model gives them, and of responses ``held_out``; mean change
-    of the reward of ``altered`` responses (in deviations of the rewards); what ``checks`` found; ``blocked``: why its scores
-    cannot be believed. ``metrics``: what its training left beside it; ``pairwise``: a difference of scores is a log-odds."""
+    """What a candidate says: ``scores`` of responses as its model gives them, and of those ``held_out``; the mean change of the
+    score of ``altered`` responses, in deviations of the scores; what ``checks`` found; ``blocked``: why its scores cannot be
+    believed. ``metrics``: what its training left beside it; ``pairwise``: a difference of scores is a log-odds."""
 
     scores: dict[Key, float] = field(default_factory=dict)
     held_out: dict[Key, float] = field(default_factory=dict)
@@ -96,7 +96,8 @@ def _by_model(candidate: config.Candidate, p: config.Choose, asked: list[Asked],
     try:
         scorer = load_scorer(candidate, p)
         found = Scored(pairwise=scorer.pairwise, metrics=saved(candidate.model, "metrics.json"))
-        found.checks = checks(scorer, items(asked), p.batch)
+        some = tried(asked)
+        found.checks, alone = checks(scorer, some, p.batch)
         if found.checks["batch"] > TOLERANCE:
             found.blocked = (
                 f"its scores change with the batch by up to {found.checks['batch']:.2g}: padding is read as text; set the "
@@ -104,14 +105,13 @@ def _by_model(candidate: config.Candidate, p: config.Choose, asked: list[Asked],
             )
             return found
         found.scores = by_key(scorer, asked, p.batch)
-        found.checks["cut"] = scorer.cut / len(scorer.seen)
-        if found.checks["cut"] == 1:
-            found.blocked = (
-                f"every input is longer than its limit of {scorer.limit} tokens; raise max_length, or give shorter texts"
-            )
-            return found
+        found.checks["cut"] = scorer.cut
+        if scorer.cut == 1:
+            found.blocked = f"every input is over its limit of {scorer.limit} tokens; raise max_length, or give shorter texts"
         found.held_out = by_key(scorer, held_out, p.batch) if held_out else {}
         found.altered = altered(scorer, asked, p.batch, float(np.std(list(found.scores.values()))))
+        scorer.network.to(torch.bfloat16)  # the last thing, as it loses digits
+        found.checks["bfloat16"] = _change(scorer(some, p.batch), alone)
         return found
     except (ModelError, DataError, config.ParameterError, files.FileError, NonFiniteScoresError) as error:
         return Scored(blocked=str(error))
@@ -125,35 +125,32 @@ def items(asked: Sequence[Asked]) -> list[Item]:
 
 
 def by_key(scorer: Scorer, asked: Sequence[Asked], batch: int) -> dict[Key, float]:
-    """A score a response; equal responses to a prompt are scored once."""
-    texts = [(one.id, item.text) for one in asked for item in items([one])]
-    known = dict(zip(texts, scorer(items(asked), batch).tolist(), strict=True))
-    return {(one.id, name): known[one.id, text] for one in asked for name, text in one.responses.items()}
+    """A score a response; equal responses to a prompt are scored once, and passes hold texts of similar length."""
+    given = sorted(items(asked), key=lambda item: len(item.question.prompt) + len(item.text))
+    known = {(item.question.id, item.text): score for item, score in zip(given, scorer(given, batch).tolist(), strict=True)}
+    return {(one.id, name): known[one.question.id, text] for one in asked for name, text in one.responses.items()}
 
 
-def checks(scorer: Scorer, given: Sequence[Item], batch: int) -> dict[str, float]:
-    """By how much scores change, at most, over a few short and long responses: ``batch``: from alone to by 2 and by ``batch``;
-    ``other_side``: with padding on the other side, which models of absolute positions cannot bear; ``bfloat16``: with weights
-    of that type. In units of the score, or of the largest one where that is above 1."""
-    ordered = sorted(given, key=lambda item: len(item.text))
+def tried(asked: Sequence[Asked]) -> list[Item]:
+    """A few responses of all lengths, short beside long."""
+    ordered = sorted(items(asked), key=lambda item: len(item.text))
     some = [ordered[i] for i in np.linspace(0, len(ordered) - 1, min(TRIED, len(ordered))).astype(int)]
+    return some[::2] + some[1::2][::-1]
+
+
+def checks(scorer: Scorer, some: Sequence[Item], batch: int) -> tuple[dict[str, float], np.ndarray]:
+    """By how much scores change, at most, and the scores alone: from alone to by 2 and by ``batch`` (``batch``), and with
+    padding on the other side (``other_side``), which positions counted from the first token cannot bear. In units of the score,
+    or of the largest where that is above 1."""
     alone = scorer(some, 1)
-    scale = max(1.0, float(np.abs(alone).max()))
-    mixed = some[::2] + some[1::2][::-1]  # short beside long
-    order = {id(item): place for place, item in enumerate(some)}
-    back = [order[id(item)] for item in mixed]
-
-    def change(by: int, **how: Any) -> float:
-        return float(np.abs(scorer(mixed, by, **how) - alone[back]).max()) / scale
-
-    found = {"batch": max(change(2), change(batch))}
+    found = {"batch": max(_change(scorer(some, by), alone) for by in (2, batch))}
     if scorer.pads_either_side:
-        found["other_side"] = change(batch, other_side=True)
-    scorer.to(torch.bfloat16)
-    found["bfloat16"] = change(batch)
-    scorer.to(torch.float32)
-    scorer.forget()
-    return found
+        found["other_side"] = _change(scorer(some, batch, other_side=True), alone)
+    return found, alone
+
+
+def _change(scores: np.ndarray, alone: np.ndarray) -> float:
+    return float(np.abs(scores - alone).max() / max(1.0, np.abs(alone).max()))
 
 
 def altered(scorer: Scorer, asked: Sequence[Asked], batch: int, spread: float) -> dict[str, float]:

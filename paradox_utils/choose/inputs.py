@@ -318,9 +318,16 @@ def judged(asked: Sequence[Asked]) -> tuple[np.ndarray, np.ndarray]:
 
 def write_responses(path: Path, asked: Iterable[Asked]) -> None:
     """Leave prompts and responses with their ids, a response a line, for others to score."""
-    lines = (
-        {"prompt_id": one.id, "response_id": name, "prompt": one.prompt, "response": text}
-        for one in asked
-        for name, text in one.responses.items()
+    write_lines(
+        path,
+        (
+            {"prompt_id": one.id, "response_id": name, "prompt": one.prompt, "response": text}
+            for one in asked
+            for name, text in one.responses.items()
+        ),
     )
-    files.write_text(path, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
+
+
+def write_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Leave a JSON object a line."""
+    files.write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -49,41 +49,20 @@ class Item(NamedTuple):
 
 @dataclass
 class Scorer:
-    """A reward model ready to score. ``run(items, batch, other_side)`` gives scores and marks inputs that were cut;
-    ``seen``: what was scored so far, ``cut`` of it were longer than ``limit`` tokens. ``pairwise``: one learnt score a text."""
+    """A reward model ready to score: ``run(items, batch, other_side)`` gives scores [items] and the share of inputs longer than
+    ``limit`` tokens, which is kept in ``cut``. ``pairwise``: one learnt score a text; ``pads_either_side``: whether it can."""
 
-    run: Callable[[Sequence[Item], int, bool], tuple[np.ndarray, np.ndarray]]
+    run: Callable[[Sequence[Item], int, bool], tuple[np.ndarray, float]]
     network: PreTrainedModel
     limit: int
     pairwise: bool = True
     pads_either_side: bool = False
-    seen: dict[Any, bool] = field(default_factory=dict)
+    cut: float = 0.0
 
     def __call__(self, items: Sequence[Item], batch: int, other_side: bool = False) -> np.ndarray:
         """One score an item, [items]."""
-        if not items:
-            return np.empty(0)
-        scores, cut = self.run(items, batch, other_side)
-        self.seen |= {(item.question.id, item.text): bool(one) for item, one in zip(items, cut, strict=True)}
+        scores, self.cut = self.run(items, batch, other_side)
         return scores
-
-    @property
-    def cut(self) -> int:
-        """How many of the inputs seen were cut."""
-        return sum(self.seen.values())
-
-    def forget(self) -> None:
-        """Begin to count anew."""
-        self.seen.clear()
-
-    def to(self, dtype: torch.dtype) -> None:
-        """Turn the weights into another type (from float32 and back loses digits: see :func:`load_scorer`)."""
-        if dtype is torch.bfloat16:
-            self._kept = {name: value.clone() for name, value in self.network.state_dict().items()}
-            self.network.to(dtype)
-        else:
-            self.network.to(dtype).load_state_dict(self._kept)
-            del self._kept
 
 
 def load_scorer(candidate: config.Candidate, p: config.Choose) -> Scorer:
@@ -102,8 +81,7 @@ def load_scorer(candidate: config.Candidate, p: config.Choose) -> Scorer:
             ) from error
         if "trust_remote_code" in str(error):
             raise ModelError(
-                f"{candidate.model!r}: brings code of its own; read it, then set trust_remote_code: true for this candidate, or "
-                f"{ELSE}"
+                f"{candidate.model!r}: brings code of its own; read it and set trust_remote_code: true here, or {ELSE}"
             ) from error
         raise
     kinds = described.architectures or []
@@ -111,13 +89,13 @@ def load_scorer(candidate: config.Candidate, p: config.Choose) -> Scorer:
     classifies_tokens = any(kind.endswith("ForTokenClassification") for kind in kinds)
     if classifies_tokens and not candidate.labels:
         raise ModelError(
-            f"{candidate.model!r}: labels tokens as {', '.join(described.id2label.values())}; say what each is worth in `labels`"
+            f"{candidate.model!r}: labels tokens {', '.join(described.id2label.values())}; say what each is worth in `labels`"
         )
     if candidate.labels and not classifies_tokens:
         raise ModelError(f"{candidate.model!r}: labels no tokens, so `labels` has no effect; leave it out")
     column, options = 0, {"trust_remote_code": candidate.trust_remote_code}
     if not classifies_tokens:
-        column = _output(candidate, described.id2label if not adapter or _has_head(candidate.model) is False else {0: "score"})
+        column = _output(candidate, {0: "score"} if adapter and _has_head(candidate.model) else described.id2label)
     kind = AutoModelForTokenClassification if classifies_tokens else AutoModelForSequenceClassification
     network = _adapted(candidate.model, name, kind) if adapter else load_weights(kind, name, **options)
     tokenizer = load_tokenizer(
@@ -198,10 +176,18 @@ def _adapted(name: str, base: str, kind: Any) -> PreTrainedModel:
 # --- reading texts ------------------------------------------------------------------------------------------------------------
 
 
+class Encoded(NamedTuple):
+    """An input: token ids and what goes with them by name, which tokens are the response's, and whether it was cut."""
+
+    fields: dict[str, list[int]]
+    judged: list[bool]
+    cut: bool
+
+
 @dataclass
 class Reader:
-    """How a classifier of transformers reads a prompt with a response, and what of its output is the score: column ``column`` of
-    the logits, or with ``values`` the mean over the response's tokens of what their likeliest label is worth."""
+    """How a classifier of transformers reads a prompt with a response, and what of its output is the score: the logits' column
+    ``column``, or with ``values`` the mean over the response's tokens of what their likeliest label is worth."""
 
     candidate: config.Candidate
     network: PreTrainedModel
@@ -211,74 +197,51 @@ class Reader:
     values: torch.Tensor | None
 
     @torch.inference_mode()
-    def __call__(self, items: Sequence[Item], batch: int, other_side: bool) -> tuple[np.ndarray, np.ndarray]:
-        """Scores [items], and whether each was cut. A prompt is cut from its beginning: what is judged is at the end."""
-        encoded = [self._encode(item) for item in items]
-        order = (
-            sorted(range(len(items)), key=lambda i: len(encoded[i]["input_ids"]))
-            if batch > TRIED_TOGETHER
-            else range(len(items))
-        )
-        scores = np.empty(len(items))
-        sides = {"left": "right", "right": "left"}
-        side = sides[self.tokenizer.padding_side] if other_side else self.tokenizer.padding_side
+    def __call__(self, items: Sequence[Item], batch: int, other_side: bool) -> tuple[np.ndarray, float]:
+        """Scores [items], and the share of inputs that were cut: from a prompt's beginning, as what is judged is at the end."""
+        encoded, scores = [self._encode(item) for item in items], np.empty(len(items))
+        side = {"left": "right", "right": "left"}[self.tokenizer.padding_side] if other_side else self.tokenizer.padding_side
         for start in range(0, len(items), batch):
-            rows = list(order)[start : start + batch]
-            fields = [{k: v for k, v in encoded[row].items() if k in self.tokenizer.model_input_names} for row in rows]
-            for one in fields:
-                one.setdefault("attention_mask", [1] * len(one["input_ids"]))
-            tensors = self._padded(fields, side)
-            output = self.network(**tensors)
+            part = encoded[start : start + batch]
+            output = self.network(**self._padded([row.fields for row in part], side))
             logits = (output.logits if getattr(output, "logits", None) is not None else output.score).float().cpu()
             if self.values is None:
-                scores[rows] = logits.reshape(len(rows), -1)[:, self.column].numpy()
+                scores[start : start + batch] = logits.reshape(len(part), -1)[:, self.column].numpy()
                 continue
-            for row, own in zip(rows, logits, strict=True):
-                width = len(encoded[row]["input_ids"])
-                own = own[-width:] if side == "left" else own[:width]
-                judged = own[torch.tensor(encoded[row]["judged"], dtype=torch.bool)].argmax(-1)
-                scores[row] = float(self.values[judged].mean()) if len(judged) else 0.0
-        return scores, np.array([one["was_cut"] for one in encoded])
+            for place, (row, own) in enumerate(zip(part, logits, strict=True), start):
+                own = own[-len(row.judged) :] if side == "left" else own[: len(row.judged)]
+                labels = own[torch.tensor(row.judged, dtype=torch.bool)].argmax(-1)
+                scores[place] = float(self.values[labels].mean()) if len(labels) else 0.0
+        return scores, float(np.mean([row.cut for row in encoded]))
 
     def _padded(self, fields: Sequence[dict[str, list[int]]], side: str) -> dict[str, torch.Tensor]:
-        longest = max(len(one["input_ids"]) for one in fields)
-        fillers = {"input_ids": self.network.config.pad_token_id}
+        longest, fillers = max(len(one["input_ids"]) for one in fields), {"input_ids": self.network.config.pad_token_id}
         tensors = {}
         for name in fields[0]:
-            rows = []
-            for one in fields:
-                padding = [fillers.get(name, 0)] * (longest - len(one[name]))
-                rows.append(padding + one[name] if side == "left" else one[name] + padding)
+            padding = [[fillers.get(name, 0)] * (longest - len(one[name])) for one in fields]
+            rows = [add + one[name] if side == "left" else one[name] + add for one, add in zip(fields, padding, strict=True)]
             tensors[name] = torch.tensor(rows, device=self.network.device)
         return tensors
 
-    def _encode(self, item: Item) -> dict[str, Any]:
-        """Token ids and what goes with them, ``judged``: which tokens are the response's, ``was_cut``."""
+    def _encode(self, item: Item) -> Encoded:
         before, after, specials = self._texts(item)
-        pair = (before, after) if after is not None else (before,)
-        whole = self.tokenizer(
-            *pair, add_special_tokens=specials, return_offsets_mapping=self.values is not None, verbose=False
-        )
-        made = dict(whole)
-        if self.values is not None:
-            first = len(self._texts(item._replace(text=""))[0].rstrip()) if after is None else 0
-            parts, offsets = whole.sequence_ids(0), made.pop("offset_mapping")
-            of_response = int(after is not None)
-            made["judged"] = [part == of_response and end > first for part, (_, end) in zip(parts, offsets, strict=True)]
-        made["was_cut"] = len(made["input_ids"]) > self.limit
-        if made["was_cut"]:
-            opening = int(specials and made["input_ids"][0] in (self.tokenizer.cls_token_id, self.tokenizer.bos_token_id))
-            drop = slice(opening, opening + len(made["input_ids"]) - self.limit)
-            for name, values in made.items():
-                if isinstance(values, list):
-                    made[name] = values[: drop.start] + values[drop.stop :]
+        pair = (before,) if after is None else (before, after)
+        whole = self.tokenizer(*pair, add_special_tokens=specials, return_offsets_mapping=True, verbose=False)
+        first = len(self._texts(item._replace(text=""))[0].rstrip()) if after is None else 0
+        spans = zip(whole.sequence_ids(0), whole["offset_mapping"], strict=True)
+        judged = [part == int(after is not None) and end > first for part, (_, end) in spans]
+        ids, over = whole["input_ids"], max(0, len(whole["input_ids"]) - self.limit)
         start = self.tokenizer.bos_token_id
-        if start is not None and made["input_ids"][:2] == [start, start]:
+        if start is not None and ids[:2] == [start, start]:
             raise ModelError(
-                f"{self.candidate.model!r}: its inputs begin with two start tokens ({self.tokenizer.bos_token}); take one out of "
-                "its chat template, or set another layout"
+                f"{self.candidate.model!r}: its inputs begin with two start tokens ({self.tokenizer.bos_token}); take one out "
+                "of its chat template, or set another layout"
             )
-        return made
+        opening = int(bool(ids) and ids[0] in (self.tokenizer.cls_token_id, start))
+        names = [name for name in self.tokenizer.model_input_names if name in whole]
+        fields = {name: whole[name][:opening] + whole[name][opening + over :] for name in names}
+        fields.setdefault("attention_mask", [1] * len(fields["input_ids"]))
+        return Encoded(fields, judged[:opening] + judged[opening + over :], over > 0)
 
     def _texts(self, item: Item) -> tuple[str, str | None, bool]:
         """The text or two that are read, and whether the tokenizer adds its special tokens."""
@@ -300,9 +263,6 @@ class Reader:
             return item.question.prompt, item.text, True
         between = "" if item.question.prompt[-1:].isspace() or item.text[:1].isspace() else " "
         return f"{item.question.prompt}{between}{item.text}", None, True
-
-
-TRIED_TOGETHER = 2  # batches of so many are as they come, to mix lengths
 
 
 # --- the project's own --------------------------------------------------------------------------------------------------------
@@ -327,10 +287,9 @@ def _of_project(candidate: config.Candidate, p: config.Choose) -> Scorer:
 
 def _paid(
     scorer: project.RewardScorer, p: config.PPO, mean: float, deviation: float, items: Sequence[Item], batch: int, _side: bool
-) -> tuple[np.ndarray, np.ndarray]:
-    scorer.batch = batch
+) -> tuple[np.ndarray, float]:
+    scorer.batch, before = batch, scorer.truncated
     questions, texts = [item.question for item in items], [item.text for item in items]
-    before, cut = scorer.truncated, np.zeros(len(items), bool)
     values = model_judge(scorer, p)(questions, texts, data.segments_of(p, texts, p.task))
-    cut[: scorer.truncated - before] = True  # how many, whichever they are
-    return np.array([size_of(p) * (sum(row) - mean) / deviation for row in values]), cut
+    paid = [size_of(p) * (sum(row) - mean) / deviation for row in values]
+    return np.array(paid), (scorer.truncated - before) / max(1, len(items))

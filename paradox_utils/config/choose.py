@@ -71,7 +71,7 @@ class Choose(Source):
     candidates: dict[str, Candidate] = Field(
         FIXTURES,
         validate_default=True,
-        description="two or more reward models, each by a name: hub id, directory or file of scores, or the fields of a candidate",
+        description="two or more reward models by name: a hub id, directory or file of scores each, or the fields of a candidate",
     )
     max_length: Tokens = Field(2048, description="tokens of a candidate's input; longer ones are cut and counted")
     batch: Texts = Field(16, description="responses a pass of a candidate")
@@ -96,7 +96,7 @@ class Choose(Source):
     # the recipe
     algorithm: Literal["ppo", "grpo", "best-of-n"] = Field(
         "ppo",
-        description="ppo: the reward as it is, less a KL penalty (PPO, RLOO); grpo: normalised within the prompt, as is its default; "
+        description="ppo: the reward as it is, less a KL penalty (PPO, RLOO); grpo: normalised within the prompt, its default; "
         "best-of-n: the best of n samples",
     )
     kl_coefficient: NonNegative = Field(0.05, description="of the KL penalty of whole responses; 0 needs a kl_budget")

@@ -122,7 +122,7 @@ def _nodes(node: yaml.Node) -> Iterator[yaml.Node]:
             yield from _nodes(part)
 
 
-def _read(path: Path) -> Any:
+def read_config(path: Path) -> Any:
     """What a YAML file holds; raises :class:`ParameterError` for one that cannot be read."""
     try:
         content = path.read_bytes()
@@ -152,7 +152,7 @@ def load_study(path: Path, extended_by: tuple[Path, ...] = ()) -> Study:
     ``extends: OTHER.yaml`` in the file starts from a config beside it and states only what differs; its `policies` and
     `arms` replace those of the other. ``extended_by``: the files on the way here, which cannot be extended again.
     """
-    raw = _read(path)
+    raw = read_config(path)
     if not isinstance(raw, dict):
         raise ParameterError(f"{path}: must hold a mapping with `study:` and `arms:`")
     if "extends" in raw:
