@@ -24,9 +24,8 @@ def measures(found: Scored, scores: Array, judged: Array, asked: Sequence[Asked]
     correlation with words within prompts. ``calibration_error`` of a model that learnt one score a text, of σ(difference);
     ``f1`` of responses labelled bad (0, not 1), of a model whose score is below 0 for them, or as its training measured it."""
     within, normalised = gain.variances(scores)
-    words = inputs.grid(asked, {(one.id, k): float(len(text.split())) for one in asked for k, text in one.responses.items()})
     row = accuracies(scores, judged) | {"variance": within, "variance_normalised": normalised}
-    row["length_correlation"] = rank_correlation(*_complete(scores, words))
+    row["length_correlation"] = rank_correlation(*_complete(scores, lengths(asked)))
     row["calibration_error"] = calibration(scores, judged) if found.pairwise else np.nan
     row["f1"] = found.metrics.get("f1") or np.nan
     known = np.isfinite(judged)
@@ -34,6 +33,11 @@ def measures(found: Scored, scores: Array, judged: Array, asked: Sequence[Asked]
         hits = float(((scores < 0) & (judged == 0)).sum())
         row["f1"] = 2 * hits / max(1.0, float(((scores < 0) & known).sum() + (judged == 0).sum()))
     return row
+
+
+def lengths(asked: Sequence[Asked]) -> Array:
+    """Words of each response [P, K]."""
+    return inputs.grid(asked, {(one.id, k): float(len(text.split())) for one in asked for k, text in one.responses.items()})
 
 
 def accuracies(scores: Array, judged: Array) -> dict[str, float]:
@@ -79,14 +83,14 @@ def calibration(scores: Array, judged: Array) -> float:
 
 def about(p: config.Choose, asked: Sequence[Asked], good: Array, size: Array, told: Array) -> dict[str, Any]:
     """Counts, and what the recipe is."""
-    known = np.isfinite(good)
+    known, words = np.isfinite(good), lengths(asked)
     return {
         "prompts": len(asked),
         "responses": sum(len(one.responses) for one in asked),
         "judged_prompts": int(told.sum()),
         "judged_responses": int(known[told].sum()),
         "told_nothing": int((known.sum(1) == 1).sum()),  # one judged response alone compares with nothing
-        "segments": bool((size[known] != 1).any()),
+        "length_correlation": rank_correlation(*_complete(good / size, words)),
         "algorithm": p.algorithm,
     }
 

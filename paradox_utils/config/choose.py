@@ -71,7 +71,7 @@ class Choose(Source):
     candidates: dict[str, Candidate] = Field(
         FIXTURES,
         validate_default=True,
-        description="two or more reward models by name: a hub id, directory or file of scores each, or the fields of a candidate",
+        description="two or more reward models by name: a hub id, directory or file of scores, or the fields of a candidate",
     )
     max_length: Tokens = Field(2048, description="tokens of a candidate's input; longer ones are cut and counted")
     batch: Texts = Field(16, description="responses a pass of a candidate")

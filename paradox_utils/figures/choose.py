@@ -21,9 +21,9 @@ def curves(paths: pd.DataFrame, best_of: pd.DataFrame, table: pd.DataFrame, star
     axis.annotate(
         "the policy", (0.995, start), xycoords=("axes fraction", "data"), ha="right", va="bottom", color=FAINT, fontsize=8
     )
-    for name, colour in colours.items():
+    for place, (name, colour) in enumerate(colours.items()):
         own, chosen = paths[paths["candidate"] == name], best_of[best_of["candidate"] == name]
-        axis.plot(own["kl"], own["score"], color=colour)
+        axis.plot(own["kl"], own["score"], color=colour, linewidth=max(1.0, 3.0 - 0.5 * place))  # equal ones show both
         axis.plot(chosen["kl"], chosen["score"], linestyle="none", marker=".", color=colour, alpha=0.5)
         row = table.set_index("candidate").loc[name]
         error = [[row["gain"] - row["low"]], [row["high"] - row["gain"]]]
