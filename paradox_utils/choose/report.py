@@ -19,7 +19,7 @@ from paradox_utils.figures import choose as draw
 LITTLE = 0.25  # of the farthest candidate's KL: one that moves the policy less is held back by the penalty
 TIES = 0.2  # of the pairs
 APART = 0.05  # of the pairs: a difference in accuracy worth naming
-LONG = 0.3  # of a rank correlation with length
+LONG = 0.2  # of a rank correlation with length, beyond that of the judgement
 SWAYED = 0.5  # deviations that an answer gains by being repeated, longer or unfinished
 MOVES = 0.05  # change of a score in bfloat16, or with padding on the other side, worth naming
 
@@ -86,7 +86,9 @@ def ranked(choice: Choice) -> pd.DataFrame:
         ]
     else:
         brief["variance within prompts"] = [f"{value:.3g}" for value in table["variance"]]
-    brief["why"] = ["; ".join(reasons(table, row)) for _, row in table.iterrows()]
+    length = choice.facts["length_correlation"]
+    length = 0.0 if math.isnan(length) else length
+    brief["why"] = ["; ".join(reasons(table, row, length)) for _, row in table.iterrows()]
     return brief
 
 
@@ -94,8 +96,8 @@ def _signed(value: float) -> str:
     return f"{value:+.3f}" if value == value else ""
 
 
-def reasons(table: pd.DataFrame, row: pd.Series) -> list[str]:
-    """What stands out of a candidate, in words."""
+def reasons(table: pd.DataFrame, row: pd.Series, judged_length: float) -> list[str]:
+    """What stands out of a candidate, in words; ``judged_length``: rank correlation of the judgement with length, 0 without."""
     if row["blocked"]:
         return [f"blocked: {row['blocked']}"]
     said = []
@@ -110,10 +112,8 @@ def reasons(table: pd.DataFrame, row: pd.Series) -> list[str]:
             said.append(f"orders {row['wrong']:.0%} of the pairs wrong")
     if row.get("tied", 0) > TIES:
         said.append(f"calls {row['tied']:.0%} of the pairs equal")
-    if abs(row["length_correlation"]) > LONG:
-        said.append(
-            f"pays {'longer' if row['length_correlation'] > 0 else 'shorter'} answers (ρ {row['length_correlation']:+.2f})"
-        )
+    if abs(bias := row["length_correlation"] - judged_length) > LONG:
+        said.append(f"pays {'longer' if bias > 0 else 'shorter'} answers than the judgement does (Δρ {bias:+.2f})")
     for name in ("repeated", "long", "unfinished"):
         if row.get(f"altered_{name}", 0) > SWAYED:
             kind = {"long": "an answer with another behind it"}.get(name, f"a {name} answer")

@@ -52,6 +52,7 @@ def responses_of(p: config.Choose) -> list[Asked]:
     """The prompts with the responses that all candidates score: the user's, or the policy's."""
     asked = inputs.load(p)
     if not p.responses:
+        files.say(f"sampling {p.samples} responses to each of {len(asked)} prompts from {p.policy}")
         for one, texts in zip(asked, apart(sample, p, asked), strict=True):
             one.responses = {str(place): text for place, text in enumerate(texts)}
     return asked
@@ -70,7 +71,10 @@ def choose(p: config.Choose, folder: Path | None = None) -> Choice:
     if by and by.blocked:
         raise ModelError(f"judge: {by.blocked}")
     inputs.judge(p, asked, by and by.scores)
-    scored = {name: score(candidate, p, asked, held_out) for name, candidate in p.candidates.items()}
+    scored = {}
+    for name, candidate in p.candidates.items():
+        found = scored[name] = score(candidate, p, asked, held_out)
+        files.say(f"{name}: {'blocked' if found.blocked else 'scored'} in {found.seconds:.1f} s")
     usable = [name for name, found in scored.items() if not found.blocked]
     if len(usable) < 2:
         name, found = next((name, found) for name, found in scored.items() if found.blocked)

@@ -5,13 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
+from transformers.utils import logging as transformers_logging
 
 from paradox_utils import config, threads
 from paradox_utils.choose.inputs import Asked
+from paradox_utils.data.records import Question
 from paradox_utils.policies.decoding import generate
 from paradox_utils.policies.models import ModelError, device_of, load_policy
 from paradox_utils.policies.prompts import Prompts, encode_prompts, prompt_room
 
+transformers_logging.disable_progress_bar()
 TOGETHER = 512  # responses sampled at a time
 
 
@@ -32,11 +36,11 @@ def sample(p: config.Choose, asked: Sequence[Asked]) -> list[list[str]]:
     return texts
 
 
-def _questions(part: Sequence[Asked]) -> list:
+def _questions(part: Sequence[Asked]) -> list[Question]:
     return [one.question for one in part]
 
 
-def _own(policy, tokenizer, part: Sequence[Asked], room: int) -> Prompts:  # noqa: ANN001
+def _own(policy: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, part: Sequence[Asked], room: int) -> Prompts:
     """The user's prompts, by the policy's chat template where it has one; cut from their beginning."""
     causal, ids = not policy.config.is_encoder_decoder, []
     templated = getattr(tokenizer, "chat_template", None) is not None

@@ -17,6 +17,7 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerFast,
 )
+from transformers.utils import logging as transformers_logging
 
 from paradox_utils import config, data, files
 from paradox_utils.choose.inputs import Messages
@@ -35,6 +36,7 @@ from paradox_utils.rewards import model as project
 from paradox_utils.rewards.encoders import _padding
 from paradox_utils.rewards.judges import model_judge, size_of
 
+transformers_logging.disable_progress_bar()
 WRITERS = ("ForCausalLM", "ForConditionalGeneration", "LMHeadModel")  # kinds of models that write
 ELSE = "score the responses with its own code, and give a file of scores in its place"
 
