@@ -71,6 +71,16 @@ def sample(p: config.Choose) -> int:
     return 0
 
 
+def backtest(path: str) -> int:
+    """Compare what PPO reached in a recorded study with what is predicted of its reward models, trained again by a study."""
+    from paradox_utils.choose import backtest as work
+    from paradox_utils.study.job import load as planned
+
+    name, runs = planned(path)
+    say(work.run(runs, name, files.resolve(f"results/{name}")))
+    return 0
+
+
 COMMANDS = {
     "run": (run, "which of the candidates to train with"),
     "sample": (sample, "the policy's responses alone, for others to score"),
@@ -81,13 +91,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; every expected problem is one clear line and a non-zero exit code."""
     parser = argparse.ArgumentParser(prog="python -m paradox_utils.choose", description="Which reward model to train with.")
     commands = parser.add_subparsers(dest="command", required=True)
-    for name, (_, text) in COMMANDS.items():
-        commands.add_parser(name, help=text, description=text).add_argument(
-            "config", help="a file such as configs/choose-atlas.yaml"
-        )
+    texts = {name: text for name, (_, text) in COMMANDS.items()}
+    texts["backtest"] = "what is predicted of a recorded study's reward models, beside what PPO made of them"
+    for name, text in texts.items():
+        sub = commands.add_parser(name, help=text, description=text)
+        sub.add_argument("config", help="a file such as configs/choose-atlas.yaml")
     options = parser.parse_args(arguments)
     os.chdir(files.ROOT)
     try:
+        if options.command == "backtest":
+            threads.use({})
+            return backtest(options.config)
         p = load(options.config)
         threads.use(p.model_dump())
         from paradox_utils.data.records import DataError

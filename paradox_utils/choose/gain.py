@@ -74,10 +74,10 @@ def effective(weights: Array) -> Array:
     return 1 / (weights**2).sum(1)
 
 
-def least_effective(counts: Array) -> float:
+def least_effective(counts: Array, share: int = SHARE) -> float:
     """The effective sample size, as a mean over prompts, below which a reading is not believed: an eighth of the responses, and
-    at least 1.5."""
-    return float(np.maximum(FLOOR, counts / SHARE).mean())
+    at least 1.5. ``share``: another part than the eighth."""
+    return float(np.maximum(FLOOR, counts / share).mean())
 
 
 def read(rewards: Array, good: Array, size: Array, beta: float) -> Reading:
@@ -87,7 +87,7 @@ def read(rewards: Array, good: Array, size: Array, beta: float) -> Reading:
     return Reading(beta, divergence(weights, counts), effective(weights), *expected)
 
 
-def strongest(rewards: Array, beta: float, budget: float | None = None) -> tuple[float, Limit]:
+def strongest(rewards: Array, beta: float, budget: float | None = None, share: int = SHARE) -> tuple[float, Limit]:
     """The KL coefficient to read at, and what sets it: the recipe's β; a larger one, at which the mean KL is the ``budget``; or
     the one at which the mean effective sample size is :func:`least_effective`, where that comes first."""
     counts = np.isfinite(rewards).sum(1)
@@ -95,7 +95,7 @@ def strongest(rewards: Array, beta: float, budget: float | None = None) -> tuple
     if budget is not None:
         kl = _solved(rewards, lambda weights: budget - divergence(weights, counts).mean())
         limits.append((kl, "budget"))
-    least = least_effective(counts)
+    least = least_effective(counts, share)
     limits.append((_solved(rewards, lambda weights: effective(weights).mean() - least), "samples"))
     return max(limits, key=lambda limit: limit[0])  # of equals the first
 

@@ -183,8 +183,9 @@ def summarise(name: str, runs: list[Run], analyse: bool = True) -> int:
     """Write the tables, print them and every failure, execute the analysis notebook; 1 if anything is missing, else 0."""
     rows, problems = tables.write(name, runs)
     shown = ["task", "route", "setting", "rm_step", "rm_accuracy", "lm_performance_start", "lm_performance_final", "status"]
-    say(rows[shown].fillna("").to_string(index=False, float_format="{:.3f}".format))
-    complete = not analyse or analysis(name, rows)
+    if len(rows):  # a study may train reward models and no policy
+        say(rows[shown].fillna("").to_string(index=False, float_format="{:.3f}".format))
+    complete = not analyse or rows.empty or analysis(name, rows)
     if problems:
         open_runs = sum(not finished(name, run) for run in runs)
         say("\n".join([f"study {name}: {open_runs} of {len(runs)} runs are not finished", *problems]))
