@@ -55,11 +55,11 @@ class Reading:
 def tilted(rewards: Array, beta: float) -> Array:
     """Weights exp(r/β) normalised within each prompt [P, K], 0 in the place of no response; β = 0 shares all weight among the
     largest, and an endless β weighs all alike."""
-    known = np.isfinite(rewards)
-    best = np.max(np.where(known, rewards, -np.inf), axis=1, keepdims=True)
-    below = np.where(known, rewards - best, -np.inf)
-    top = below >= -ROUNDING * np.maximum(1, np.abs(best))
-    raw = np.exp(below / beta) if beta else top.astype(float)
+    known, best = np.isfinite(rewards), np.nanmax(rewards, axis=1, keepdims=True)
+    below = np.where(known, rewards - best, 0.0)
+    with np.errstate(over="ignore"):  # by a tiny β: the weight is 0 then
+        raw = np.exp(below / beta) if beta else (below >= -ROUNDING * np.maximum(1, np.abs(best))).astype(float)
+    raw = np.where(known, raw, 0.0)
     return raw / raw.sum(1, keepdims=True)
 
 
@@ -105,7 +105,7 @@ def _solved(rewards: Array, room: Callable[[Array], float]) -> float:
     dKL/dλ = λ Var_w(r) and d Σw²/dλ = 2 Σ w² (r − E_w r) ≥ 0 for λ = 1/β. 0 where there is always room."""
     if room(tilted(rewards, 0.0)) >= 0:
         return 0.0
-    spread = float(np.nanmax(np.ptp(np.where(np.isfinite(rewards), rewards, np.nan), axis=1)))
+    spread = float((np.nanmax(rewards, axis=1) - np.nanmin(rewards, axis=1)).max())
     low, high = math.log(spread) - 12, math.log(spread) + 12
     if room(tilted(rewards, math.exp(low))) >= 0:
         return math.exp(low)

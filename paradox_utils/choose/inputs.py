@@ -61,7 +61,7 @@ def read_responses(path: str, judgement: str = "auto") -> list[Asked]:
     if judgement == "auto":
         for prompt in asked:
             own = wins.get(prompt.id, {})
-            prompt.judged |= {name: (float(np.mean(won)), 1.0) for name, won in own.items()}
+            prompt.judged |= {name: (float(np.mean(won)), 1.0) for name, won in own.items() if won}
     if lone := next((prompt for prompt in asked if not prompt.responses), None):
         raise DataError(f"{path}: prompt {lone.id!r} has no response; name the file as `prompts`, or add responses")
     return asked

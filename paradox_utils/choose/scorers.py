@@ -81,7 +81,7 @@ def load_scorer(candidate: config.Candidate, p: config.Choose) -> Scorer:
                 f"{candidate.model!r}: is an adapter of {name!r}, which is not here: {error}; mend base_model_name_or_path in "
                 "its adapter_config.json"
             ) from error
-        if "trust_remote_code" in str(error):
+        if "custom code" in str(error):  # as transformers says it
             raise ModelError(
                 f"{candidate.model!r}: brings code of its own; read it and set trust_remote_code: true here, or {ELSE}"
             ) from error

@@ -156,3 +156,10 @@ def test_variances_by_hand():
     assert within == 1.0
     assert normalised == pytest.approx(1 / 5)
     assert math.isnan(gain.variances(np.ones((2, 2)))[1])
+
+
+def test_a_prompt_may_have_fewer_responses():
+    rewards = np.array([[1.0, np.nan, 1.0], [np.nan, 0.0, 5.0]])
+    assert gain.tilted(rewards, math.inf) == pytest.approx(np.array([[0.5, 0, 0.5], [0, 0.5, 0.5]]))
+    assert gain.tilted(rewards, 0.0) == pytest.approx(np.array([[0.5, 0, 0.5], [0, 0, 1]]))
+    assert gain.tilted(rewards, 1e-300) == pytest.approx(np.array([[0.5, 0, 0.5], [0, 0, 1]]))
