@@ -50,7 +50,7 @@ def run(p: config.Choose) -> int:
         return 0
     done.unlink(missing_ok=True)  # what was asked before must not pass for this
     started = time.perf_counter()
-    choice = work.choose(p, folder)
+    choice = work.choose(p, folder, say)
     report.write_page(folder, choice, Path(p.out).name)
     said = report.sentence(choice)
     work.write(folder, choice, {"stamp": asked, "sentence": said, "seconds": round(time.perf_counter() - started, 1)})
@@ -65,7 +65,7 @@ def sample(p: config.Choose) -> int:
 
     folder = files.resolve(p.out)
     folder.mkdir(parents=True, exist_ok=True)
-    asked = responses_of(p)
+    asked = responses_of(p, say)
     inputs.write_responses(folder / "responses.jsonl", asked)
     say(f"{sum(len(one.responses) for one in asked):,} responses: {folder / 'responses.jsonl'}")
     return 0

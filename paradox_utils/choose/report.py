@@ -140,6 +140,13 @@ def foot(choice: Choice) -> str:
     return f"{said}. A choice is made where a candidate is the best in {LEVEL:.1%} of resampled sets of prompts."
 
 
+def figure(choice: Choice) -> bytes:
+    """The curves, as a PNG."""
+    shown = io.BytesIO()
+    draw.curves(choice.curves, choice.best_of, choice.table, choice.facts["start"]).savefig(shown, format="png", dpi=150)
+    return shown.getvalue()
+
+
 def page(choice: Choice, title: str) -> str:
     """The whole answer as one HTML file."""
     parts = [
@@ -147,9 +154,7 @@ def page(choice: Choice, title: str) -> str:
         ranked(choice).reset_index().to_html(index=False, escape=True, border=0),
     ]
     if len(choice.curves):
-        shown = io.BytesIO()
-        draw.curves(choice.curves, choice.best_of, choice.table, choice.facts["start"]).savefig(shown, format="png", dpi=150)
-        image = base64.b64encode(shown.getvalue()).decode()
+        image = base64.b64encode(figure(choice)).decode()
         alt = "Judged score against KL from the policy, a curve a candidate"
         parts.append(f'<img alt="{alt}" src="data:image/png;base64,{image}">')
         parts.append(
@@ -180,5 +185,7 @@ def printed(choice: Choice) -> str:
 
 
 def write_page(folder: Path, choice: Choice, title: str) -> None:
-    """Leave ``page.html``."""
+    """Leave ``page.html``, and its figure as ``curves.png`` where anything is judged."""
     files.write_text(folder / "page.html", page(choice, title))
+    if len(choice.curves):
+        files.write_bytes(folder / "curves.png", figure(choice))

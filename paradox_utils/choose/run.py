@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -48,22 +48,29 @@ def stamp(p: config.Choose) -> str:
     return identity.total(parts)
 
 
-def responses_of(p: config.Choose) -> list[Asked]:
+Tell = Callable[[str], None]
+
+
+def nobody(_line: str) -> None:
+    """Tell nobody what is being done."""
+
+
+def responses_of(p: config.Choose, tell: Tell = nobody) -> list[Asked]:
     """The prompts with the responses that all candidates score: the user's, or the policy's."""
     asked = inputs.load(p)
     if not p.responses:
-        files.say(f"sampling {p.samples} responses to each of {len(asked)} prompts from {p.policy}")
+        tell(f"sampling {p.samples} responses to each of {len(asked)} prompts from {p.policy}")
         for one, texts in zip(asked, apart(sample, p, asked), strict=True):
             one.responses = {str(place): text for place, text in enumerate(texts)}
     return asked
 
 
-def choose(p: config.Choose, folder: Path | None = None) -> Choice:
-    """Which candidate to train with. Responses, and those most worth judging, are left in ``folder``.
+def choose(p: config.Choose, folder: Path | None = None, tell: Tell = nobody) -> Choice:
+    """Which candidate to train with. The responses are left in ``folder``; ``tell`` is told what is being done.
 
     Raises :class:`ModelError` where fewer than two candidates can be compared, with the first one's reason.
     """
-    asked = responses_of(p)
+    asked = responses_of(p, tell)
     if folder:
         inputs.write_responses(folder / "responses.jsonl", asked)
     held_out = inputs.read_responses(p.held_out) if p.held_out else []
@@ -74,7 +81,7 @@ def choose(p: config.Choose, folder: Path | None = None) -> Choice:
     scored = {}
     for name, candidate in p.candidates.items():
         found = scored[name] = score(candidate, p, asked, held_out)
-        files.say(f"{name}: {'blocked' if found.blocked else 'scored'} in {found.seconds:.1f} s")
+        tell(f"{name}: {'blocked' if found.blocked else 'scored'} in {found.seconds:.1f} s")
     usable = [name for name, found in scored.items() if not found.blocked]
     if len(usable) < 2:
         name, found = next((name, found) for name, found in scored.items() if found.blocked)

@@ -166,7 +166,7 @@ def test_from_a_config_to_a_page_and_the_second_time_nothing(world, capsys, monk
     assert page.index("<h1>Train with good") < page.index("<table") < page.index("<img")
     record = json.loads((out / "choice.json").read_text())
     assert (record["decision"], record["names"]) == ("train", ["good"])
-    assert {"candidates.csv", "curves.csv", "best_of.csv", "responses.jsonl", "to_judge.jsonl"} <= {
+    assert {"curves.png", "candidates.csv", "curves.csv", "best_of.csv", "responses.jsonl", "to_judge.jsonl"} <= {
         file.name for file in out.iterdir()
     }
     monkeypatch.setattr(run, "choose", lambda *_: pytest.fail("was chosen again"))
