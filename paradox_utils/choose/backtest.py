@@ -33,12 +33,14 @@ from paradox_utils.policies.models import device_of, load_policy
 from paradox_utils.policies.prompts import Prompts, Responses, choose, encode_prompts, prompt_room, take
 from paradox_utils.rewards.dial import dial_of
 from paradox_utils.rewards.judges import RewardFunction, reward_function, reward_of
+from paradox_utils.rewards.model import saved
 from paradox_utils.study.plan import Run, work_folder
 
 RECORDED = "results/recorded/atlas"
 KNOWN = ("known-paradox", "known-monotone")  # families of dials whose truth is known
 PROMPTS, SAMPLES = 300, 48
 TOGETHER = 16  # prompts sampled at a time
+SAME = 1e-6  # of an accuracy
 PASS = 1024  # responses rewarded at a time
 POOL, POOLS = 6, 500  # reward models to choose among, and how often from those of a task and policy
 JUDGED = (50, 100, 300)  # prompts whose responses are judged
@@ -68,22 +70,25 @@ class Shared:
 # --- scoring --------------------------------------------------------------------------------------------------------
 
 
-def score(runs: Sequence[Run], study: str, out: Path, prompts: int = PROMPTS, samples: int = SAMPLES) -> tuple[int, int]:
-    """Keep the rewards of every recorded run whose reward can be had; returns their number, and that of those left out.
+def score(runs: Sequence[Run], study: str, out: Path, prompts: int = PROMPTS, samples: int = SAMPLES) -> dict[str, int]:
+    """Keep the rewards of every recorded run whose reward can be had; returns how many are ``kept``, ``lost`` as their model or
+    policy is not here, and of a model that is ``another`` than the recorded one by its accuracy.
 
     ``runs``: of the study that trained the reward models again. What is kept already is not scored again.
     """
     wanted, models = recorded_runs(), _models(runs, study)
     (out / "rewards").mkdir(parents=True, exist_ok=True)
-    feedback, shared, kept, lost = None, {}, 0, 0
+    feedback, shared, told = None, {}, {"kept": 0, "lost": 0, "another": 0}
     for run, labels, values in wanted:
         target, place = out / "rewards" / f"{run}.npz", _model_of(values, labels, models)
-        if target.is_file():
-            kept += 1
-            continue
         policy = _policy(runs, study, labels["policy"])
         if place is None or policy is None:
-            lost += 1
+            told["lost"] += 1
+            continue
+        told["kept"] += 1
+        again = saved(place["reward_model"], "metrics.json").get("accuracy") if "reward_model" in place else None
+        told["another"] += again is not None and not math.isclose(again, labels["rm_accuracy"], abs_tol=SAME)
+        if target.is_file():
             continue
         own = config.check(config.PPO, values | place | {"policy": policy}, run)
         feedback = feedback or data.load_feedback(own, files.resolve(own.feedback))
@@ -92,9 +97,8 @@ def score(runs: Sequence[Run], study: str, out: Path, prompts: int = PROMPTS, sa
             for task, (good, size) in shared[labels["policy"]].judged.items():
                 _keep(out / f"judged-{labels['policy']}-{task}.npz", good=good, size=size)
         _keep(target, rewards=paid(own, shared[labels["policy"]], feedback))
-        kept += 1
-        files.say(f"{kept} of {len(wanted)}: {run} ({labels['task']}, {labels['arm']})")
-    return kept, lost
+        files.say(f"{told['kept']} of {len(wanted)}: {run} ({labels['task']}, {labels['arm']})")
+    return told
 
 
 def recorded_runs() -> list[tuple[str, dict[str, Any], dict[str, Any]]]:
@@ -362,11 +366,12 @@ def _at(reading: Reading, some: np.ndarray) -> Reading:
 
 def run(runs: Sequence[Run], study: str, out: Path) -> str:
     """Score, join, choose, and leave the tables in ``out``; returns what they say, for a terminal."""
-    kept, lost = score(runs, study, out)
+    told = score(runs, study, out)
     found, judged = predictions(out)
     table = pd.DataFrame([one.row for one in found])
     files.write_table(out / "predictions.csv", table)
-    said = [f"{kept} recorded runs with their rewards, {lost} whose reward model is not here"]
+    said = [f"{told['kept']} recorded runs with their rewards, {told['lost']} whose reward model or policy is not here; "]
+    said[0] += f"{told['another']} whose reward model has another accuracy than the recorded one"
     trained = table[~table["arm"].isin(KNOWN)]
     made = {
         "regrets": regrets(table).rename_axis("choice").reset_index() if any(True for _ in pools(table)) else pd.DataFrame(),

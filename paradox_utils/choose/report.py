@@ -21,6 +21,11 @@ TIES = 0.2  # of the pairs
 APART = 0.05  # of the pairs: a difference in accuracy worth naming
 LONG = 0.2  # of a rank correlation with length, beyond that of the judgement
 SWAYED = 0.5  # deviations that an answer gains by being repeated, longer or unfinished
+SWAYING = {
+    "repeated": "a repeated answer",
+    "long": "an answer with another behind it",
+    "unfinished": "an unfinished answer",
+}
 MOVES = 0.05  # change of a score in bfloat16, or with padding on the other side, worth naming
 
 # What no reading of the policy's own samples can know.
@@ -57,7 +62,8 @@ def _more(decision: Decision) -> str:
 
 def _cost(table: pd.DataFrame, decision: Decision) -> str:
     first = decision.names[0]
-    return f" Until then {first}: choosing it costs {table.loc[first, 'regret']:.3g} on average."
+    lost = table.loc[first, "regret"]
+    return f" Until then {first}: choosing it costs {f'{lost:.3f}' if lost >= 0.001 else 'less than 0.001'} on average."
 
 
 def _gain(row: pd.Series) -> str:
@@ -114,10 +120,9 @@ def reasons(table: pd.DataFrame, row: pd.Series, judged_length: float) -> list[s
         said.append(f"calls {row['tied']:.0%} of the pairs equal")
     if abs(bias := row["length_correlation"] - judged_length) > LONG:
         said.append(f"pays {'longer' if bias > 0 else 'shorter'} answers than the judgement does (Δρ {bias:+.2f})")
-    for name in ("repeated", "long", "unfinished"):
+    for name, kind in SWAYING.items():
         if row.get(f"altered_{name}", 0) > SWAYED:
-            kind = {"long": "an answer with another behind it"}.get(name, f"a {name} answer")
-            said.append(f"pays {kind} {row[f'altered_{name}']:+.1f} deviations more")
+            said.append(f"pays {kind} {row[f'altered_{name}']:.1f} deviations more")
     if row.get("check_cut", 0) > 0:
         said.append(f"{row['check_cut']:.0%} of its inputs are cut")
     for name, words in {"bfloat16": "in bfloat16", "other_side": "with padding on the other side"}.items():
