@@ -42,6 +42,13 @@ def test_a_sequence_classifier_reads_two_texts(plain, asked):
     assert set(found.altered) == {"repeated", "long", "unfinished"}
 
 
+def test_responses_that_are_not_the_policys_are_scored_apart(plain, asked):
+    candidate = config.Candidate(model=str(plain))
+    found = candidates._by_model(candidate, parameters(), asked[:3], asked[3:])
+    assert {key[0] for key in found.scores} == {"q0", "q1", "q2"}
+    assert {key[0] for key in found.held_out} == {"q3", "q4", "q5"}
+
+
 def test_a_decoder_without_a_padding_token_scores_as_alone(llama, asked):
     found = scored(llama, asked)
     by_hand = alone(llama, [(f"{one.question.prompt} {text}",) for one in asked for text in one.responses.values()])

@@ -286,7 +286,7 @@ def test_staging_leaves_the_sources_alone_and_stages_every_page(book):
     toc = yaml.safe_load((target / "_toc.yml").read_text())
     listed = [toc["root"], *(chapter["file"] for part in toc["parts"] for chapter in part["chapters"])]
     prose = [name for name in listed if name.startswith("book/")]
-    assert len(prose) == 12
+    assert len(prose) == 13
     assert all((target / f"{name}.md").is_file() for name in prose)
     assert {p.name for p in (target / "notebooks").iterdir()} == {"04-ppo.ipynb", staging.ANALYSIS}
     assert all((PROJECT / f"{name}.ipynb").is_file() for name in listed if name.startswith("notebooks/"))
