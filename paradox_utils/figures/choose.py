@@ -8,6 +8,8 @@ from matplotlib.lines import Line2D
 
 from paradox_utils.figures.style import COLORS, FAINT, INK, dot, legend, panels, style
 
+DASHES = ("-", (0, (5, 2)), (0, (5, 2, 1, 2)), (0, (1, 1.5)))  # equal curves show both
+
 
 @style()
 def curves(paths: pd.DataFrame, best_of: pd.DataFrame, table: pd.DataFrame, start: float) -> Figure:
@@ -23,14 +25,14 @@ def curves(paths: pd.DataFrame, best_of: pd.DataFrame, table: pd.DataFrame, star
     )
     for place, (name, colour) in enumerate(colours.items()):
         own, chosen = paths[paths["candidate"] == name], best_of[best_of["candidate"] == name]
-        axis.plot(own["kl"], own["score"], color=colour, linewidth=max(1.0, 3.0 - 0.5 * place))  # equal ones show both
+        axis.plot(own["kl"], own["score"], color=colour, linestyle=DASHES[place % len(DASHES)])
         axis.plot(chosen["kl"], chosen["score"], linestyle="none", marker=".", color=colour, alpha=0.5)
         row = table.set_index("candidate").loc[name]
         error = [[row["gain"] - row["low"]], [row["high"] - row["gain"]]]
         axis.errorbar(
             row["kl"], row["score"], error, color=colour, marker="o", markersize=6, markeredgecolor="white", capsize=2
         )
-        handles.append(Line2D([], [], color=colour, label=name))
+        handles.append(Line2D([], [], color=colour, linestyle=DASHES[place % len(DASHES)], label=name))
     axis.set(xlabel="KL from the policy (nats)", ylabel="judged score", xlim=(0, None))
     marks = [dot("where the recipe goes, 95 % interval"), dot("best of n", marker=".", alpha=0.5, color=INK)]
     legend(figure, [*handles, *marks], 3)
