@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -19,6 +20,7 @@ import pytest
 from paradox_utils import config, files
 from paradox_utils.config import study
 from paradox_utils.study import plan
+from paradox_utils.study.run import summarise
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -169,12 +171,23 @@ PLANNED = {
     "atlas-learning-rate": 36,
     "lottery-screen": 480,
     "lottery": 0,
+    "choose-backtest": 0,
     "qa-feedback-dev": 1,
 } | {f"qa-feedback-t5-{size}": 64 for size in ("small", "base", "large")}
 
 
 def test_every_config_is_planned_below():
-    assert {path.stem for path in (REPOSITORY / "configs").glob("*.yaml")} == set(PLANNED)
+    studies = {path.stem for path in (REPOSITORY / "configs").glob("*.yaml") if re.search("^study:", path.read_text(), re.M)}
+    assert studies == set(PLANNED)
+
+
+def test_a_study_may_train_reward_models_and_no_policy(project, capsys):
+    """Its tables are written, and nothing is analysed; what is not finished is told."""
+    runs = plan.plan(study.load_study(REPOSITORY / "configs/choose-backtest.yaml"))
+    assert summarise("choose-backtest", runs) == 1
+    assert f"{len(runs)} of {len(runs)} runs are not finished" in capsys.readouterr().out
+    assert summarise("choose-backtest", []) == 0
+    assert "analysis" not in capsys.readouterr().out
 
 
 def test_the_atlas_study_has_six_accuracies_and_a_ppo_seed_of_its_own_in_every_trajectory(project):
