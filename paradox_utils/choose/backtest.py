@@ -227,14 +227,13 @@ def predictions(out: Path) -> tuple[list[Predicted], dict[tuple[str, str], tuple
     Raises :class:`DataError` where nothing was kept.
     """
     found, judged = [], {}
-    summary = tables.load_summary(files.resolve(RECORDED)).drop_duplicates("id").set_index("id")
     for run, labels, values in recorded_runs():
         if not (path := out / "rewards" / f"{run}.npz").is_file():
             continue
         place = labels["policy"], labels["task"]
         good, size = (_read(out / f"judged-{place[0]}-{place[1]}.npz", name) for name in ("good", "size"))
         judged[place] = good.mean(1), size.mean(1)
-        found.append(_predicted(run, summary.loc[run], _read(path, "rewards"), good, size, values))
+        found.append(_predicted(run, labels, _read(path, "rewards"), good, size, values))
     if not found:
         raise DataError(f"{out}: holds no rewards; run `python -m paradox_utils.choose backtest` first")
     return found, judged
@@ -245,7 +244,9 @@ def _read(path: Path, name: str) -> Array:
         return kept[name].astype(float)
 
 
-def _predicted(run: str, row: pd.Series, rewards: Array, good: Array, size: Array, values: Mapping[str, Any]) -> Predicted:
+def _predicted(
+    run: str, recorded: Mapping[str, Any], rewards: Array, good: Array, size: Array, values: Mapping[str, Any]
+) -> Predicted:
     beta, start = values["kl_coefficient"], float(good.sum() / size.sum())
     far, limit = gain.strongest(rewards, beta)
     reading = gain.read(rewards, good, size, far)
@@ -257,12 +258,12 @@ def _predicted(run: str, row: pd.Series, rewards: Array, good: Array, size: Arra
     made |= {"best_of_16": gain.best_of(rewards, good, size, 16).score - start, "variance": within}
     made |= {"variance_normalised": normalised, "accuracy": accuracies(rewards, good / size)["accuracy"]}
     labels = {
-        name: row[name]
+        name: recorded[name]
         for name in ("task", "policy", "arm", "route", "setting", "rm_seed", "rm_step", "rm_accuracy", "seconds")
     }
-    reached = row["lm_performance_final"]
+    reached = recorded["lm_performance_final"]
     return Predicted(
-        reading, {"id": run} | labels | made | {"reached": reached - row["lm_performance_start"], "final": reached}
+        reading, {"id": run} | labels | made | {"reached": reached - recorded["lm_performance_start"], "final": reached}
     )
 
 

@@ -67,6 +67,11 @@ def test_the_config_trains_every_recorded_reward_model_again():
     assert not any(run.stage == "ppo" for run in runs)
 
 
+@pytest.fixture(autouse=True)
+def few(monkeypatch):
+    monkeypatch.setattr(backtest, "POOLS", 60)
+
+
 def table(**columns):
     rows = pd.DataFrame({"task": "relevance", "policy": "p", "arm": "steps", "rm_seed": 0} | columns)
     wanted = [*backtest.BASELINES.values(), *backtest.READINGS, "variance"]
