@@ -8,6 +8,7 @@ reward model is not there is left out, and counted.
 
 from __future__ import annotations
 
+import functools
 import io
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -101,6 +102,7 @@ def score(runs: Sequence[Run], study: str, out: Path, prompts: int = PROMPTS, sa
     return told
 
 
+@functools.cache  # the record is read once
 def recorded_runs() -> list[tuple[str, dict[str, Any], dict[str, Any]]]:
     """Id, labels and PPO parameters of the recorded runs that a back-test is about: of trained reward models, and the families
     of known truth."""
