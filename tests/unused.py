@@ -16,7 +16,8 @@ from paradox_utils.identity import cells  # noqa: E402
 EXPLAINED = {
     "model_config": "pydantic reads it",
     "_every_part_has_questions": "pydantic calls validators",
-    "_steps_rise": "pydantic calls validators",
+    "_fill_data": "pydantic calls validators",
+    "_has_marks": "pydantic calls validators",
     "_fill_preset": "pydantic calls validators",
     "_consistent": "pydantic calls validators",
     "_free_name": "pydantic calls validators",
