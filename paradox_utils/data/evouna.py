@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, ValidationError, create_model
 
@@ -26,10 +26,10 @@ _Record: Any = create_model(
     "_Record",
     __config__=ConfigDict(strict=True, extra="forbid"),
     question=(_Words, ...),
-    golden_answer=(_Words, ...),
+    golden_answer=(str | None, ...),
     improper=(bool, ...),
     **{f"answer_{system}": (str | None, ...) for system in SYSTEMS},
-    **{f"judge_{system}": (bool | None, ...) for system in SYSTEMS},
+    **{f"judge_{system}": (bool | Literal["nan"] | None, ...) for system in SYSTEMS},
 )
 
 
@@ -54,18 +54,21 @@ def load_splits(p: config.Source) -> Splits:
 @lru_cache(maxsize=len(FILES))
 def _parse(path: Path, _modified: int) -> list[JudgedSet]:
     """The judged sets of two answers or more."""
+    place = f"{path}, record %d (counted from 0)"
     found = []
     for index, raw in enumerate(files.read_json(path, list, MEND)):
         try:
             record = _Record.model_validate(raw)
         except ValidationError as error:
-            raise malformed(f"{path}, record {index} (counted from 0)", error, MEND) from error
-        graded = [] if record.improper else list(_graded(record))
-        if len(graded) > 1:
-            references = tuple(answer.strip() for answer in record.golden_answer.split("/") if answer.strip())
-            words = " ".join(record.question.split())
-            question = Question(question_id(words, "EVOUNA"), words, (), f"question: {words}", references)
-            found.append(sets.shuffled(question, graded))
+            raise malformed(place % index, error, MEND) from error
+        if record.improper or len(graded := _graded(record)) < 2:
+            continue
+        references = tuple(answer.strip() for answer in (record.golden_answer or "").split("/") if answer.strip())
+        if not references:
+            raise DataError(f"{place % index}: field 'golden_answer' is empty, and the question is not improper; {MEND}")
+        words = " ".join(record.question.split())
+        question = Question(question_id(words, "EVOUNA"), words, (), f"question: {words}", references)
+        found.append(sets.shuffled(question, graded))
     if not found:
         raise DataError(f"{path}: holds no question with two judged answers; {MEND}")
     return found
@@ -76,5 +79,5 @@ def _graded(record: Any) -> list[tuple[int, str, int]]:
     return [
         (place, " ".join(text.split()), GOOD if right else BAD)
         for place, (text, right) in enumerate(given)
-        if text and text.strip() and right is not None
+        if text and text.strip() and isinstance(right, bool)
     ]
