@@ -29,7 +29,7 @@ TaskName = Literal["relevance", "factuality", "completeness", "preference"]
 PAIRWISE = ("completeness", "preference")  # tasks with one score a response
 WITH_ORACLE = ("atlas",)  # sources whose oracle judges any text
 GRADED = ("preference",)  # tasks learnt from graded responses
-SETS = {"semeval": "fixtures/semeval", "evouna": "fixtures/evouna"}  # sources that have nothing else, and a made-up sample of each
+SETS = {"semeval": "fixtures/semeval", "evouna": "fixtures/evouna"}  # sources of nothing else, and a made-up sample of each
 
 # A small supervised policy, feedback on its responses, and reward models, committed so that every notebook runs alone.
 FIXTURE_POLICY = "fixtures/atlas/policy"

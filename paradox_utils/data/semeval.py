@@ -2,14 +2,13 @@
 people called Good, PotentiallyUseful or Bad.
 
 ``data`` is a directory with the organisers' XML files. The same question returns in several threads and files, so that the
-official split leaks: threads of equal subject and body are joined, and questions are split here, by a hash. Where two labellings
-of an answer differ, that of the more reliable file stands.
+official split leaks: threads of equal subject and body are joined, and questions are split here, by a hash. Where two
+labellings of an answer differ, that of the more reliable file stands.
 """
 
 from __future__ import annotations
 
 import xml.etree.ElementTree as ET
-from collections.abc import Iterator
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
@@ -79,7 +78,9 @@ def _parse(path: Path, _modified: int) -> list[tuple[JudgedSet, bool]]:
     threads = root.findall("OrgQuestion/Thread")
     if not threads:
         inside = ", ".join(dict.fromkeys(child.tag for child in root)) or "nothing"
-        raise DataError(f"{path}: must hold OrgQuestion with Thread, as the files of 2016 do, and holds {inside}; {MEND} of 2016")
+        raise DataError(
+            f"{path}: must hold OrgQuestion with Thread, as the files of 2016 do, and holds {inside}; {MEND} of 2016"
+        )
     try:
         return [(_set_of(thread), thread.get(SKIPPED) is None) for thread in threads]
     except _FaultError as fault:

@@ -15,7 +15,9 @@ def present(p: config.Source, names: Sequence[str]) -> list[Path]:
     folder = files.resolve(p.data)
     if paths := [folder / name for name in names if (folder / name).is_file()]:
         return paths
-    problem = {"": "there is no such directory", "file": "is a file"}.get(files.lies(folder), "holds none of the source's files")
+    problem = {"": "there is no such directory", "file": "is a file"}.get(
+        files.lies(folder), "holds none of the source's files"
+    )
     raise DataError(f"data = {p.data!r}: {problem}; name a directory with one or more of {', '.join(names)}")
 
 
