@@ -9,7 +9,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from paradox_utils.analysis import lottery, signs
-from paradox_utils.data.tasks import TASKS
+from paradox_utils.data.tasks import MARKED
 from paradox_utils.figures.style import COLORS, FAINT, INK, LM_PERFORMANCE, PALETTE, dot, legend, panels, style, ticks, title
 
 MODERATE, TOP = "#bdbdbd", COLORS[3]
@@ -21,9 +21,9 @@ def screen(cells: pd.DataFrame, named: list[tuple[str, str, str]]) -> Figure:
     """Hacked runs of each cell (rows of :func:`lottery.screened`), a panel a task and policy: of the moderate and of the top
     checkpoint of every training; a star marks the cells that the rule names."""
     policies = list(dict.fromkeys(cells.index.get_level_values("policy")))
-    figure, axes = panels(len(policies), len(TASKS), 2.2 * len(policies) + 0.3, sharey=True)
+    figure, axes = panels(len(policies), len(MARKED), 2.2 * len(policies) + 0.3, sharey=True)
     for line, policy in zip(axes, policies, strict=True):
-        for axis, task in zip(line, TASKS, strict=True):
+        for axis, task in zip(line, MARKED, strict=True):
             own = cells[[cell[:2] == (task, policy) for cell in cells.index]].droplevel(lottery.CELL[:2])
             own = own.reindex([pressure for pressure in lottery.PRESSURES if pressure in own.index])
             places = np.arange(len(own))

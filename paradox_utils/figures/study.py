@@ -19,7 +19,7 @@ from paradox_utils.analysis.ablations import BASE, OUTCOME, Ablation
 from paradox_utils.analysis.comparison import ALL, families
 from paradox_utils.analysis.tables import READINGS, accuracy_kind, measured, primary, reward_models, usable
 from paradox_utils.analysis.verdict import Finding, verdict
-from paradox_utils.data.tasks import TASKS
+from paradox_utils.data.tasks import MARKED, TASKS
 from paradox_utils.figures.style import FAINT, INK, LM_PERFORMANCE, PALETTE, dot, legend, panels, style, ticks, title
 
 STATUS_COLORS = {"supported": "#b2452f", "not supported": "#2f6db2", "undecided": FAINT}
@@ -147,9 +147,9 @@ def routes(summary: pd.DataFrame, asked: pd.DataFrame, *, resamples: int = 500, 
         arm: {"color": color, "marker": MARKERS[index % len(MARKERS)], "markersize": 4}
         for index, (arm, color) in enumerate(zip(arms, sns.color_palette("colorblind", len(arms)), strict=True))
     }
-    figure, axes = panels(len(policies), len(TASKS), 2.8 * len(policies) + 0.6)
+    figure, axes = panels(len(policies), len(MARKED), 2.8 * len(policies) + 0.6)
     for row, policy in zip(axes, policies, strict=True):
-        for axis, task in zip(row, TASKS, strict=True):
+        for axis, task in zip(row, MARKED, strict=True):
             here = summary[(summary["task"] == task) & (summary["policy"] == policy)]
             for arm, look in looks.items():
                 own = here[(here["arm"] == arm) & here["rm_seed"].notna()]

@@ -14,7 +14,7 @@ from matplotlib.lines import Line2D
 from paradox_utils.analysis import overoptimisation
 from paradox_utils.analysis.overoptimisation import THIRDS
 from paradox_utils.analysis.teachers import BEFORE
-from paradox_utils.data.tasks import TASKS
+from paradox_utils.data.tasks import MARKED
 from paradox_utils.figures.style import FAINT, INK, LM_PERFORMANCE, PALETTE, dot, legend, panels, style, title
 
 SHADES = sns.color_palette("viridis", 3)
@@ -36,7 +36,7 @@ def predictors(table: pd.DataFrame, words: Mapping[str, str]) -> Figure:
         axis.plot([row["low"], row["high"]], [place, place], color=INK, linewidth=1.4)
         axis.scatter([row["correlation"]], [place], color=INK, marker="D", s=26, zorder=3)
         axis.scatter([row["spearman"]], [place], facecolors="none", edgecolors=INK, marker="D", s=26, zorder=3)
-        for index, task in enumerate(TASKS):
+        for index, task in enumerate(MARKED):
             own = table[(table["task"] == task) & (table["measure"] == name)]
             axis.scatter(own["correlation"], [place + 0.12 * (1 - index)] * len(own), color=PALETTE[task], s=16, zorder=2)
     later = sum(name not in BEFORE for name in names)
@@ -47,7 +47,7 @@ def predictors(table: pd.DataFrame, words: Mapping[str, str]) -> Figure:
     axis.grid(visible=False, axis="y")
     handles = [dot("all tasks", marker="D", markersize=5, linestyle="-")]
     handles += [dot("Spearman's", marker="D", markersize=5, markerfacecolor="none")]
-    handles += [dot(task, color=PALETTE[task], markersize=4) for task in TASKS]
+    handles += [dot(task, color=PALETTE[task], markersize=4) for task in MARKED]
     legend(figure, handles, 5)
     return figure
 
@@ -58,9 +58,9 @@ def variance_and_gain(teachers: pd.DataFrame) -> Figure:
     marker a policy."""
     rows = {"probe_accuracy": "accuracy on-policy", "probe_variance": "reward variance within prompts"}
     markers = dict(zip(dict.fromkeys(teachers["policy"]), MARKERS, strict=False))
-    figure, axes = panels(len(rows), len(TASKS), 4.6)
+    figure, axes = panels(len(rows), len(MARKED), 4.6)
     for line, (name, words) in zip(axes, rows.items(), strict=True):
-        for axis, task in zip(line, TASKS, strict=True):
+        for axis, task in zip(line, MARKED, strict=True):
             for policy, marker in markers.items():
                 own = teachers[(teachers["task"] == task) & (teachers["policy"] == policy)]
                 axis.scatter(own[name], own["gain"], s=14, color=PALETTE[task], alpha=0.7, linewidth=0, marker=marker)
@@ -98,9 +98,9 @@ def hacked(table: pd.DataFrame, turned: pd.DataFrame) -> Figure:
     each (faint), and of the hacked ones (``turned``: rows of :func:`paradox_utils.analysis.hacking.turns`) the true (solid) and
     the reward model's own (dashed), a colour a third of accuracies."""
     policies, told = list(dict.fromkeys(table["policy"])) or [""], set(turned.loc[turned["hacked"].fillna(False), "id"])
-    figure, axes = panels(len(policies), len(TASKS), 2.6 * len(policies))
+    figure, axes = panels(len(policies), len(MARKED), 2.6 * len(policies))
     for line, policy in zip(axes, policies, strict=True):
-        for axis, task in zip(line, TASKS, strict=True):
+        for axis, task in zip(line, MARKED, strict=True):
             for run, own in table[(table["task"] == task) & (table["policy"] == policy)].groupby("id"):
                 if run not in told:
                     axis.plot(own["update"], own["true"], color=FAINT, linewidth=0.5)
@@ -134,7 +134,7 @@ def best_of_n(paths: pd.DataFrame, fits: pd.DataFrame) -> Figure:
             _gained(bottom, means["distance"], means, third)
             _curve(bottom, float(means["distance"].max()), _of(fits, task, policy, third + 1), third, "best-of-n")
         top.set(ylabel=LM_PERFORMANCE[task])
-        bottom.set(xlabel="√KL of best-of-n", ylabel="reward gained" if task == next(iter(TASKS)) else "")
+        bottom.set(xlabel="√KL of best-of-n", ylabel="reward gained" if task == next(iter(MARKED)) else "")
     legend(figure, _thirds_and_rewards(), 3)
     return figure
 
@@ -142,10 +142,10 @@ def best_of_n(paths: pd.DataFrame, fits: pd.DataFrame) -> Figure:
 def _pairs(table: pd.DataFrame) -> tuple[Figure, list[tuple[str, str, Axes, Axes]]]:
     """A figure with two panels, one above the other, for each task and policy: task, policy, and the two."""
     policies = list(dict.fromkeys(table["policy"])) or [""]
-    figure, axes = panels(2 * len(policies), len(TASKS), 5.2 * len(policies))
+    figure, axes = panels(2 * len(policies), len(MARKED), 5.2 * len(policies))
     pairs = []
     for line, policy in enumerate(policies):
-        for task, top, bottom in zip(TASKS, *axes[2 * line : 2 * line + 2], strict=True):
+        for task, top, bottom in zip(MARKED, *axes[2 * line : 2 * line + 2], strict=True):
             top.set(title=title(task, policy, policies))
             pairs.append((task, policy, top, bottom))
     return figure, pairs
