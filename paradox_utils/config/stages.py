@@ -399,6 +399,17 @@ class Design(Stage):
     former: str = Field("results/recorded/atlas-former-rate", description="folder of the runs that the choice replaced")
 
 
+class People(Stage):
+    """Stage ``people``: what people think of what reward models pick."""
+
+    semeval: str = Field("results/recorded/people-quick", description="folder of a study of semeval; empty: none")
+    evouna: str = Field("", description="folder of a study of evouna; empty: none")
+    evouna_known: str = Field("", description="folder of a study of evouna with known answers in the input; empty: none")
+    qa_feedback: str = Field("", description="folder of a study of qa-feedback; empty: none")
+    bootstrap: Count = Field(1000, description="resamples of an interval")
+    seed: Seed = 0
+
+
 class Published(Stage):
     """Stage ``published``: what the paper's own figures show, and what chance would show."""
 
@@ -429,6 +440,7 @@ STAGES: dict[str, type[Stage]] = {
     "ppo": PPO,
     "analysis": Analysis,
     "design": Design,
+    "people": People,
     "published": Published,
     "cost": Cost,
 }

@@ -183,8 +183,9 @@ def summarise(name: str, runs: list[Run], analyse: bool = True) -> int:
     """Write the tables, print them and every failure, execute the analysis notebook; 1 if anything is missing, else 0."""
     rows, problems = tables.write(name, runs)
     shown = ["task", "route", "setting", "rm_step", "rm_accuracy", "lm_performance_start", "lm_performance_final", "status"]
-    say(rows[shown].fillna("").to_string(index=False, float_format="{:.3f}".format))
-    complete = not analyse or analysis(name, rows)
+    if len(rows):
+        say(rows[shown].fillna("").to_string(index=False, float_format="{:.3f}".format))
+    complete = not analyse or rows.empty or analysis(name, rows)
     if problems:
         open_runs = sum(not finished(name, run) for run in runs)
         say("\n".join([f"study {name}: {open_runs} of {len(runs)} runs are not finished", *problems]))
@@ -202,7 +203,7 @@ def analysis(name: str, rows: pd.DataFrame) -> bool:
         return True
     digest = hashlib.sha256(identity.page_code(source).encode())
     for table in tables.TABLES:
-        digest.update((results / f"{table}.csv").read_bytes())
+        digest.update((results / f"{table}.csv").read_bytes() if (results / f"{table}.csv").is_file() else b"")
     if not (stamp.is_file() and files.read_json(stamp)["key"] == digest.hexdigest() and target.is_file()):
         stamp.unlink(missing_ok=True)
         target.unlink(missing_ok=True)  # yesterday's analysis must not pass for today's

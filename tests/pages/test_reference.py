@@ -14,7 +14,7 @@ from paradox_utils import config, files
 from paradox_utils.analysis import teachers
 from paradox_utils.analysis.tables import load_checkpoints, load_curves, load_parameters, load_questions, load_summary
 from paradox_utils.config import study
-from paradox_utils.data.tasks import TASKS
+from paradox_utils.data.tasks import MARKED
 from paradox_utils.results import begin, environment
 from paradox_utils.stages import reward_model, supervised
 from paradox_utils.stages.ppo import run_ppo
@@ -211,7 +211,7 @@ def test_values_of_the_t5_config_are_those_of_its_plan():
         if name in ("evaluator", "seed"):  # the plan fills them in
             continue
         values = [read(part) for part in (written or preset or default).split(" / ")]
-        assert [first[stage, task][name] for task in TASKS] == (values if len(values) > 1 else values * 3), name
+        assert [first[stage, task][name] for task in MARKED] == (values if len(values) > 1 else values * 3), name
 
 
 def test_every_name_in_code_style_exists():

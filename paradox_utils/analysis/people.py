@@ -1,0 +1,297 @@
+"""What reward models pick among responses that people graded: people are the truth here, and no policy is trained.
+
+A *pick* is a reward model's best-scored response to a question; the outcome is the share of questions whose pick people call
+good. Reads the tables ``reward_models``, ``picks`` and ``sets`` of a study; imports no torch. The measures of accuracy and
+outcome are those of PPO studies: :func:`load` puts the checkpoints in the form of their summary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from paradox_utils.analysis import lottery, statistics, tables, teachers, verdict
+from paradox_utils.analysis.statistics import Interval
+from paradox_utils.analysis.tables import READINGS, AnalysisError
+from paradox_utils.analysis.verdict import Finding
+
+OUTCOME, ACCURACY = READINGS["as measured"], "rm_accuracy_noisy"
+HELDOUT, OTHER = "heldout", "evaluator"  # parts of the questions: accuracy is measured on the first, picks on the other if any
+MODEL = ["policy", "task", "arm", "setting", "rm_step"]  # what trainings of one recipe share; the policy is the data set
+FAMILY = MODEL[:3]
+OFFICIAL = "official"  # the arm that learns from the official training questions of SemEval-2016 alone
+# Of SemEval-2016 Task 3, subtask A, on its test set: Nakov et al. 2016, Table 3.
+PUBLISHED_MAP = {"best system (KeLP)": 0.7919, "order of the thread": 0.5953, "random order": 0.5280}
+# What may predict the picks besides accuracy, all of held-out questions.
+WHY = {
+    ACCURACY: "accuracy",
+    "alike": "accuracy on pairs alike in length",
+    "near": "accuracy, good against in between",
+    "top": "picks on held-out questions",
+    "rm_calibration_error": "expected calibration error",
+    "length_correlation": "correlation of score and length",
+    "agreement": "agreement with other trainings",
+}
+LEVEL = 0.05
+
+
+@dataclass(frozen=True)
+class People:
+    """Studies of judged sets, by data set. ``models``: a row a checkpoint, in the form of a PPO study's summary; ``picks``: a
+    row a checkpoint and question; ``sets``: a row a question."""
+
+    models: pd.DataFrame
+    picks: pd.DataFrame
+    sets: pd.DataFrame
+
+
+def load(folders: Mapping[str, Path | str]) -> People:
+    """The studies of the named data sets.
+
+    Raises as :func:`tables.read_table`, and where a checkpoint has no picks, or there is no checkpoint at all.
+    """
+    parts = [_load(name, Path(folder)) for name, folder in folders.items()]
+    if not parts:
+        raise AnalysisError("no results are named; name the folder of a study of judged sets, such as people-semeval")
+    return People(
+        *(pd.concat([getattr(part, name) for part in parts], ignore_index=True) for name in ("models", "picks", "sets"))
+    )
+
+
+def _load(name: str, folder: Path) -> People:
+    checkpoints = tables.load_checkpoints(folder).dropna(subset=["arm"])  # an evaluator has none
+    picks, sets = tables.load_picks(folder), tables.load_sets(folder)
+    if checkpoints.empty or picks.empty or sets.empty:
+        raise AnalysisError(f"{folder}: holds no picks of reward models among judged sets; {tables.AGAIN}")
+    checkpoints, picks = (table.assign(model=_model(table)) for table in (checkpoints, picks))
+    if lost := sorted(set(checkpoints["model"]) - set(picks["model"])):
+        raise AnalysisError(f"{folder}: picks.csv lacks {lost[0]}, which reward_models.csv has; {tables.AGAIN}")
+    picks = picks[picks["model"].isin(checkpoints["model"])]
+    return People(_models(name, checkpoints, picks), picks.assign(policy=name), sets.assign(policy=name))
+
+
+def _model(table: pd.DataFrame) -> pd.Series:
+    return table["id"] + "-" + table["step"].astype(int).astype(str)
+
+
+def _models(name: str, checkpoints: pd.DataFrame, picks: pd.DataFrame) -> pd.DataFrame:
+    """Checkpoints in the form of a summary: LM performance is the share of good picks, on held-out questions (validation) and,
+    where there are any, on others. A pick has no seed of its own, so its training's stands for a PPO seed."""
+    heldout = picks[picks["part"] == HELDOUT].groupby("model")
+    outcome = picks[picks["part"] == outcome_part(picks)].groupby("model")
+    apart = outcome_part(picks) != HELDOUT
+    counted, measured = heldout[list(tables.PAIRS)].sum(), pd.DataFrame({"top": heldout["pick"].mean()})
+    for kind in ("alike", "near"):
+        measured[kind] = counted[f"{kind}_right"] / counted[f"{kind}_compared"].replace(0, np.nan)
+    measured["length_correlation"] = heldout["length_correlation"].mean()
+    measured[OUTCOME] = outcome["pick"].mean()
+    measured[tables.VALIDATION] = heldout["pick"].mean() if apart else np.nan
+    measured["average_precision"] = heldout["average_precision"].mean()
+    known = checkpoints.rename(columns={"step": "rm_step"}).assign(
+        policy=name, status="ok", reason="", ended=True, ppo_seed=checkpoints["rm_seed"], id=checkpoints["model"]
+    )
+    known = known.rename(columns={one: f"rm_{one}" for one in ("accuracy", "accuracy_noisy", "majority", "calibration_error")})
+    known = known.join(measured, on="model").fillna({"setting": ""})
+    known["agreement"] = _agreement(known, picks)
+    return known.reindex(columns=list(dict.fromkeys((*tables.LABELS, *tables.NUMBERS, "arm", *known))))
+
+
+def outcome_part(picks: pd.DataFrame) -> str:
+    """The part of the questions on which picks count: another than accuracy is measured on, where there is one."""
+    return OTHER if (picks["part"] == OTHER).any() else HELDOUT
+
+
+def _agreement(models: pd.DataFrame, picks: pd.DataFrame) -> pd.Series:
+    """The share of held-out questions on which a checkpoint's pick is good if and only if that of another training of the same
+    recipe is, averaged over those trainings; NaN where none has the same questions."""
+    heldout = picks[picks["part"] == HELDOUT].pivot(index="model", columns="question", values="pick")
+    found = pd.Series(np.nan, index=models.index)
+    for _, own in models.groupby(MODEL, dropna=False):
+        rows = heldout.loc[own["model"]].dropna(axis=1).to_numpy()
+        if len(rows) > 1 and rows.shape[1]:
+            same = (rows[:, None] == rows[None]).mean(axis=2)
+            found[own.index] = (same.sum(axis=1) - 1) / (len(rows) - 1)
+    return found
+
+
+def main(models: pd.DataFrame) -> pd.DataFrame:
+    """The checkpoints that the question is asked of: without those for the comparison with published scores."""
+    return models[models["arm"] != OFFICIAL]
+
+
+# --- what they pick -----------------------------------------------------------------------------------------------------------
+
+
+def baselines(people: People) -> pd.DataFrame:
+    """One row a data set: the share of questions whose pick is good at ``random``, of the ``longest`` response, of the one at
+    the best ``place`` of the source (a place of the thread, or one system), and at ``best`` possible; over the ``questions`` on
+    which picks count."""
+    rows = {}
+    for name, picks in people.picks.groupby("policy", sort=False):
+        asked = picks.loc[picks["part"] == outcome_part(picks), "question"].unique()
+        own = people.sets[people.sets["policy"] == name].set_index("question").loc[asked]
+        random, best = own["good"] / own["responses"], own["good"] > 0
+        rows[name] = {"random": random.mean(), "longest": own["longest"].mean(), "place": own["place"].mean()}
+        rows[name] |= {"best": best.mean(), "questions": len(own)}
+    return pd.DataFrame.from_dict(rows, orient="index")
+
+
+def shares(people: People, *, resamples: int, seed: int) -> pd.DataFrame:
+    """One row a recipe (:data:`MODEL`): mean ``accuracy`` of its trainings, and the ``share`` of good picks with a 95 %
+    interval for new trainings and new questions. Where trainings have questions of their own (folds), they carry them along."""
+    rows = []
+    for key, own in main(people.models).groupby(MODEL, sort=False, dropna=False):
+        scores = _scores(people, own)
+        if scores.isna().any(axis=None):
+            found = statistics.mean_interval(own[OUTCOME])
+        else:
+            weights = np.ones(scores.shape)
+            found = statistics.two_way_bootstrap(
+                scores, own["rm_seed"], weights=weights, resamples=resamples, seed=seed, bounds=(0.0, 1.0)
+            )
+        names = dict(zip(MODEL, key, strict=True)) | {"route": own["route"].iloc[0], "accuracy": own[ACCURACY].mean()}
+        rows.append(names | {"share": found.estimate, "low": found.low, "high": found.high, "trainings": len(own)})
+    return pd.DataFrame(rows)
+
+
+def _scores(people: People, models: pd.DataFrame) -> pd.DataFrame:
+    """Whether each pick is good, [models, questions], in the order of ``models``."""
+    picks = people.picks[people.picks["model"].isin(models["model"])]
+    table = picks[picks["part"] == outcome_part(picks)].pivot(index="model", columns="question", values="pick")
+    return table.loc[models["model"]]
+
+
+def findings(people: People) -> tuple[Finding, ...]:
+    """The book's rule (:data:`verdict.RULE`) on each data set, task and route; decided together."""
+    return verdict.verdict(main(people.models), resamples=200).findings
+
+
+def answer(found: Sequence[Finding]) -> str:
+    """What the comparisons say together, in words."""
+    counts = {status: sum(one.status == status for one in found) for status in ("supported", "not supported", "undecided")}
+    bent = sum(one.inverted_u for one in found)
+    return (
+        f"In {counts['supported']} of {tables.count(len(found), 'comparison')} (data set, task and route) a less accurate "
+        f"reward model picks better than the most accurate one by more than {verdict.MARGIN}, in {counts['not supported']} it "
+        f"does not, and {counts['undecided']} are undecided. {bent or 'None'} of them {'has' if bent < 2 else 'have'} an "
+        "inverted U."
+    )
+
+
+def compared(found: Sequence[Finding]) -> pd.DataFrame:
+    """The comparisons as a table: status, regret, correlation and shape."""
+    rows = [
+        {
+            "data": one.of.policy,
+            "task": one.of.task,
+            "route": one.of.arm,
+            "status": one.status,
+            **_ends("regret", one.of.regret),
+            **_ends("ρ", one.of.spearman),
+            "p two lines": one.p_two_lines,
+            "accuracies": one.of.counts.accuracies,
+            "trainings": one.of.counts.rm_seeds,
+        }
+        for one in found
+    ]
+    return pd.DataFrame(rows)
+
+
+def _ends(name: str, of: Interval) -> dict[str, float]:
+    return {name: of.estimate, f"{name} low": of.low, f"{name} high": of.high}
+
+
+# --- the lottery --------------------------------------------------------------------------------------------------------------
+
+
+def worse(people: People) -> pd.DataFrame:
+    """In how many trainings the most accurate reward model picks worse than a moderate one, a row a family (:data:`FAMILY`).
+
+    Moderate is the middle rank of the training's accuracies. ``worse``: trainings in which its picks are good more often;
+    ``beyond chance``: those with an exact one-sided McNemar test, paired by question, at p ≤ 0.05 corrected (Holm) for the
+    trainings of the family; ``better``: the same the other way round. ``gap``: mean share of the most accurate less that of the
+    moderate, with Student's interval over trainings.
+    """
+    rows = []
+    for key, own in main(people.models).groupby(FAMILY, sort=False):
+        pairs = [_ends_of(models) for _, models in own.groupby("rm_seed") if len(models) > 2]
+        if not pairs:
+            continue
+        gaps = [_scores(people, pair).diff().iloc[-1].to_numpy(dtype=int) for pair in pairs]
+        p = {sign: statistics.holm([lottery.sign_flip(sign * gap, two_sided=False) for gap in gaps]) for sign in (-1, 1)}
+        gap = statistics.mean_interval([values.mean() for values in gaps])
+        rows.append(
+            dict(zip(FAMILY, key, strict=True))
+            | {"trainings": len(gaps), "worse": sum(values.sum() < 0 for values in gaps)}
+            | {"beyond chance": sum(one <= LEVEL for one in p[-1]), "better": sum(one <= LEVEL for one in p[1])}
+            | _ends("gap", gap)
+        )
+    return pd.DataFrame(rows)
+
+
+def _ends_of(models: pd.DataFrame) -> pd.DataFrame:
+    """The moderate and the most accurate reward model of a training; of equals the later step is the more accurate."""
+    ranked = models.sort_values([ACCURACY, "rm_step"])
+    return ranked.iloc[[len(ranked) // 2, -1]] if len(ranked) % 2 else ranked.iloc[[len(ranked) // 2 - 1, -1]]
+
+
+# --- why ----------------------------------------------------------------------------------------------------------------------
+
+
+def why(people: People, *, resamples: int, seed: int) -> pd.DataFrame:
+    """What of a reward model goes with good picks, a row a measure of :data:`WHY`: Pearson's ``correlation`` with the share,
+    and its ``coefficient`` beside accuracy in least squares, with 95 % intervals over trainings; all standardised within data
+    set and task."""
+    models = main(people.models)
+    group = models["policy"] + ", " + models["task"]
+    table = models.assign(gain=models[OUTCOME], group=group, cluster=group + " " + models["rm_seed"].astype(str))
+    found = teachers.correlations(table, resamples=resamples, seed=seed, measures=tuple(WHY))
+    found = found[found["task"] == "all"].set_index("measure")[["correlation", "low", "high", "pairs"]]
+    for name in [name for name in found.index if name != ACCURACY]:
+        z = teachers.standardised(table, [ACCURACY, name, "gain"]).join(table[["group", "cluster"]]).dropna()
+        if z["cluster"].nunique() > 3 and (z[[ACCURACY, name]].std() > 0).all():
+            row = teachers.regression(z, name, [ACCURACY, name]).iloc[-1]
+            found.loc[name, ["coefficient", "its low", "its high"]] = row[["coefficient", "low", "high"]].to_list()
+    return found.rename(index=WHY)
+
+
+# --- what people said ---------------------------------------------------------------------------------------------------------
+
+
+def judged(people: People) -> pd.DataFrame:
+    """What people said, a column a data set: counts, shares, biases, and how often a second grading says the same."""
+    columns = {}
+    for name, own in people.sets.groupby("policy", sort=False):
+        responses, twice = own["responses"].sum(), own["regraded"].sum()
+        columns[name] = {
+            "questions": len(own),
+            "responses": responses,
+            "good": own["good"].sum() / responses,
+            "in between": own["between"].sum() / responses,
+            "questions without a good response": (own["good"] == 0).mean(),
+            "questions whose longest response is good": own["longest"].mean(),
+            "questions whose response from the best place is good": own["place"].mean(),
+            "questions that stand in the source more than once": (own["copies"] > 1).sum(),
+            "responses graded again elsewhere": twice,
+            "of them the same way": own["same"].sum() / twice if twice else np.nan,
+        }
+    return pd.DataFrame(columns)
+
+
+def official(people: People) -> pd.DataFrame:
+    """Mean average precision on SemEval-2016's official test set, a row a recipe of the arm :data:`OFFICIAL`, with Student's
+    interval over trainings; beside the published ones. Empty without that arm."""
+    own = people.models[people.models["arm"] == OFFICIAL]
+    if own.empty:
+        return pd.DataFrame(columns=["MAP", "low", "high"])
+    rows = {}
+    for (setting, step), trainings in own.groupby(["setting", "rm_step"], sort=False):
+        found = statistics.mean_interval(trainings["average_precision"])
+        rows[f"{setting}, step {step:g}"] = {"MAP": found.estimate, "low": found.low, "high": found.high}
+    return pd.DataFrame.from_dict(
+        rows | {f"published: {name}": {"MAP": value} for name, value in PUBLISHED_MAP.items()}, "index"
+    )
