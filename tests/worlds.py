@@ -149,7 +149,7 @@ def study(summary, folder):
 
 def run_page(name, folder, out="", **others):
     """Every code cell of a page, run on a study's folder, with ``others`` of its parameters; its names. A relative ``folder``
-    is the project's."""
+    is the project's; None: the page's own."""
     (path,) = NOTEBOOKS.glob(f"{name}-*.ipynb")
     names: dict = {}
     with mpl.rc_context({"backend": "agg"}):
@@ -158,7 +158,7 @@ def run_page(name, folder, out="", **others):
         for cell in cells:
             exec(cell.source, names)
             if "parameters" in cell.metadata.get("tags", []):
-                names |= {"results": str(folder), "out": str(out)} | quicker | others
+                names |= {"out": str(out)} | ({} if folder is None else {"results": str(folder)}) | quicker | others
     return names
 
 

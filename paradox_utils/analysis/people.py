@@ -67,15 +67,15 @@ def _load(name: str, folder: Path) -> People:
     picks, sets = tables.load_picks(folder), tables.load_sets(folder)
     if checkpoints.empty or picks.empty or sets.empty:
         raise AnalysisError(f"{folder}: holds no picks of reward models among judged sets; {tables.AGAIN}")
-    checkpoints, picks = (table.assign(model=_model(table)) for table in (checkpoints, picks))
+    checkpoints, picks = (table.assign(model=_model(name, table)) for table in (checkpoints, picks))
     if lost := sorted(set(checkpoints["model"]) - set(picks["model"])):
         raise AnalysisError(f"{folder}: picks.csv lacks {lost[0]}, which reward_models.csv has; {tables.AGAIN}")
     picks = picks[picks["model"].isin(checkpoints["model"])]
     return People(_models(name, checkpoints, picks), picks.assign(policy=name), sets.assign(policy=name))
 
 
-def _model(table: pd.DataFrame) -> pd.Series:
-    return table["id"] + "-" + table["step"].astype(int).astype(str)
+def _model(name: str, table: pd.DataFrame) -> pd.Series:
+    return name + " " + table["id"] + "-" + table["step"].astype(int).astype(str)
 
 
 def _models(name: str, checkpoints: pd.DataFrame, picks: pd.DataFrame) -> pd.DataFrame:
