@@ -240,8 +240,9 @@ class _Planner:
                 rewards = self.trained_rewards(arm, where, labels, varied)
             else:
                 rewards = self.fixed_reward(arm, policy)
+            supervised = self.supervised(policy) if policy else None
             for reward, marks in rewards:
-                values = fixed | reward | {"task": task, "policy": Link(self.supervised(policy), "model")}
+                values = fixed | reward | {"task": task, "policy": Link(supervised, "model")}
                 if values["reward"] == "dial" and values.get("dial_accuracy", 1.0) == 1.0:
                     values |= EXACT
                 if self.study.evaluator is not None:
