@@ -27,7 +27,7 @@ def test_config_and_the_registry_name_the_same_rewards():
 class StubScorer:
     """Hands out prepared logits or scores, and remembers what it was asked."""
 
-    passage_bars = True
+    passage_bars, known_answer = True, False
 
     def __init__(self, answer):
         self.answer, self.asked = answer, []
