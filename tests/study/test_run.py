@@ -247,11 +247,16 @@ def test_the_projects_configs_are_valid(project, name, ppo):
     runs = plan.plan(study.load_study(path))
     rows = [run for run in runs if run.stage == "ppo"]
     tasks = {run.labels["task"] for run in runs if run.stage == "reward_model"} | {run.labels["task"] for run in rows}
-    assert name in GRADED or name == "lottery" or tasks == {
-        "relevance",
-        "factuality",
-        "completeness",
-    }
+    assert (
+        name in GRADED
+        or name == "lottery"
+        or tasks
+        == {
+            "relevance",
+            "factuality",
+            "completeness",
+        }
+    )
     if ppo:
         assert len(rows) == ppo
         assert sum(run.parameters["reward"] == "dial" for run in rows) == {
