@@ -175,7 +175,7 @@ def answer(found: Sequence[Finding]) -> str:
     counts = {status: sum(one.status == status for one in found) for status in ("supported", "not supported", "undecided")}
     bent = sum(one.inverted_u for one in found)
     return (
-        f"In {counts['supported']} of {tables.count(len(found), 'comparison')} (data set, task and route) a less accurate "
+        f"In {counts['supported']} of {len(found)} comparisons (data set, task and route) a less accurate "
         f"reward model picks better than the most accurate one by more than {verdict.MARGIN}, in {counts['not supported']} it "
         f"does not, and {counts['undecided']} are undecided. {bent or 'None'} of them {'has' if bent < 2 else 'have'} an "
         "inverted U."

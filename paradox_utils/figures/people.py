@@ -21,7 +21,7 @@ def picks(shares: pd.DataFrame, baselines: pd.DataFrame) -> Figure:
     shown = list(dict.fromkeys(shares[["policy", "task"]].itertuples(index=False, name=None)))
     arms = list(dict.fromkeys(shares["arm"]))
     looks = {arm: {"color": COLORS[i], "marker": MARKERS[i % len(MARKERS)]} for i, arm in enumerate(arms)}
-    columns = min(3, len(shown))
+    columns = 2 if len(shown) in (2, 4) else min(3, len(shown))
     rows = -(-len(shown) // columns)
     figure, axes = panels(rows, columns, 3.0 * rows + 0.4)
     for axis, (name, task) in zip(axes.ravel(), shown, strict=False):
@@ -56,3 +56,4 @@ def _lines(axis: Axes, baselines: pd.Series) -> None:
         axis.annotate(
             LINES[name], (1.0, last), xycoords=("axes fraction", "data"), ha="right", va="bottom", fontsize=7, color=INK
         )
+    axis.set_ylim(min(low, baselines["random"] - 0.03 * span), max(high, last + 0.07 * span))
