@@ -1,6 +1,7 @@
 """The schemas: what is refused, in which words, and what a config file may say."""
 
 import itertools
+import re
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 
 from paradox_utils import config
 from paradox_utils.config import PPO, ParameterError, RewardModel
-from paradox_utils.config.study import load_study
+from paradox_utils.config.study import Study, load_study
 
 
 @pytest.mark.parametrize("schema", config.STAGES.values())
@@ -191,9 +192,18 @@ def test_what_papermill_handed_on_as_text_is_refused_with_the_option_that_does_n
     assert "\n" not in str(caught.value)
 
 
-def test_a_list_of_names_is_shown_as_one():
+@pytest.mark.parametrize(
+    ("arm", "shown"),
+    [
+        ({"tasks": "relevance"}, "[a, b]"),
+        ({"rm_seeds": "1, 2"}, "[0, 10]"),
+    ],
+)
+def test_a_list_is_shown_with_the_kind_of_values_it_takes(arm, shown):
     with pytest.raises(ParameterError, match=r"papermill: -y 'other_reward_models: \[a, b\]'"):
         config.check_notebook(PPO, {"other_reward_models": "mine/model"})
+    with pytest.raises(ParameterError, match=rf"arms\.0\.{next(iter(arm))} = .*{re.escape(shown)}"):
+        config.check(Study, {"study": "mine", "arms": [{"route": "steps"} | arm]})
 
 
 def test_a_number_that_papermill_read_as_text_is_refused_with_the_option_that_reads_it():

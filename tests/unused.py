@@ -37,6 +37,8 @@ EXPLAINED = {
     "preset": "a validator of config reads it before it is a field",
     "yaml_implicit_resolvers": "yaml reads it",
     "use_sticky_edges": "matplotlib reads it",
+    "should_simplify": "matplotlib reads it",
+    "_repr_mimebundle_": "Jupyter calls it",
     "normalizer": "tokenizers reads it",
     "pad_token": "transformers reads it",
     "generation_config": "transformers reads it",

@@ -17,8 +17,9 @@ from scipy import special, stats
 
 from paradox_utils.analysis import statistics
 from paradox_utils.analysis.inverted_u import fieller
+from paradox_utils.analysis.outcomes import accuracy_kind, steps, usable
 from paradox_utils.analysis.statistics import Array, Interval
-from paradox_utils.analysis.tables import BEST_OF_N, accuracy_kind, steps, usable
+from paradox_utils.analysis.tables import BEST_OF_N
 
 Form = Literal["rl", "best-of-n"]
 
@@ -111,7 +112,7 @@ def _covariance(design: Array, y: Array, labels: Array, resamples: int, seed: in
 
 
 def _runs(summary: pd.DataFrame) -> pd.DataFrame:
-    """Finished runs of :func:`tables.steps` with their trajectory (``cluster``) and the ``third`` of its accuracies that the
+    """Finished runs of :func:`.outcomes.steps` with their trajectory (``cluster``) and the ``third`` of its accuracies that the
     reward model is in (0: the least accurate; NaN: unmeasured); the columns of :data:`PATH`."""
     return by_third(steps(summary))[[*PATH]]
 

@@ -14,12 +14,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from paradox_utils.analysis import lottery, statistics, tables, teachers, verdict
+from paradox_utils.analysis import lottery, outcomes, statistics, tables, teachers, verdict
 from paradox_utils.analysis.statistics import Interval
-from paradox_utils.analysis.tables import READINGS, AnalysisError
+from paradox_utils.analysis.tables import AnalysisError
 from paradox_utils.analysis.verdict import Finding
 
-OUTCOME, ACCURACY = READINGS["as measured"], "rm_accuracy_noisy"
+OUTCOME, ACCURACY = outcomes.READINGS["as measured"], "rm_accuracy_noisy"
 HELDOUT, OTHER = "heldout", "evaluator"  # parts of the questions: accuracy is measured on the first, picks on the other if any
 MODEL = ["policy", "task", "arm", "setting", "rm_step"]  # what trainings of one recipe share; the policy is the data set
 FAMILY = MODEL[:3]
@@ -89,7 +89,7 @@ def _models(name: str, checkpoints: pd.DataFrame, picks: pd.DataFrame) -> pd.Dat
         measured[kind] = counted[f"{kind}_right"] / counted[f"{kind}_compared"].replace(0, np.nan)
     measured["length_correlation"] = heldout["length_correlation"].mean()
     measured[OUTCOME] = outcome["pick"].mean()
-    measured[tables.VALIDATION] = heldout["pick"].mean() if apart else np.nan
+    measured[outcomes.VALIDATION] = heldout["pick"].mean() if apart else np.nan
     measured["average_precision"] = heldout["average_precision"].mean()
     known = checkpoints.rename(columns={"step": "rm_step"}).assign(
         policy=name, status="ok", reason="", ended=True, ppo_seed=checkpoints["rm_seed"], id=checkpoints["model"]

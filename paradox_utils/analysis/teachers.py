@@ -11,10 +11,10 @@ import numpy as np
 import pandas as pd
 
 from paradox_utils.analysis import statistics
+from paradox_utils.analysis.outcomes import READINGS, accuracy_kind, main_arms, steps, usable
 from paradox_utils.analysis.statistics import Array, pearson
-from paradox_utils.analysis.tables import READINGS, accuracy_kind, main_arms, steps, usable
 from paradox_utils.config.study import TRAINED
-from paradox_utils.data.tasks import TASKS
+from paradox_utils.data.tasks import TASKS, among
 
 # What is known of a reward model before any PPO, and in words.
 BEFORE = {
@@ -72,7 +72,7 @@ def teacher_table(summary: pd.DataFrame, curves: pd.DataFrame) -> pd.DataFrame:
 
 def brevity(summary: pd.DataFrame) -> pd.DataFrame:
     """Whether saying less passes for a better policy: one row a policy of each task whose segments are judged, of the runs of
-    :func:`tables.steps`.
+    :func:`.outcomes.steps`.
 
     ``brief``: of its ``runs``, those that end with fewer than :data:`BRIEF` segments an answer, and the mean ``error share`` of
     their reward models. Spearman's correlation of accuracy with LM performance ``as measured`` and in the ``brevity-robust``
@@ -139,7 +139,7 @@ def correlations(
     measures; ``pairs`` of reward model and policy. ``spearman``, of the same values, is what few collapsed runs cannot make."""
     measures = [name for name in measures if name in table and table[name].notna().sum() > 2]
     rows = []
-    for task in ("all", *[task for task in TASKS if (table["task"] == task).any()]):
+    for task in ("all", *among(table["task"])):
         own = table if task == "all" else table[table["task"] == task]
         z = standardised(own, [*measures, "gain"]).join(own["cluster"])
         for name in measures:

@@ -390,6 +390,13 @@ class Analysis(Stage):
     seed: Seed = 0
 
 
+class OneRun(Stage):
+    """Stage ``one-run``: how one point of a study's figures was made."""
+
+    results: str = Field("results/recorded/atlas", description="folder of a study, with summary.csv and curves.csv")
+    point: str = Field("", description="id of a PPO run; empty: against the most accurate reward model of the first training")
+
+
 class Design(Stage):
     """Stage ``design``: what a pilot says a study can find, how a learning rate was chosen, and what that changed."""
 
@@ -439,6 +446,7 @@ STAGES: dict[str, type[Stage]] = {
     "reward_model": RewardModel,
     "ppo": PPO,
     "analysis": Analysis,
+    "one-run": OneRun,
     "design": Design,
     "people": People,
     "published": Published,

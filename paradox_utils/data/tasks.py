@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from paradox_utils.config import TaskName
@@ -47,6 +47,12 @@ TASKS: dict[TaskName, Task] = {
     "preference": Task(whole, 0.3, "preference (mean score)", reads_passages=False, graded=True),
 }
 MARKED = tuple(name for name, task in TASKS.items() if not task.graded)  # of Wu et al.'s feedback, the paper and Atlas
+
+
+def among(names: Iterable[str]) -> list[TaskName]:
+    """The tasks that are named, in the order of :data:`TASKS`."""
+    known = set(names)
+    return [task for task in TASKS if task in known]
 
 
 def segment(text: str, task: TaskName, splitter: str) -> Spans:

@@ -189,13 +189,11 @@ def _of_plan(name: str, runs: list[Run], known: dict[str, dict[str, Any]]) -> di
                 **{key: run.labels[key] for key in ("task", "route", "arm", "setting", "rm_seed")},
             }
             checkpoints += [named | checkpoint for checkpoint in results.get("checkpoints", [])]
-    columns = list(dict.fromkeys(key for row in checkpoints for key in row)) or ["task"]  # an empty table has a column too
-    return {
-        # object: a step stays 80, not 80.0, beside a dial's missing one
-        "summary": pd.DataFrame(rows, dtype=object) if rows else pd.DataFrame(columns=["study", "id", "status"]),
-        "parameters": pd.DataFrame(parameters, dtype=object) if rows else pd.DataFrame(columns=["id"]),
-        "reward_models": pd.DataFrame(checkpoints, columns=columns),
-    }
+    # object: a step stays 80, not 80.0, beside a dial's missing one
+    found = {"summary": (rows, object), "parameters": (parameters, object), "reward_models": (checkpoints, None)}
+    tables = {file: pd.DataFrame(content, dtype=dtype) for file, (content, dtype) in found.items()}
+    # an empty table has a column too
+    return {file: table if len(table) else pd.DataFrame(columns=["task"]) for file, table in tables.items()}
 
 
 def _of_runs(name: str, runs: list[Run], known: dict[str, dict[str, Any]], stage: str) -> dict[str, pd.DataFrame]:

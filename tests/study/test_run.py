@@ -169,6 +169,7 @@ PLANNED = {
     "atlas-learning-rate": 36,
     "lottery-screen": 480,
     "lottery": 0,
+    "regime": 288,
     "qa-feedback-dev": 1,
 } | {f"qa-feedback-t5-{size}": 64 for size in ("small", "base", "large")}
 GRADED = {"people-quick", "people-semeval", "people-evouna", "people-evouna-known"}  # which train reward models alone
@@ -263,6 +264,7 @@ def test_the_projects_configs_are_valid(project, name, ppo):
             "quick": 3,
             "atlas-headroom": 9,
             "atlas-learning-rate": 36,
+            "regime": 288,
         }.get(name, 0)
 
 

@@ -8,6 +8,7 @@ import pytest
 from paradox_utils import files
 from paradox_utils.analysis.tables import load_curves, load_parameters
 from paradox_utils.study import tables
+from paradox_utils.study.run import summarise
 from tests.study.test_plan import SHARED
 from tests.study.test_run import planned, project, trained  # noqa: F401 (project is a fixture)
 
@@ -108,6 +109,18 @@ def test_tables_that_no_run_has_are_there_and_empty(project):  # noqa: F811
     for name in ("curves", "questions", "responses", "best_of_n"):
         table = pd.read_csv(project / f"results/tiny/{name}.csv")
         assert (len(table), table.columns.tolist()) == (0, ["id"])
+
+
+def test_a_study_that_trains_reward_models_alone_ends_well(project, capsys):  # noqa: F811
+    runs = planned(project, SHARED.partition("arms:")[0] + "arms: [{route: steps, tasks: [relevance], checkpoints: []}]\n")
+    assert {run.stage for run in runs} == {"supervised", "feedback", "reward_model"}
+    for run in runs:
+        finish(run, {"checkpoints": [{"step": 0, "accuracy": 0.5}]} if run.stage == "reward_model" else {})
+    assert summarise("tiny", runs) == 0
+    assert "reward_models.csv" in capsys.readouterr().out.splitlines()[-1]
+    folder = tables.record("tiny", runs)
+    assert pd.read_csv(folder / "reward_models.csv")["accuracy"].tolist() == [0.5]
+    assert pd.read_csv(folder / "summary.csv").empty
 
 
 @pytest.mark.parametrize("lost", ["nothing ran", "a run was killed", "a run failed"])
