@@ -150,7 +150,7 @@ def study(summary, folder):
 def run_page(name, folder, out="", **others):
     """Every code cell of a page, run on a study's folder, with ``others`` of its parameters; its names. A relative ``folder``
     is the project's; None: the page's own."""
-    (path,) = NOTEBOOKS.glob(f"{name}-*.ipynb")
+    (path,) = NOTEBOOKS.glob(f"{name}*.ipynb")
     names: dict = {}
     with mpl.rc_context({"backend": "agg"}):
         cells = [cell for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]

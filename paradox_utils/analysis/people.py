@@ -7,6 +7,7 @@ outcome are those of PPO studies: :func:`load` puts the checkpoints in the form 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from paradox_utils import config
 from paradox_utils.analysis import lottery, outcomes, statistics, tables, teachers, verdict
+from paradox_utils.analysis.phrases import count, listed
 from paradox_utils.analysis.statistics import Interval
 from paradox_utils.analysis.tables import AnalysisError
 from paradox_utils.analysis.verdict import Finding
@@ -23,6 +26,7 @@ OUTCOME, ACCURACY = outcomes.READINGS["as measured"], "rm_accuracy_noisy"
 HELDOUT, OTHER = "heldout", "evaluator"  # parts of the questions: accuracy is measured on the first, picks on the other if any
 MODEL = ["policy", "task", "arm", "setting", "rm_step"]  # what trainings of one recipe share; the policy is the data set
 FAMILY = MODEL[:3]
+MADE_UP = "people-quick"  # the study of the made-up samples
 OFFICIAL = "official"  # the arm that learns from the official training questions of SemEval-2016 alone
 # Of SemEval-2016 Task 3, subtask A, on its test set: Nakov et al. 2016, Table 3.
 PUBLISHED_MAP = {"best system (KeLP)": 0.7919, "order of the thread": 0.5953, "random order": 0.5280}
@@ -118,6 +122,23 @@ def _agreement(models: pd.DataFrame, picks: pd.DataFrame) -> pd.Series:
     return found
 
 
+def named(policy: str, task: str) -> str:
+    """What a data set with a task is called: its tasks are told apart where it has several."""
+    return policy if task in config.GRADED else f"{policy}, {task}"
+
+
+def made_up(people: People) -> str:
+    """Which data sets are made-up samples, in words; empty if none is."""
+    names = list(people.models.loc[people.models["study"] == MADE_UP, "policy"].unique())
+    if not names:
+        return ""
+    questions = people.sets["policy"].isin(names).sum()
+    return (
+        f"{listed(names)} here is a made-up file of {questions} questions, read by encoders that know few of its words: what "
+        "it shows is no result about people."
+    )
+
+
 def main(models: pd.DataFrame) -> pd.DataFrame:
     """The checkpoints that the question is asked of: without those for the comparison with published scores."""
     return models[models["arm"] != OFFICIAL]
@@ -173,28 +194,34 @@ def findings(people: People) -> tuple[Finding, ...]:
 def answer(found: Sequence[Finding]) -> str:
     """What the comparisons say together, in words."""
     counts = {status: sum(one.status == status for one in found) for status in ("supported", "not supported", "undecided")}
+    supported, against, undecided = counts.values()
+    opening = "Yes" if supported == len(found) else "In part" if supported else "No" if against == len(found) else ""
+    opening = opening or ("No, as far as these studies can tell" if against else "These studies cannot tell")
     bent = sum(one.inverted_u for one in found)
     return (
-        f"In {counts['supported']} of {len(found)} comparisons (data set, task and route) a less accurate "
-        f"reward model picks better than the most accurate one by more than {verdict.MARGIN}, in {counts['not supported']} it "
-        f"does not, and {counts['undecided']} are undecided. {bent or 'None'} of them {'has' if bent < 2 else 'have'} an "
-        "inverted U."
+        f"{opening}. Of {count(len(found), 'comparison')} by data set, task and route, {supported} find{_s(supported)} that a "
+        f"less accurate reward model picks better than the most accurate one (by more than {verdict.MARGIN} of the questions), "
+        f"{against} find{_s(against)} that none does, and {undecided} {'is' if undecided == 1 else 'are'} undecided. "
+        f"{bent or 'None'} {'has' if bent < 2 else 'have'} an inverted U."
     )
 
 
+def _s(number: int) -> str:
+    return "s" if number == 1 else ""
+
+
 def compared(found: Sequence[Finding]) -> pd.DataFrame:
-    """The comparisons as a table: status, regret, correlation and shape."""
+    """The comparisons as a table: regret, correlation, shape and status."""
     rows = [
         {
-            "data": one.of.policy,
-            "task": one.of.task,
+            "data": named(one.of.policy, one.of.task),
             "route": one.of.arm,
-            "status": one.status,
             **_ends("regret", one.of.regret),
             **_ends("ρ", one.of.spearman),
-            "p two lines": one.p_two_lines,
+            "p, two lines": one.p_two_lines,
             "accuracies": one.of.counts.accuracies,
             "trainings": one.of.counts.rm_seeds,
+            "status": one.status,
         }
         for one in found
     ]
@@ -203,6 +230,22 @@ def compared(found: Sequence[Finding]) -> pd.DataFrame:
 
 def _ends(name: str, of: Interval) -> dict[str, float]:
     return {name: of.estimate, f"{name} low": of.low, f"{name} high": of.high}
+
+
+def reached(shares: pd.DataFrame, baselines: pd.DataFrame) -> pd.DataFrame:
+    """What the most accurate recipe of each data set and task picks (rows of :func:`shares`), beside the :func:`baselines`."""
+    own = shares.loc[shares.groupby(["policy", "task"], sort=False)["accuracy"].idxmax()]
+    table = own.join(baselines, on="policy").assign(data=list(map(named, own["policy"], own["task"])))
+    return table.set_index("data")[["accuracy", "share", "low", "high", "random", "longest", "place", "best", "questions"]]
+
+
+def beside_longest(found: pd.DataFrame) -> str:
+    """Whether the picks of :func:`reached` are better than a rule that reads nothing, in words."""
+    sides = {"better": found["low"] > found["longest"], "worse": found["high"] < found["longest"]}
+    words = [f"{side} on {listed(list(found.index[of]))}" for side, of in sides.items() if of.any()]
+    return "Beside always taking the longest answer, the picks of the most accurate reward models are " + (
+        f"{', and '.join(words)}, beyond chance." if words else "neither clearly better nor clearly worse."
+    )
 
 
 # --- the lottery --------------------------------------------------------------------------------------------------------------
@@ -225,7 +268,7 @@ def worse(people: People) -> pd.DataFrame:
         p = {sign: statistics.holm([lottery.sign_flip(sign * gap, two_sided=False) for gap in gaps]) for sign in (-1, 1)}
         gap = statistics.mean_interval([values.mean() for values in gaps])
         rows.append(
-            dict(zip(FAMILY, key, strict=True))
+            {"data": named(*key[:2]), "route": key[2]}
             | {"trainings": len(gaps), "worse": sum(values.sum() < 0 for values in gaps)}
             | {"beyond chance": sum(one <= LEVEL for one in p[-1]), "better": sum(one <= LEVEL for one in p[1])}
             | _ends("gap", gap)
@@ -263,35 +306,46 @@ def why(people: People, *, resamples: int, seed: int) -> pd.DataFrame:
 
 
 def judged(people: People) -> pd.DataFrame:
-    """What people said, a column a data set: counts, shares, biases, and how often a second grading says the same."""
-    columns = {}
+    """What people said, a row a data set: counts, shares, biases, and how often a second grading says the same."""
+    rows = {}
     for name, own in people.sets.groupby("policy", sort=False):
         responses, twice = own["responses"].sum(), own["regraded"].sum()
-        columns[name] = {
+        rows[name] = {
             "questions": len(own),
             "responses": responses,
             "good": own["good"].sum() / responses,
             "in between": own["between"].sum() / responses,
-            "questions without a good response": (own["good"] == 0).mean(),
-            "questions whose longest response is good": own["longest"].mean(),
-            "questions whose response from the best place is good": own["place"].mean(),
-            "questions that stand in the source more than once": (own["copies"] > 1).sum(),
-            "responses graded again elsewhere": twice,
-            "of them the same way": own["same"].sum() / twice if twice else np.nan,
+            "no good one": (own["good"] == 0).mean(),
+            "longest good": own["longest"].mean(),
+            "best place good": own["place"].mean(),
+            "repeated": (own["copies"] > 1).sum(),
+            "graded twice": twice,
+            "the same way": own["same"].sum() / twice if twice else np.nan,
         }
-    return pd.DataFrame(columns)
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("data")
+
+
+def noise(said: pd.DataFrame) -> str:
+    """Repeated questions and second grades (rows of :func:`judged`), in words."""
+    words = [
+        f"{row['repeated']:.0f} questions of {name} stand in its files more than once; of {row['graded twice']:,.0f} answers "
+        f"that were graded there twice {row['the same way']:.1%} got the same grade."
+        for name, row in said[said["graded twice"] > 0].iterrows()
+    ]
+    return " ".join(words)
 
 
 def official(people: People) -> pd.DataFrame:
     """Mean average precision on SemEval-2016's official test set, a row a recipe of the arm :data:`OFFICIAL`, with Student's
-    interval over trainings; beside the published ones. Empty without that arm."""
-    own = people.models[people.models["arm"] == OFFICIAL]
+    interval over trainings; beside the published ones. Empty without that arm, or with one of made-up threads alone."""
+    own = people.models[(people.models["arm"] == OFFICIAL) & (people.models["study"] != MADE_UP)]
     if own.empty:
         return pd.DataFrame(columns=["MAP", "low", "high"])
     rows = {}
     for (setting, step), trainings in own.groupby(["setting", "rm_step"], sort=False):
         found = statistics.mean_interval(trainings["average_precision"])
-        rows[f"{setting}, step {step:g}"] = {"MAP": found.estimate, "low": found.low, "high": found.high}
-    return pd.DataFrame.from_dict(
-        rows | {f"published: {name}": {"MAP": value} for name, value in PUBLISHED_MAP.items()}, "index"
-    )
+        other = re.sub(r"(official_split|checkpoint_steps)=(\[.*?\]|\w+)(, )?", "", setting).strip(", ")
+        name = f"reward model, {step:g} steps" + (f", {other}" if other else "")
+        rows[name] = {"MAP": found.estimate, "low": found.low, "high": found.high}
+    known = {f"published: {name}": {"MAP": value} for name, value in PUBLISHED_MAP.items()}
+    return pd.DataFrame.from_dict(rows | known, "index").rename_axis("what ranks")

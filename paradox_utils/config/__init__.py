@@ -1,4 +1,4 @@
-"""The parameters of every stage (:mod:`.stages`), checked before a notebook pays for torch. Nothing heavy is imported."""
+"""The parameters of every stage (:mod:`.stages`, :mod:`.pages`), checked before a notebook pays for torch. Imports little."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 
 from paradox_utils import threads
+from paradox_utils.config.pages import Analysis, Cost, Design, OneRun, People, Published
 from paradox_utils.config.stages import (
     AS_PUBLISHED,
     FIXTURE_FEEDBACK,
@@ -20,19 +21,12 @@ from paradox_utils.config.stages import (
     PAIRWISE,
     PPO,
     SETS,
-    STAGES,
     WITH_ORACLE,
-    Analysis,
-    Cost,
     Count,
     CountOrZero,
-    Design,
     FeedbackParameters,
-    OneRun,
     Parameters,
-    People,
     Positive,
-    Published,
     RewardModel,
     Seed,
     Source,
@@ -81,6 +75,18 @@ class ParameterError(ValueError):
     """A parameter that is unknown, of the wrong type, or impossible; the message says which, and what is allowed."""
 
 
+STAGES: dict[str, type[Stage]] = {
+    "supervised": Supervised,
+    "feedback": FeedbackParameters,
+    "reward_model": RewardModel,
+    "ppo": PPO,
+    "analysis": Analysis,
+    "one-run": OneRun,
+    "design": Design,
+    "people": People,
+    "published": Published,
+    "cost": Cost,
+}
 Model = TypeVar("Model", bound=Parameters)
 NOTEBOOK = "parameters"  # where the values of a notebook stand
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
-from paradox_utils.figures.style import COLORS, FAINT, INK, dot, legend, panels, style, ticks
+from paradox_utils.analysis.people import named
+from paradox_utils.figures.style import COLORS, FAINT, INK, Drawing, dot, line, panel, style, ticks
 
 MARKERS = "osD^vPX"
 # Baselines, and what they are called in a figure.
@@ -14,32 +16,22 @@ LINES = {"random": "random", "longest": "longest", "place": "best place", "best"
 
 
 @style()
-def picks(shares: pd.DataFrame, baselines: pd.DataFrame) -> Figure:
+def picks(shares: pd.DataFrame, baselines: pd.DataFrame) -> Drawing:
     """Accuracy on held-out pairs against the share of questions whose pick people call good: a panel a data set and task, a
     point a recipe with its 95 % interval (rows of :func:`paradox_utils.analysis.people.shares`), joined within a route in the
     order of accuracy. Lines: what picks that read nothing reach, and the best possible (rows of ``people.baselines``)."""
-    shown = list(dict.fromkeys(shares[["policy", "task"]].itertuples(index=False, name=None)))
-    arms = list(dict.fromkeys(shares["arm"]))
+    arms, groups = list(dict.fromkeys(shares["arm"])), shares.groupby(["policy", "task"], sort=False)
     looks = {arm: {"color": COLORS[i], "marker": MARKERS[i % len(MARKERS)]} for i, arm in enumerate(arms)}
-    columns = 2 if len(shown) in (2, 4) else min(3, len(shown))
-    rows = -(-len(shown) // columns)
-    figure, axes = panels(rows, columns, 3.0 * rows + 0.4)
-    for axis, (name, task) in zip(axes.ravel(), shown, strict=False):
-        own = shares[(shares["policy"] == name) & (shares["task"] == task)]
-        _panel(axis, own, looks)
+    axes = [panel(2 if len(groups) in (2, 4) else min(3, len(groups)), 3.0) for _ in groups]
+    for axis, ((name, task), own) in zip(axes, groups, strict=True):
+        _recipes(axis, own, looks)
         _lines(axis, baselines.loc[name])
-        axis.set_title(name if (shares["policy"] == name).sum() == len(own) else f"{name}\n{task}")
-    for axis in axes.ravel()[len(shown) :]:
-        axis.set_visible(False)
-    for line in axes:
-        line[0].set_ylabel("good picks (share of questions)")
-    for axis in axes[-1]:
-        axis.set_xlabel("RM accuracy (share)")
-    legend(figure, [dot(arm, markersize=5, **look) for arm, look in looks.items()], 4)
-    return figure
+        axis.set(title=named(name, task), xlabel="RM accuracy (share)", ylabel="good picks (share of questions)")
+    rule = line("without a reward model", linestyle=":", color=FAINT)
+    return Drawing(axes, [*(dot(arm, markersize=5, **look) for arm, look in looks.items()), rule])
 
 
-def _panel(axis: Axes, shares: pd.DataFrame, looks: dict[str, dict]) -> None:
+def _recipes(axis: Axes, shares: pd.DataFrame, looks: dict[str, dict[str, Any]]) -> None:
     for arm, own in shares.sort_values("accuracy").groupby("arm", sort=False):
         errors = [(own["share"] - own["low"]).clip(lower=0), (own["high"] - own["share"]).clip(lower=0)]
         axis.errorbar(own["accuracy"], own["share"], yerr=errors, markersize=4, elinewidth=0.6, linewidth=0.8, **looks[arm])
@@ -52,8 +44,8 @@ def _lines(axis: Axes, baselines: pd.Series) -> None:
     span, last = max(high, baselines["best"]) - min(low, baselines["random"]), -1.0
     for name, value in baselines[list(LINES)].sort_values().items():
         axis.axhline(value, color=FAINT, linestyle=":", linewidth=1.0, zorder=1)
-        last = max(value, last + 0.055 * span)
+        last = max(value, last + 0.065 * span)
         axis.annotate(
-            LINES[name], (1.0, last), xycoords=("axes fraction", "data"), ha="right", va="bottom", fontsize=7, color=INK
+            LINES[name], (1.0, last), xycoords=("axes fraction", "data"), ha="right", va="bottom", fontsize=8, color=INK
         )
-    axis.set_ylim(min(low, baselines["random"] - 0.03 * span), max(high, last + 0.07 * span))
+    axis.set_ylim(min(low, baselines["random"] - 0.03 * span), max(high, last + 0.08 * span))

@@ -85,11 +85,12 @@ def test_the_most_accurate_against_the_middle_rank(by_hand):
 
 
 def test_what_people_said(by_hand):
-    said = people.judged(by_hand)["forum"]
+    said = people.judged(by_hand).loc["forum"]
     assert said["responses"] == 40
     assert said["good"] == pytest.approx(0.5)
-    assert said["questions without a good response"] == pytest.approx(0.25)
-    assert said["responses graded again elsewhere"] == 10
+    assert said["no good one"] == pytest.approx(0.25)
+    assert said["graded twice"] == 10
+    assert "10 answers" in people.noise(people.judged(by_hand))
 
 
 def test_a_share_beyond_chance_is_told_from_one_within(tmp_path):
@@ -134,10 +135,15 @@ def test_data_sets_are_told_apart(tmp_path):
     folders = {"forum": written(tmp_path / "a", tables(rising)), "facts": written(tmp_path / "b", tables(inverted_u, seed=1))}
     judged = people.load(folders)
     assert {one.of.policy: one.status for one in people.findings(judged)} == {"forum": "not supported", "facts": "supported"}
-    assert people.answer(people.findings(judged)).startswith("In 1 of 2 comparisons")
+    assert "2 comparisons" in people.answer(people.findings(judged))
     assert people.compared(people.findings(judged))["data"].tolist() == ["forum", "facts"]
-    figure = draw.picks(people.shares(judged, resamples=20, seed=0), people.baselines(judged))
-    assert [axis.get_title("left") for axis in figure.axes] == ["forum", "facts"]
+    shares, lines = people.shares(judged, resamples=20, seed=0), people.baselines(judged)
+    drawing = draw.picks(shares, lines)
+    assert [axis.get_title("left") for axis in drawing.panels] == ["forum", "facts"]
+    assert [mark.get_label() for mark in drawing.legend][:-1] == ["steps"]
+    reached = people.reached(shares, lines)
+    assert reached.loc["forum", "share"] > 0.85 > reached.loc["forum", "longest"] - 0.2
+    assert reached.loc["forum", "accuracy"] == pytest.approx(0.92, abs=0.01)
 
 
 def test_the_official_split_is_for_the_literature_alone(tmp_path):
@@ -152,6 +158,29 @@ def test_the_official_split_is_for_the_literature_alone(tmp_path):
     assert found["MAP"].iloc[0] == pytest.approx(precision.mean())
     assert found["MAP"].tolist()[1:] == list(people.PUBLISHED_MAP.values())
     assert people.official(loaded(tmp_path / "b", rising)).empty
+    both["reward_models"]["study"] = people.MADE_UP
+    assert people.official(people.load({"forum": written(tmp_path / "c", both)})).empty
+
+
+def test_a_made_up_sample_is_called_so_and_people_are_not(tmp_path):
+    assert not people.made_up(loaded(tmp_path / "a", rising))
+    folders = {
+        "forum": written(tmp_path / "b", tables(rising)),
+        "sample": written(tmp_path / "c", tables(flat, study=people.MADE_UP)),
+    }
+    said = people.made_up(people.load(folders))
+    assert said.startswith("sample ")
+    assert str(sum(PARTS.values())) in said
+
+
+@pytest.mark.parametrize(("longest", "words"), [(0.1, "better on forum"), (0.99, "worse on forum"), (0.7, "neither")])
+def test_picks_beside_the_longest_answer(longest, words):
+    assert words in people.beside_longest(pd.DataFrame({"low": [0.6], "high": [0.8], "longest": [longest]}, index=["forum"]))
+
+
+def test_data_sets_of_several_tasks_name_them():
+    assert people.named("SemEval", "preference") == "SemEval"
+    assert people.named("QA-FEEDBACK", "relevance") == "QA-FEEDBACK, relevance"
 
 
 # --- folders that cannot be read --------------------------------------------------------------------------------------
@@ -185,6 +214,6 @@ def test_no_folder_at_all_is_refused():
 def test_the_page_on_a_study_and_on_three(tmp_path):
     folders = {"semeval": rising, "evouna": flat, "qa_feedback": inverted_u}
     named = {name: str(written(tmp_path / name, tables(curve))) for name, curve in folders.items()}
-    names = run_page("14", None, tmp_path / "out", bootstrap=20, **named)
+    names = run_page("15-people", None, tmp_path / "out", bootstrap=20, **named)
     assert names["table"]["data"].tolist() == ["SemEval", "EVOUNA", "QA-FEEDBACK"]
     assert (tmp_path / "out" / "result.json").is_file()
