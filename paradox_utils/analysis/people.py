@@ -124,7 +124,7 @@ def _agreement(models: pd.DataFrame, picks: pd.DataFrame) -> pd.Series:
 
 def named(policy: str, task: str) -> str:
     """What a data set with a task is called: its tasks are told apart where it has several."""
-    return policy if task in config.GRADED else f"{policy}, {task}"
+    return policy if task in config.GRADED else f"{policy} ({task})"
 
 
 def made_up(people: People) -> str:
@@ -294,12 +294,14 @@ def why(people: People, *, resamples: int, seed: int) -> pd.DataFrame:
     table = models.assign(gain=models[OUTCOME], group=group, cluster=group + " " + models["rm_seed"].astype(str))
     found = teachers.correlations(table, resamples=resamples, seed=seed, measures=tuple(WHY))
     found = found[found["task"] == "all"].set_index("measure")[["correlation", "low", "high", "pairs"]]
+    beside = {}
     for name in [name for name in found.index if name != ACCURACY]:
         z = teachers.standardised(table, [ACCURACY, name, "gain"]).join(table[["group", "cluster"]]).dropna()
         if z["cluster"].nunique() > 3 and (z[[ACCURACY, name]].std() > 0).all():
             row = teachers.regression(z, name, [ACCURACY, name]).iloc[-1]
-            found.loc[name, ["coefficient", "its low", "its high"]] = row[["coefficient", "low", "high"]].to_list()
-    return found.rename(index=WHY)
+            beside[name] = row[["coefficient", "low", "high"]].to_list()
+    columns = ["coefficient", "its low", "its high"]
+    return found.join(pd.DataFrame.from_dict(beside, "index", columns=columns).astype(float)).rename(index=WHY)
 
 
 # --- what people said ---------------------------------------------------------------------------------------------------------
@@ -349,3 +351,14 @@ def official(people: People) -> pd.DataFrame:
         rows[name] = {"MAP": found.estimate, "low": found.low, "high": found.high}
     known = {f"published: {name}": {"MAP": value} for name, value in PUBLISHED_MAP.items()}
     return pd.DataFrame.from_dict(rows | known, "index").rename_axis("what ranks")
+
+
+def beside_published(found: pd.DataFrame) -> str:
+    """The best recipe beside the best published system (rows of :func:`official`), in words."""
+    if found.empty:
+        return "There is nothing to compare: no study of the official files and their split is named."
+    ours, theirs = found["MAP"].iloc[: -len(PUBLISHED_MAP)].max(), max(PUBLISHED_MAP.values())
+    return (
+        f"On the official test threads of SemEval our best mean average precision (MAP) is {ours:.3f}; the best system of the "
+        f"competition had {theirs:.3f}."
+    )

@@ -26,7 +26,7 @@ def picks(shares: pd.DataFrame, baselines: pd.DataFrame) -> Drawing:
     for axis, ((name, task), own) in zip(axes, groups, strict=True):
         _recipes(axis, own, looks)
         _lines(axis, baselines.loc[name])
-        axis.set(title=named(name, task), xlabel="RM accuracy (share)", ylabel="good picks (share of questions)")
+        axis.set(title=named(name, task), xlabel="RM accuracy (share)", ylabel="good picks (share)")
     rule = line("without a reward model", linestyle=":", color=FAINT)
     return Drawing(axes, [*(dot(arm, markersize=5, **look) for arm, look in looks.items()), rule])
 
@@ -41,11 +41,12 @@ def _recipes(axis: Axes, shares: pd.DataFrame, looks: dict[str, dict[str, Any]])
 def _lines(axis: Axes, baselines: pd.Series) -> None:
     """Each baseline, its name at the right end; of names that would overlap the later moves up."""
     low, high = axis.get_ylim()
-    span, last = max(high, baselines["best"]) - min(low, baselines["random"]), -1.0
-    for name, value in baselines[list(LINES)].sort_values().items():
+    values = baselines[list(LINES)].astype(float).sort_values()
+    span, last = max(high, values.max()) - min(low, values.min()), -1.0
+    for name, value in values.items():
         axis.axhline(value, color=FAINT, linestyle=":", linewidth=1.0, zorder=1)
         last = max(value, last + 0.065 * span)
         axis.annotate(
             LINES[name], (1.0, last), xycoords=("axes fraction", "data"), ha="right", va="bottom", fontsize=8, color=INK
         )
-    axis.set_ylim(min(low, baselines["random"] - 0.03 * span), max(high, last + 0.08 * span))
+    axis.set_ylim(min(low, values.min() - 0.03 * span), max(high, last + 0.08 * span))

@@ -142,8 +142,9 @@ def test_data_sets_are_told_apart(tmp_path):
     assert [axis.get_title("left") for axis in drawing.panels] == ["forum", "facts"]
     assert [mark.get_label() for mark in drawing.legend][:-1] == ["steps"]
     reached = people.reached(shares, lines)
-    assert reached.loc["forum", "share"] > 0.85 > reached.loc["forum", "longest"] - 0.2
-    assert reached.loc["forum", "accuracy"] == pytest.approx(0.92, abs=0.01)
+    assert reached["accuracy"].to_numpy() == pytest.approx(0.92, abs=0.01)
+    assert reached["share"].tolist() == shares.loc[shares["rm_step"] == ACCURACIES.index(max(ACCURACIES)), "share"].tolist()
+    assert reached["random"].tolist() == [0.4, 0.4]
 
 
 def test_the_official_split_is_for_the_literature_alone(tmp_path):
@@ -158,6 +159,7 @@ def test_the_official_split_is_for_the_literature_alone(tmp_path):
     assert found["MAP"].iloc[0] == pytest.approx(precision.mean())
     assert found["MAP"].tolist()[1:] == list(people.PUBLISHED_MAP.values())
     assert people.official(loaded(tmp_path / "b", rising)).empty
+    assert f"{precision.mean():.3f}" in people.beside_published(found)
     both["reward_models"]["study"] = people.MADE_UP
     assert people.official(people.load({"forum": written(tmp_path / "c", both)})).empty
 
@@ -180,7 +182,7 @@ def test_picks_beside_the_longest_answer(longest, words):
 
 def test_data_sets_of_several_tasks_name_them():
     assert people.named("SemEval", "preference") == "SemEval"
-    assert people.named("QA-FEEDBACK", "relevance") == "QA-FEEDBACK, relevance"
+    assert people.named("QA-FEEDBACK", "relevance") == "QA-FEEDBACK (relevance)"
 
 
 # --- folders that cannot be read --------------------------------------------------------------------------------------
