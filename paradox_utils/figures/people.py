@@ -11,8 +11,7 @@ from paradox_utils.analysis.people import named
 from paradox_utils.figures.style import COLORS, FAINT, INK, Drawing, dot, line, panel, style, ticks
 
 MARKERS = "osD^vPX"
-# Baselines, and what they are called in a figure.
-LINES = {"random": "random", "longest": "longest", "place": "best place", "best": "best possible"}
+LINES = ("random", "longest", "place", "best")  # of the baselines, those of a figure
 
 
 @style()
@@ -39,14 +38,12 @@ def _recipes(axis: Axes, shares: pd.DataFrame, looks: dict[str, dict[str, Any]])
 
 
 def _lines(axis: Axes, baselines: pd.Series) -> None:
-    """Each baseline, its name at the right end; of names that would overlap the later moves up."""
+    """Each baseline, its name right of the panel; of names that would overlap the later moves up."""
     low, high = axis.get_ylim()
-    values = baselines[list(LINES)].astype(float).sort_values()
+    values = baselines[[*LINES]].astype(float).sort_values()
     span, last = max(high, values.max()) - min(low, values.min()), -1.0
     for name, value in values.items():
         axis.axhline(value, color=FAINT, linestyle=":", linewidth=1.0, zorder=1)
-        last = max(value, last + 0.065 * span)
-        axis.annotate(
-            LINES[name], (1.0, last), xycoords=("axes fraction", "data"), ha="right", va="bottom", fontsize=8, color=INK
-        )
-    axis.set_ylim(min(low, values.min() - 0.03 * span), max(high, last + 0.08 * span))
+        last = max(value, last + 0.075 * span)
+        axis.annotate(name, (1.01, last), xycoords=("axes fraction", "data"), va="center", fontsize=8, color=INK)
+    axis.set_ylim(min(low, values.min() - 0.03 * span), max(high, last + 0.03 * span))
