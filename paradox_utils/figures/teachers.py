@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -68,7 +68,7 @@ def variance_and_gain(teachers: pd.DataFrame) -> Drawing:
     policy."""
     measures = {"probe_accuracy": "accuracy on-policy", "probe_variance": "reward variance within prompts"}
     markers = dict(zip(dict.fromkeys(teachers["policy"]), MARKERS, strict=False))
-    axes = grid(among(teachers["task"]), list(measures), 2.4)
+    axes = grid(_tasks(teachers), list(measures), 2.4)
     for (task, name), axis in axes.items():
         for policy, marker in markers.items():
             own = teachers[(teachers["task"] == task) & (teachers["policy"] == policy)]
@@ -154,8 +154,13 @@ def best_of_n_rewards(paths: pd.DataFrame, fits: pd.DataFrame) -> Drawing:
     return Drawing(list(axes.values()), _thirds_and_rewards())
 
 
+def _tasks(table: pd.DataFrame) -> Sequence[str]:
+    """The tasks of a table; of an empty one those that have panels anywhere, so that a page without runs has some too."""
+    return among(table["task"]) or MARKED
+
+
 def _grid(table: pd.DataFrame) -> dict[tuple[str, str], Axes]:
-    return grid(among(table["task"]) or MARKED, list(dict.fromkeys(table["policy"])) or [""])
+    return grid(_tasks(table), list(dict.fromkeys(table["policy"])) or [""])
 
 
 def _thirds(table: pd.DataFrame, task: str, policy: str) -> list[tuple[int, pd.DataFrame]]:
