@@ -203,6 +203,5 @@ def test_a_study_that_trains_no_policy_has_tables_and_can_be_recorded(project): 
     table, problems = tables.write("tiny", runs)
     assert (len(table), problems) == (0, [])
     recorded = tables.record("tiny", runs)
-    assert {path.name for path in recorded.iterdir()} == {
-        "picks.csv.gz", "sets.csv.gz", "reward_models.csv", "provenance.json",
-    }  # fmt: skip
+    kept = {"picks.csv.gz", "sets.csv.gz", "reward_models.csv", "provenance.json"}
+    assert kept <= {path.name for path in recorded.iterdir()}
