@@ -12,7 +12,7 @@ PARADOX.kinds.points = (root, data) => {
     html("span", { class: "key spot" }, "LM performance with one reward model"),
     html("span", { class: "key ring" }, "the most accurate"),
     html("span", { class: "key mean" }, "mean of a third by accuracy"),
-    html("span", { class: "key band" }, `where all ${bars} means would lie in 95 % of cases if accuracy did not matter`),
+    html("span", { class: "key band" }, `where all ${bars} means would lie in 95% of cases if accuracy did not matter`),
   );
   root.append(said, panels, legend);
   let show = () => {};

@@ -12,7 +12,7 @@ from paradox_utils.analysis import statistics
 from paradox_utils.analysis.comparison import families, unit_contrasts
 from paradox_utils.analysis.hacking import CONTROLS
 from paradox_utils.analysis.overoptimisation import THIRDS
-from paradox_utils.analysis.phrases import count, listed
+from paradox_utils.analysis.phrases import count, estimate, listed
 from paradox_utils.analysis.statistics import Interval
 from paradox_utils.analysis.teachers import BEFORE
 from paradox_utils.analysis.verdict import MARGIN, Verdict
@@ -26,7 +26,7 @@ def answer(decision: Verdict, runs: int) -> str:
     trainings = f"{count(runs, 'PPO run')} on {count(regret.units, 'training')} of reward models"
     return (
         f"{opening}, on average over tasks. In {trainings}, choosing the most accurate checkpoint over a less accurate one "
-        f"cost {_said(regret)} of LM performance; {MARGIN} was fixed beforehand as what matters."
+        f"cost {estimate(regret)} of LM performance; {MARGIN} was fixed beforehand as what matters."
     )
 
 
@@ -37,7 +37,7 @@ def caveat(decision: Verdict) -> str:
         return "The answer is an average over tasks and policies."
     return (
         "The answer is an average over tasks and policies, for one rank of accuracy common to all tasks. With a rank of its "
-        f"own for each task the cost is {_said(within)}: {decision.primary.within}."
+        f"own for each task the cost is {estimate(within)}: {decision.primary.within}."
     )
 
 
@@ -49,7 +49,7 @@ def worth(runs: pd.DataFrame) -> str:
     gain = statistics.mean_interval(-units.iloc[:, -1].to_numpy(dtype=float))
     return (
         "From the least to the most accurate checkpoint of a training, the LM performance that they teach changes by "
-        f"{_said(gain, '+z.3f')}, over {count(gain.units, 'training')}."
+        f"{estimate(gain, '+z.3f')}, over {count(gain.units, 'training')}."
     )
 
 
@@ -85,11 +85,5 @@ def fooled(turns: pd.DataFrame) -> str:
     return f"{said}: {listed(where)} of reward models."
 
 
-def _said(of: Interval, form: str = "z.3f") -> str:
-    """An estimate with its interval, in digits of a ``form``."""
-    low, estimate, high = (f"{value:{form}}".replace("-", "−") for value in (of.low, of.estimate, of.high))
-    return f"{estimate} (95 % interval {low} to {high})"
-
-
 def _related(row: pd.Series) -> str:
-    return _said(Interval(row["correlation"], row["low"], row["high"], 0), "+z.2f")
+    return estimate(Interval(row["correlation"], row["low"], row["high"], 0), "+z.2f")

@@ -190,6 +190,21 @@ def fits_by_third(
     return pd.DataFrame(rows, columns=[*FITTED]).astype({"inside": bool, "located": bool})
 
 
+def turned(fits: pd.DataFrame) -> dict[str, float]:
+    """In how many groups of :func:`fits_by_third` there is what a peak needs, and how far their mean runs end below it."""
+    below = fits["highest"] - fits["end"]
+    return {
+        "groups": len(fits),
+        "peak located": int(fits["located"].sum()),
+        "β above zero": int((fits["beta low"] > 0).sum()),
+        "peak inside": int(fits["inside"].sum()),
+        "clear fall": int((fits["fall low"] > 0).sum()),
+        "end below highest, mean": below.mean(),
+        "end below highest, at most": below.max(),
+        "end ÷ farthest √KL": (fits["end distance"] / fits["farthest"]).mean(),
+    }
+
+
 def _fall(path: pd.DataFrame) -> Interval:
     """Of trajectories (rows) along the way (columns): what is lost from the others' highest to the end."""
     path = path.dropna(axis=1)  # where all of them are

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import pandas as pd
 
 from paradox_utils.analysis.outcomes import usable
+from paradox_utils.analysis.statistics import Interval
 
 
 def run_counts(summary: pd.DataFrame) -> str:
@@ -33,3 +34,9 @@ def listed(names: Sequence[str]) -> str:
 def count(n: int, one: str, many: str = "") -> str:
     """A number with its noun."""
     return f"{n} {one if n == 1 else many or one + 's'}"
+
+
+def estimate(of: Interval, form: str = "z.3f") -> str:
+    """An estimate with its interval, in digits of a ``form``."""
+    low, middle, high = (f"{value:{form}}".replace("-", "−") for value in (of.low, of.estimate, of.high))
+    return f"{middle} (95 % interval {low} to {high})"

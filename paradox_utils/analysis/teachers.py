@@ -25,7 +25,7 @@ BEFORE = {
     "rm_calibration_error": "expected calibration error",
     "probe_variance": "reward variance within prompts (normalised)",
     "probe_variance_raw": "reward variance within prompts (raw)",
-    "probe_margin": "margin",
+    "probe_margin": "distance from the decision",
     "probe_length_correlation": "correlation of reward and length",
     "best_of_n": "LM performance of best-of-n",
 }

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 import pandas as pd
 
@@ -41,6 +42,20 @@ def annotated(
     shown = f'<div class="interactive">{body}<div class="answers">{answer}</div></div>'
     parts = [shown, f"<figcaption>{emphasised(caption)}</figcaption>"]
     return Shown("Figure", name, framed("drawing", name, parts), caption, pieces, "")
+
+
+def pieces(response: str, cuts: Iterable[tuple[int, int]], judges: Mapping[str, Sequence[Any] | None]) -> pd.DataFrame:
+    """The ``text`` of each piece of a response, cut at these offsets, and by judge the kinds of error whose spans (``start``,
+    ``end``, ``kind``) overlap it; a judge without spans has no column."""
+    rows = []
+    for start, end in cuts:
+        row = {"text": response[start:end]}
+        for who, spans in judges.items():
+            if spans is not None:
+                kinds = {span.kind.replace("-", " ") for span in spans if span.start < end and span.end > start}
+                row[who] = ", ".join(sorted(kinds))
+        rows.append(row)
+    return pd.DataFrame(rows)
 
 
 def _side(title: str, text: str, look: str = "passage") -> str:

@@ -34,9 +34,9 @@ class Interactive:
     words: str
     data: Mapping[str, Any] = field(default_factory=dict)
 
-    def html(self) -> str:
-        """The sentence and the data, for the script to find."""
-        words = f"<p>{escape(self.words)}</p>"
+    def html(self, still: str = "") -> str:
+        """The sentence, below a picture that stands ``still`` if there is one, and the data for the script to find."""
+        words = f"{still}<p>{escape(self.words)}</p>"
         if not self.data:
             return words
         data = json.dumps(self.data, separators=(",", ":"), ensure_ascii=False, allow_nan=False).replace("<", "\\u003c")
@@ -68,6 +68,14 @@ def slider(summary: pd.DataFrame, curves: pd.DataFrame) -> Interactive:
         return Interactive("slider", "", "No finished run of the route steps has a measured accuracy, so there is no slider.")
     kind = KINDS[outcomes.accuracy_kind(summary)]
     return Interactive("slider", "Slider over the accuracy of the reward model", words, {"accuracy": kind, "groups": groups})
+
+
+def regrets(rows: pd.DataFrame, margin: float) -> Interactive:
+    """The comparisons of :func:`paradox_utils.analysis.regrets.forest`, to be chosen by route, task and policy."""
+    words = "In the book, a route, a task and a policy choose among all comparisons here."
+    numbers = {name: rows[name].map(_rounded) for name in ("regret", "low", "high")}
+    data = {"margin": margin, "rows": rows.assign(**numbers).to_dict("records")}
+    return Interactive("regrets", "Regrets by route, task and policy", words, data)
 
 
 def points(markers: pd.DataFrame, bands: pd.DataFrame) -> Interactive:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.colors import LinearSegmentedColormap, to_rgb
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
@@ -32,7 +32,8 @@ from paradox_utils.figures.style import (
 ROLES = {"most_accurate": ("most accurate RM", INK), "best_performing": ("“best-performing” RM", COLORS[3])}
 METRICS = {"raw_reward": "raw reward", "kl": "KL estimate (nats)"}
 WORLDS = {"irrelevant": ("accuracy irrelevant", FAINT), "as measured": ("matters as measured", COLORS[0])}
-BLUES = LinearSegmentedColormap.from_list("blues", ["#d6e6f2", "#0173b2"])  # no colour is left for where there is no surface
+BLUE = to_rgb(COLORS[0])
+BLUES = LinearSegmentedColormap.from_list("blues", [(*BLUE, 0.16), (*BLUE, 1.0)])  # pale on white paper, and on black
 PARTS = {"trend": ("trend (straight line)", INK), "slow": ("slow change", FAINT), "noise": ("batch to batch", GRID)}
 
 
@@ -109,7 +110,7 @@ def surfaces(markers: pd.DataFrame) -> Drawing:
         dot("RM", markersize=4, markerfacecolor=PAPER),
         dot("peak of the surface", markersize=7, marker="X"),
         Patch(color=COLORS[1], alpha=0.75, label="surface above every RM"),
-        Patch(color="#6ba7d0", label="surface below (fuller: higher)"),
+        Patch(color=BLUES(0.5), label="surface below (fuller: higher)"),
     ]
     return Drawing(list(axes.values()), handles)
 
@@ -117,7 +118,7 @@ def surfaces(markers: pd.DataFrame) -> Drawing:
 @style()
 def ranks(pairs: pd.DataFrame) -> Drawing:
     """Rank and regret of the most accurate RM, observed, and mean with the middle 95 % in each null world: a row a pair."""
-    labels = {"rank": "rank (1: best policy)", "regret_sd": "regret (standard deviations of the pair)"}
+    labels = {"rank": "rank (1: best policy)", "regret_sd": "regret (standard deviations)"}
     axes = [panel(2, 3.8) for _ in labels]
     for axis, (name, label) in zip(axes, labels.items(), strict=True):
         for shift, (null, (_, color)) in zip((-0.17, 0.17), WORLDS.items(), strict=True):

@@ -17,6 +17,7 @@ from matplotlib.artist import Artist
 from matplotlib.figure import Figure
 
 from paradox_utils.figures import svg
+from paradox_utils.figures.interactive import Interactive
 from paradox_utils.figures.style import WIDTHS, Drawing, style
 
 Kind = Literal["Figure", "Table"]
@@ -48,6 +49,7 @@ def show(
     alt: str,
     data: pd.DataFrame | None = None,
     runs: Iterable[str] = (),
+    touch: Interactive | None = None,
 ) -> Shown:
     """A figure of one or several panels, which stand side by side where there is room.
 
@@ -58,11 +60,13 @@ def show(
     alt: what it shows, for those who do not.
     data: what is drawn, offered as CSV; a column ``id`` names its runs.
     runs: ids of the runs it stands on, where ``data`` does not name them.
+    touch: what takes the drawing's place where a script can run.
     """
     figures = [drawing] if isinstance(drawing, Figure) else [panel.figure for panel in drawing.panels]
     columns = next((n for n, width in sorted(WIDTHS.items(), reverse=True) if figures[0].get_figwidth() <= width), 1)
     panels = "".join(svg.inline(figure, f"{name}-{index}") for index, figure in enumerate(figures))
-    parts = [f'<div class="panels" role="img" aria-label="{html.escape(alt)}" style="--columns: {columns}">{panels}</div>']
+    drawn = f'<div class="panels" role="img" aria-label="{html.escape(alt)}" style="--columns: {columns}">{panels}</div>'
+    parts = [touch.html(drawn) if touch else drawn]
     if isinstance(drawing, Drawing) and drawing.legend:
         entries = (f"<li>{_swatch(mark, f'{name}-l{index}')}{_label(mark)}</li>" for index, mark in enumerate(drawing.legend))
         parts.append(f'<ul class="legend">{"".join(entries)}</ul>')

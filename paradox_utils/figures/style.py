@@ -32,7 +32,7 @@ COLORS = ("#0173b2", "#c27c00", "#029e73", "#d55e00", "#b866a6", "#a8744c", "#8a
 PALETTE = dict(zip(TASKS, COLORS, strict=False))
 SHADES = (COLORS[0], COLORS[4], COLORS[3])  # thirds of accuracies, the least accurate first
 LM_PERFORMANCE = {name: task.performance for name, task in TASKS.items()}
-WIDTHS = {1: 4.8, 2: 3.9, 3: 3.0}  # inches of a panel, by how many stand in a row
+WIDTHS = {1: 4.2, 2: 3.9, 3: 3.0}  # inches of a panel, by how many stand in a row
 
 
 @contextmanager

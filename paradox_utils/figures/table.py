@@ -40,7 +40,8 @@ def table(
     Raises ``ValueError`` for more than eight columns: choose those that answer the page's question.
     """
     known = [of or "" for of in frame.index.names]
-    full = frame if isinstance(frame.index, pd.RangeIndex) else frame.rename_axis(known).reset_index()
+    unnamed = isinstance(frame.index, pd.RangeIndex) and frame.index.name is None  # steps of equal size make a named range
+    full = frame if unnamed else frame.rename_axis(known).reset_index()
     if len(full.columns) > WIDEST:
         raise ValueError(f"table {name} has {len(full.columns)} columns and a page room for {WIDEST}; choose some, or make two")
     heads = len(full.columns) - len(frame.columns)

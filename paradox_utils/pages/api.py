@@ -13,9 +13,9 @@ Named = ast.FunctionDef | ast.ClassDef
 INTRODUCTION = """\
 # The package
 
-Every module of `paradox_utils`, and what is public in it: a name leads to its code, where types, shapes, units and errors
-stand. The page is written from the docstrings each time the book is built. `CONTRIBUTING.md` in the repository says how the
-folders depend on each other, and how to add a task, a data source, an optimiser or a metric.
+*Where is what?* Every module of `paradox_utils`, and what is public in it: a name leads to its code, where types, shapes, units
+and errors stand. The page is written from the docstrings each time the book is built. `CONTRIBUTING.md` in the repository says
+how the folders depend on each other, and how to add a task, a data source, an optimiser or a metric.
 
 ```{raw} html
 <div class="interactive" data-kind="filter" role="search"></div>

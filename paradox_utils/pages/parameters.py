@@ -18,7 +18,8 @@ def parameter_page() -> str:
     lines = [
         "# Every parameter",
         "",
-        "This page is written from `paradox_utils/config/` each time the book is built; names and bounds live there.",
+        "*What can be set, and to which values?* This page is written from `paradox_utils/config/` each time the book is",
+        "built; names and bounds live there.",
         "A value outside the bounds, a wrong type or an unknown name is refused before anything runs.",
         "So is a count of more than a billion.",
         "",

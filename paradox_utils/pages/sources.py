@@ -21,6 +21,7 @@ from paradox_utils.pages.citation import bibtex
 PREFIX = "application/papermill.record/"  # of what is shown on another page
 CHECK = "# NBVAL_CHECK_OUTPUT"
 ANALYSIS = "05-accuracy-and-performance"
+PERCENT, MINUS = re.compile(r"(?<=\d) %"), re.compile(r"(?<![\w.)\]-])-(?=\d)")
 OWN = "your-run"  # the page of a reader's own study, which the notebook ANALYSIS made
 
 
@@ -104,17 +105,31 @@ def provenance(given: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 def trim(notebook: NotebookNode) -> None:
-    """Code behind a click, but for the parameters; nothing of cells that only prepare or check. Of a cell tagged
-    ``hide-output``, what it shows is behind the click, called as its metadata's ``click`` says, else "Numbers"."""
+    """Keep what answers: the code of a figure or a table behind a click, no code of a sentence, and nothing of cells that only
+    prepare or check; parameters stand at the page's foot. Of a cell tagged ``hide-output``, what it shows is behind the click,
+    called as its metadata's ``click`` says, else "Numbers"."""
     for cell in (cell for cell in notebook.cells if cell.cell_type == "code"):
         tags = cell.metadata.setdefault("tags", [])
-        if "parameters" not in tags:
-            idle = cell.source.startswith(CHECK) or not any(_shows(output) for output in cell.outputs)
-            shown = "remove-input" if "hide-output" in tags else "hide-input"
-            tags.append("remove-cell" if idle else shown)
-            if shown == "remove-input":
-                said = cell.metadata.get("click", "Numbers")
-                cell.metadata["mystnb"] = {"code_prompt_show": said, "code_prompt_hide": said}
+        if cell.source.startswith(CHECK) or not any(_shows(output) for output in cell.outputs):
+            tags.append("remove-cell")
+        elif "hide-output" in tags:
+            tags.append("remove-input")
+            said = cell.metadata.get("click", "Numbers")
+            cell.metadata["mystnb"] = {"code_prompt_show": said, "code_prompt_hide": said}
+        else:
+            drawn = any("text/html" in output.get("data", {}) for output in cell.outputs)
+            tags.append("hide-input" if drawn else "remove-input")
+
+
+def typeset(notebook: NotebookNode) -> None:
+    """A true minus before the numbers of computed sentences, and no percent sign that a line could begin with."""
+    for cell in notebook.cells:
+        if cell.cell_type == "markdown":
+            cell.source = PERCENT.sub("%", cell.source)
+        for output in cell.get("outputs", []):
+            for kind, text in output.get("data", {}).items():
+                if kind.endswith(("text/html", "text/markdown", "text/plain")):
+                    output["data"][kind] = PERCENT.sub("%", text if kind.endswith("html") else MINUS.sub("−", text))
 
 
 def _shows(output: Mapping[str, Any]) -> bool:
@@ -137,19 +152,24 @@ def as_own(notebook: NotebookNode) -> None:
 
 
 def foot(notebook: NotebookNode, page: str, given: Mapping[str, Any]) -> None:
-    """Below a page: its notebook, the command that runs it with its parameters, and how to cite it."""
+    """Below a page: its notebook, the command that runs it with its parameters, what these are, and how to cite it."""
     options = [f"-p {name} {shlex.quote(_plain(value))}" for name, value in given.items() if value != ""]
     made_by = ANALYSIS if page == OWN else page
     command = " ".join([f"papermill notebooks/{made_by}.ipynb out.ipynb", *options])
     text = f'<a href="../notebooks/{page}.ipynb" download>Download this notebook</a>, or run it with other values:'
-    notebook.cells.append(
-        new_markdown_cell(f":::{{div}} page-foot\n{text}\n\n```bash\n{command}\n```\n\n{cite()}\n:::\n", id="foot")
-    )
+    known = "\n".join(cell.source for cell in notebook.cells if "parameters" in cell.metadata.get("tags", []))
+    parts = [f"{text}\n\n```bash\n{command}\n```", _clicked("Its parameters", "python", known), cite()]
+    notebook.cells.append(new_markdown_cell(":::{div} page-foot\n" + "\n\n".join(parts) + "\n:::\n", id="foot"))
 
 
 def cite() -> str:
     """The book's citation, as Markdown behind a click."""
-    return f"<details><summary>Cite this book</summary>\n\n```bibtex\n{bibtex()}\n```\n\n</details>"
+    return _clicked("Cite this book", "bibtex", bibtex())
+
+
+def _clicked(summary: str, language: str, text: str) -> str:
+    """A block of code behind a click."""
+    return f"<details><summary>{summary}</summary>\n\n```{language}\n{text}\n```\n\n</details>"
 
 
 def _plain(value: Any) -> str:

@@ -81,6 +81,7 @@ def _stage_notebooks(paths: Mapping[str, Path], target: Path) -> None:
         given = assigned(notebook, paths[name])
         sources.annotate(notebook, page, given, counts, target / "files" / "data")
         sources.trim(notebook)
+        sources.typeset(notebook)
         sources.foot(notebook, page, given)
         nbformat.write(notebook, target / "notebooks" / name)
 

@@ -222,7 +222,8 @@ def test_the_page_runs_on_a_whole_study(tmp_path):
     assert names["exact"].loc["relevance", "atlas-t5"] == pytest.approx(exact)
     assert names["above"].loc[("relevance", "atlas-t5"), "above"] == (steps["lm_performance_final"] > exact).sum()
     assert names["numbers"]["power"] == names["powered"]
-    assert "(3 units" in names["powered"]
+    assert names["units"] == 3
+    assert f"{names['seen']:.1%} of studies" in names["powered"]
     by_rank = names["by_rank"].loc["relevance"]
     assert by_rank.index.tolist() == [1, 2, 3, 4, 5, 6]
     assert by_rank["rm_accuracy"].is_monotonic_increasing

@@ -1,6 +1,7 @@
 """Figures of one run draw their columns, in a style that stays with them."""
 
 import re
+from typing import NamedTuple
 
 import matplotlib as mpl
 import numpy as np
@@ -8,7 +9,7 @@ import pandas as pd
 import pytest
 
 from paradox_utils.figures import style
-from paradox_utils.figures.annotated import annotated
+from paradox_utils.figures.annotated import annotated, pieces
 from paradox_utils.figures.run import (
     accuracies_by_step,
     accuracy_by_step,
@@ -57,9 +58,22 @@ def test_one_run_from_start_to_end_rings_its_checkpoint_and_its_point():
     assert len(start_to_end(models.head(0), curve, run).panels) == 4  # a reward that was not learned
 
 
+def test_a_piece_has_the_kinds_of_the_spans_that_reach_into_it():
+    class Marked(NamedTuple):
+        start: int
+        end: int
+        kind: str
+
+    spans = [Marked(0, 3, "wrong-grounding"), Marked(2, 5, "redundant"), Marked(5, 6, "irrelevant")]
+    made = pieces("ab,cd.", [(0, 3), (3, 5), (5, 6)], {"annotator": spans, "oracle": None})
+    assert list(made) == ["text", "annotator"]
+    assert made["text"].tolist() == ["ab,", "cd", "."]
+    assert made["annotator"].tolist() == ["redundant, wrong grounding", "redundant", "irrelevant"]
+
+
 def test_an_annotated_answer_says_who_marked_what_and_escapes_it():
-    pieces = [("a <b", "", ""), ("c", "Irrelevant", ""), ("d", "", "Redundant"), ("e", "Incoherent", "Incoherent")]
-    made = pd.DataFrame(pieces, columns=["text", "annotator", "oracle"])
+    judged = [("a <b", "", ""), ("c", "Irrelevant", ""), ("d", "", "Redundant"), ("e", "Incoherent", "Incoherent")]
+    made = pd.DataFrame(judged, columns=["text", "annotator", "oracle"])
     given = ("what is the color?", [("isle", ["color red.", "stone grey."])], made, ["Missing-Answer: fort"], ("color",))
     text = annotated(*given, name="one", caption="**Which.**").html
     assert "<strong>color red.</strong> stone grey." in text

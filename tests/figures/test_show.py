@@ -145,6 +145,11 @@ def test_a_table_names_its_rows_and_aligns_its_numbers():
     pd.testing.assert_frame_equal(pd.read_csv(io.StringIO(data["text/csv"])), frame.reset_index())
 
 
+def test_numbers_of_equal_steps_name_rows_too():
+    made = table(pd.DataFrame({"update": [0, 5, 10], "KL": 1.0}).set_index("update"), name="one", caption="")
+    assert [cell.text for cell in bundle(made)[0].find("div/table/thead/tr")] == ["update", "KL"]
+
+
 def test_a_table_wider_than_a_page_is_refused_and_its_csv_may_be_wider():
     wide = pd.DataFrame([range(9)], columns=[*"abcdefghi"])
     with pytest.raises(ValueError, match="9 columns"):

@@ -41,6 +41,7 @@ class Visit:
     def __init__(self, browser, address, width=WIDTHS[0]):
         self.errors, self.asked = [], set()
         self.page = browser.new_page(viewport={"width": width, "height": HEIGHT}, color_scheme="light")
+        self.page.set_default_timeout(600_000)  # a machine may be busy, and a page of the package is a hundred screens long
         self.page.on("console", lambda said: self.errors.append(said.text) if said.type == "error" else None)
         self.page.on("pageerror", lambda error: self.errors.append(str(error)))
         self.page.on("request", lambda request: self.asked.add(request.url.partition("#")[0].partition("?")[0]))
@@ -70,7 +71,7 @@ def test_a_page_works_in_both_themes(browser, name, width):
     assert visit.page.evaluate(NAMELESS) == []
     for theme in THEMES:
         visit.show(theme)
-        visit.page.screenshot(path=SHOTS / f"{Path(name).stem}-{width}-{theme}.png", full_page=True)
+        visit.page.screenshot(path=SHOTS / f"{Path(name).stem}-{width}-{theme}.png", full_page=True, animations="disabled")
         if (width, theme) in EXAMINED:
             assert visit.serious() == {}, f"{width} px, {theme}"
     assert visit.errors == []

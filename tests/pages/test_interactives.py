@@ -5,14 +5,14 @@ import pytest
 import yaml
 
 from paradox_utils import files
-from paradox_utils.analysis import published, teachers
+from paradox_utils.analysis import published, regrets, teachers
 from paradox_utils.figures import interactive
 from paradox_utils.pages import commands
 from tests.worlds import curves_of, rising, world
 
 STATIC = files.ROOT / "book" / "static"
 RUNS = ("slider", "points", "explorer", "predictors")  # with a slider over reward models
-KINDS = (*RUNS, "commands", "filter")
+KINDS = (*RUNS, "regrets", "commands", "filter")
 MEASURES = {"rm_accuracy": "accuracy", "kl_level": "KL"}
 THEMES = """
 html { color-scheme: light; background: #fff; color: #323232 }
@@ -20,6 +20,13 @@ html[data-theme="dark"] { color-scheme: dark; background: #121212; color: #ced6d
   --pst-color-text-base: #ced6dd; --pst-color-text-muted: #9ca4af }
 body { font: 16px/1.6 sans-serif; max-width: 760px; margin: 1rem auto; padding: 0 1rem }
 """
+COMPARED = [
+    ("steps", "", "", "all runs together", 0.0, 0.0, 0.026, "not supported", True),
+    ("steps", "relevance", "", "relevance", 0.06, 0.05, 0.13, "supported", True),
+    ("steps", "relevance", "small", "relevance, small", -0.01, -0.1, 0.25, "undecided", False),
+    ("steps", "factuality", "large", "factuality, large", -0.05, -0.2, 0.1, "undecided", False),
+    ("dial", "relevance", "small", "relevance, small", 0.0, 0.0, 0.01, "not supported", False),
+]
 TABLE = """
 <section><h2>One</h2><table><thead><tr><th>name</th><th>meaning</th></tr></thead><tbody>
 <tr><td>kl</td><td>divergence</td></tr><tr><td>reward</td><td>what is paid</td></tr></tbody></table></section>
@@ -52,6 +59,7 @@ def bodies(study):
         "points": interactive.points(markers, published.bands(markers, 100, 0)).html(),
         "explorer": interactive.explorer(answers, made).html(),
         "predictors": interactive.predictors(teachers.teacher_table(made, curves_of(made)), MEASURES).html(),
+        "regrets": interactive.regrets(pd.DataFrame(COMPARED, columns=regrets.ROW), 0.04).html(),
         "commands": commands.command_builder(),
         "filter": '<div class="interactive" data-kind="filter" role="search"></div>' + TABLE,
     }
@@ -173,6 +181,44 @@ def test_the_axis_picker_shows_another_measure_of_the_same_reward_model(opened):
     assert "KL" in said(page)
     assert abs(dot["y"] - after["y"]) < 0.1  # the gain is the same
     assert dot["x"] != after["x"]
+
+
+def compared(page):
+    return page.locator("table.regrets tbody th").all_inner_texts()
+
+
+def test_a_route_a_task_and_a_policy_choose_among_the_regrets(opened):
+    page = opened("regrets")
+    assert said(page) == "4 comparisons: 1 supported, 1 not supported, 2 undecided."
+    page.get_by_text("Relevance", exact=True).click()
+    assert compared(page) == ["relevance", "relevance, small"]
+    page.get_by_text("large", exact=True).click()
+    assert said(page) == "No comparison of these has what the rule needs."
+    page.get_by_text("Every", exact=True).click()
+    assert said(page) == "1 comparison: 1 undecided."
+    page.locator("fieldset").nth(1).get_by_text("every").click()
+    page.get_by_role("combobox", name="route").select_option("every")
+    assert compared(page)[-1] == "dial: relevance, small"
+
+
+def test_the_keyboard_chooses_among_the_regrets(opened):
+    page = opened("regrets")
+    for key in ("Tab", "Tab", "ArrowRight", "Tab", "ArrowRight"):  # the route stays; the first task, the first policy
+        page.keyboard.press(key)
+    assert compared(page) == ["relevance, small"]
+    assert said(page) == "1 comparison: 1 undecided."
+
+
+def test_a_regret_s_interval_lies_on_the_scale_below_it(opened):
+    page = opened("regrets")
+    zero, mark = (page.locator(f".regrets tbody tr:first-child .{kind}").bounding_box() for kind in ("zero", "mark"))
+    assert abs(zero["x"] - mark["x"] - mark["width"] / 2) < 1  # a regret of zero
+    band = page.locator(".regrets tbody tr:first-child .band").bounding_box()
+    bar = page.locator(".regrets tbody tr:first-child .bar").bounding_box()
+    assert band["x"] < bar["x"]
+    assert band["x"] + band["width"] > bar["x"] + bar["width"]
+    tick = page.locator(".regrets .ticks span", has_text="0.0").first.bounding_box()
+    assert abs(tick["x"] + tick["width"] / 2 - zero["x"]) < 2
 
 
 def test_the_explorer_keeps_the_question_asked(opened):

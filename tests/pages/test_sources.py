@@ -80,32 +80,48 @@ def test_a_study_s_own_page_has_its_parameters_and_figures_of_other_names(study,
 
 def test_code_is_hidden_and_preparations_are_gone():
     glued = new_output("display_data", data={f"{sources.PREFIX}text/plain": "1"})
+    drawn, said = shown("a"), new_output("display_data", data={"text/markdown": "So it is."})
+    clicked = {"tags": ["hide-output"], "click": "The rule"}
     cells = [
         new_code_cell("seed = 1", metadata={"tags": ["parameters"]}),
         new_code_cell("import x"),
-        new_code_cell("draw()", outputs=[new_output("stream", text="a")], metadata={"tags": ["figure"]}),
+        new_code_cell("draw()", outputs=[drawn], metadata={"tags": ["figure"]}),
+        new_code_cell("say()", outputs=[said]),
         new_code_cell("glue()", outputs=[glued]),
-        new_code_cell(
-            "rule()", outputs=[new_output("stream", text="a")], metadata={"tags": ["hide-output"], "click": "The rule"}
-        ),
+        new_code_cell("rule()", outputs=[said], metadata=clicked),
         new_code_cell(f"{sources.CHECK}\nprint(1)", outputs=[new_output("stream", text="1")]),
     ]
     sources.trim(new_notebook(cells=cells))
-    hidden, gone, clicked = ["hide-input"], ["remove-cell"], ["hide-output", "remove-input"]
-    assert [cell.metadata.tags for cell in cells] == [["parameters"], gone, ["figure", *hidden], gone, clicked, gone]
-    assert cells[4].metadata.mystnb.code_prompt_show == "The rule"
+    gone, silent = ["remove-cell"], ["remove-input"]
+    expected = [["parameters", *gone], gone, ["figure", "hide-input"], silent, gone, ["hide-output", *silent], gone]
+    assert [cell.metadata.tags for cell in cells] == expected
+    assert cells[5].metadata.mystnb.code_prompt_show == "The rule"
+
+
+def test_numbers_have_a_true_minus_and_keep_their_percent_sign():
+    said = {"text/markdown": "It is -0.3 (95 % interval -1 to 2), p-2, 2026-11-24, log -p."}
+    glued = {f"{sources.PREFIX}text/plain": "'it is -0.3, 5 %'"}
+    drawn = {"text/html": '<svg><path d="m-1-2"/></svg>95 % of cases'}
+    outputs = [new_output("display_data", data=data) for data in (said, glued, drawn)]
+    said, glued, drawn = (output.data for output in outputs)
+    notebook = new_notebook(cells=[new_markdown_cell("A 95 % interval, -p 3"), new_code_cell("x", outputs=outputs)])
+    sources.typeset(notebook)
+    assert notebook.cells[0].source == "A 95% interval, -p 3"
+    assert said["text/markdown"] == "It is −0.3 (95% interval −1 to 2), p-2, 2026-11-24, log -p."
+    assert glued[f"{sources.PREFIX}text/plain"] == "'it is −0.3, 5%'"
+    assert drawn["text/html"] == '<svg><path d="m-1-2"/></svg>95% of cases'
 
 
 def test_the_foot_has_the_command_with_every_parameter_and_the_citation():
-    notebook = new_notebook()
+    notebook = new_notebook(cells=[new_code_cell("seeds = [1, 2]  # of runs", metadata={"tags": ["parameters"]})])
     sources.foot(notebook, "07-why", {"results": "my results", "seeds": [1, 2], "out": ""})
-    text = notebook.cells[0].source
+    text = notebook.cells[1].source
     assert "papermill notebooks/07-why.ipynb out.ipynb -p results 'my results' -p seeds '[1, 2]'\n" in text
+    assert "seeds = [1, 2]  # of runs" in text
     assert citation.bibtex() in text
     sources.foot(notebook, sources.OWN, {"results": "results/mine"})
-    assert (
-        "papermill notebooks/05-accuracy-and-performance.ipynb out.ipynb -p results results/mine\n" in notebook.cells[1].source
-    )
+    made_by = "papermill notebooks/05-accuracy-and-performance.ipynb out.ipynb -p results results/mine\n"
+    assert made_by in notebook.cells[2].source
 
 
 def test_the_citation_is_that_of_the_file():
