@@ -18,7 +18,7 @@ export HF_HUB_DISABLE_TELEMETRY := 1
 export PYDEVD_DISABLE_FILE_VALIDATION := 1
 unexport MPLBACKEND # a backend from outside would keep figures out of the notebooks
 
-.PHONY: help paper choose test test-slurm lint unit notebooks book study record pages bench fixtures clean
+.PHONY: help paper choose test test-slurm lint unit notebooks book browser study record pages bench fixtures clean
 .DEFAULT_GOAL := help
 .NOTPARALLEL: # the targets of `test` share both cores already
 
@@ -39,7 +39,7 @@ paper: $(INSTALLED) ## run the quick study, build the book with its results, pri
 	@echo && $(BIN)/python -m paradox_utils.pages verdict --study results/quick
 	@echo && echo "The book: $(CURDIR)/_build/html/index.html"
 
-test: lint unit notebooks book ## lint, unit tests, notebooks, and a build of the book with warnings as errors
+test: lint unit notebooks browser ## lint, unit tests, notebooks, a build of the book with warnings as errors, and its pages in a browser
 
 lint: $(INSTALLED) # ruff's rules and its format, the arrows between the folders, and no unused name
 	$(BIN)/ruff check .
@@ -48,7 +48,7 @@ lint: $(INSTALLED) # ruff's rules and its format, the arrows between the folders
 	$(BIN)/python tests/unused.py
 
 unit: $(INSTALLED) # two workers
-	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n 2
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n 2 --ignore=tests/pages/test_browser.py
 
 notebooks: $(INSTALLED) # every notebook really runs; the cells of one share a worker
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest --nbval-lax --nbval-current-env --nbval-kernel-startup-timeout 900 -n 2 --dist loadfile notebooks
@@ -57,6 +57,9 @@ book: $(INSTALLED) ## render the committed pages
 	$(BIN)/python -m paradox_utils.pages stage
 	$(BUILD)
 	@echo "The book: $(CURDIR)/_build/html/index.html"
+
+browser: book ## open every page of the book in Chromium, wide and narrow, light and dark
+	$(BIN)/python -m pytest tests/pages/test_browser.py
 
 BUILD = $(BIN)/jupyter-book build _build/source --path-output . --all -W -n --keep-going
 

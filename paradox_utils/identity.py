@@ -193,8 +193,8 @@ def _digest(text: str) -> str:
 def data_hash(parameters: config.Stage, known: dict[Path, bytes] | None = None) -> str:
     """SHA-256 (hex) of what a stage reads besides its parameters and the runs it depends on.
 
-    The JSON files of a QA-FEEDBACK directory, the tables of an analysis, and the user's own model folders and feedback files
-    (their names, sizes and the ends of each: whole weights would take minutes to read). Atlas and a hub id are
+    The JSON and XML files of a directory of people's feedback, the tables of an analysis, and the user's own model folders and
+    feedback files (their names, sizes and the ends of each: whole weights would take minutes to read). Atlas and a hub id are
     identified by their parameters. ``known``: digests of files read before, which the runs of a study share.
     """
     values, known = parameters.model_dump(), {} if known is None else known
@@ -213,7 +213,8 @@ def data_hash(parameters: config.Stage, known: dict[Path, bytes] | None = None) 
 
 def _read(values: dict[str, Any]) -> Iterator[tuple[str, Path, Callable[[Path], bytes]]]:
     """Label, path, and what stands for the content, of each file that a stage of these parameters reads."""
-    tables = sorted(resolve(values["data"]).glob("*.json")) if values.get("source", "atlas") not in config.WITH_ORACLE else []
+    people = resolve(values["data"]) if values.get("source", "atlas") not in config.WITH_ORACLE else None
+    tables = [] if people is None else sorted((*people.glob("*.json"), *people.glob("*.xml")))
     tables += sorted(resolve(values["results"]).glob("*.csv*")) if "results" in values else []
     for file in tables:
         yield file.name, file, _whole

@@ -75,9 +75,10 @@ def warmed() -> Iterator[None]:
         return
     with scratch() as folder:
         door = f"{folder}/warm"
-        command = [sys.executable, "-m", warm.__name__, "serve", door, str(os.getpid())]
-        # in a session of its own: an interrupt from the terminal is the study's, which ends this process afterwards
-        server = subprocess.Popen(command, cwd=files.ROOT, start_new_session=True)
+        with warm.opened(door) as listening:
+            command = [sys.executable, "-m", warm.__name__, "serve", str(listening.fileno()), str(os.getpid())]
+            # in a session of its own: an interrupt from the terminal is the study's, which ends this process afterwards
+            server = subprocess.Popen(command, cwd=files.ROOT, pass_fds=[listening.fileno()], start_new_session=True)
         before = os.environ.get(warm.DOOR)
         os.environ[warm.DOOR] = door
         try:

@@ -65,11 +65,20 @@ def _heard(asked: socket.socket, parent: int, most: int) -> bytes:
 # --- the warm process ---------------------------------------------------------------------------------------------------------
 
 
-def serve(door: str, owner: int) -> None:
-    """Import what runs import, then fork a keeper for each client, until the process ``owner`` that started this has ended."""
-    with socket.socket(socket.AF_UNIX) as listening:
-        listening.bind(door)  # clients may come before the libraries are there: they wait
-        listening.listen(64)
+def opened(door: str) -> socket.socket:
+    """A socket that listens at this path: clients may come before the warm process serves it, and wait."""
+    listening = socket.socket(socket.AF_UNIX)
+    listening.bind(door)
+    listening.listen(64)
+    return listening
+
+
+def serve(door: int, owner: int) -> None:
+    """Import what runs import, then fork a keeper for each client, until the process ``owner`` that started this has ended.
+
+    ``door`` is the open file of the socket that listens (:func:`opened`).
+    """
+    with socket.socket(fileno=door) as listening:
         listening.settimeout(1.0)
         _warm_up()
         signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # keepers need no burial
@@ -157,6 +166,6 @@ def become(request: dict, files: list[int]) -> None:
 
 if __name__ == "__main__":
     if sys.argv[1] == "serve":
-        serve(sys.argv[2], int(sys.argv[3]))
+        serve(int(sys.argv[2]), int(sys.argv[3]))
     else:
         client(sys.argv[1], sys.argv[2:])

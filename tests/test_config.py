@@ -1,6 +1,7 @@
 """The schemas: what is refused, in which words, and what a config file may say."""
 
 import itertools
+import re
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 
 from paradox_utils import config
 from paradox_utils.config import PPO, ParameterError, RewardModel
-from paradox_utils.config.study import load_study
+from paradox_utils.config.study import Study, load_study
 
 
 @pytest.mark.parametrize("schema", config.STAGES.values())
@@ -116,6 +117,30 @@ def test_checkpoint_steps_must_rise(steps):
         config.check(RewardModel, {"checkpoint_steps": steps})
 
 
+@pytest.mark.parametrize(
+    ("schema", "values", "named"),
+    [
+        (RewardModel, {"source": "semeval"}, ["task = 'relevance'", "'semeval'", "'preference'"]),
+        (RewardModel, {"task": "preference"}, ["task = 'preference'", "'atlas'", "'evouna'"]),
+        (PPO, {"source": "evouna", "evaluator": "rm"}, ["task = 'relevance'", "'evouna'"]),
+        (RewardModel, {"source": "semeval", "task": "preference", "known_answer": True}, ["known_answer", "'evouna'"]),
+        (RewardModel, {"source": "qa-feedback", "official_split": True}, ["official_split", "'semeval'"]),
+        (config.FeedbackParameters, {"source": "semeval"}, ["source = 'semeval'", "graded"]),
+    ],
+)
+def test_what_a_source_lacks_is_not_asked_of_it(schema, values, named):
+    with pytest.raises(ParameterError) as caught:
+        config.check(schema, values)
+    assert all(word in str(caught.value) for word in named)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("values", "data"), [({}, "fixtures/evouna"), ({"data": "mine"}, "mine")])
+def test_sources_of_graded_responses_start_from_a_made_up_sample(values, data):
+    assert config.check(RewardModel, {"source": "evouna", "task": "preference"} | values).data == data
+    assert RewardModel().data == "tasksource/QA-Feedback"
+
+
 @pytest.mark.parametrize("value", [-0.1, 0.5, 1.0])
 def test_label_smoothing_leaves_most_of_the_target_to_the_label(value):
     with pytest.raises(ParameterError, match=f"label_smoothing = {value}: .*0.5"):
@@ -167,9 +192,18 @@ def test_what_papermill_handed_on_as_text_is_refused_with_the_option_that_does_n
     assert "\n" not in str(caught.value)
 
 
-def test_a_list_of_names_is_shown_as_one():
+@pytest.mark.parametrize(
+    ("arm", "shown"),
+    [
+        ({"tasks": "relevance"}, "[a, b]"),
+        ({"rm_seeds": "1, 2"}, "[0, 10]"),
+    ],
+)
+def test_a_list_is_shown_with_the_kind_of_values_it_takes(arm, shown):
     with pytest.raises(ParameterError, match=r"papermill: -y 'other_reward_models: \[a, b\]'"):
         config.check_notebook(PPO, {"other_reward_models": "mine/model"})
+    with pytest.raises(ParameterError, match=rf"arms\.0\.{next(iter(arm))} = .*{re.escape(shown)}"):
+        config.check(Study, {"study": "mine", "arms": [{"route": "steps"} | arm]})
 
 
 def test_a_number_that_papermill_read_as_text_is_refused_with_the_option_that_reads_it():

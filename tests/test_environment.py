@@ -1,10 +1,12 @@
 """pyproject.toml, requirements.lock and environment.yml say the same."""
 
 import importlib.metadata
+import re
 import sys
 import tomllib
 from pathlib import Path
 
+import grimp
 import pytest
 import yaml
 from packaging.markers import default_environment
@@ -54,7 +56,9 @@ def project() -> dict:
 
 
 def test_every_dependency_has_one_fitting_pin(project, pins):
-    assert unmet([Requirement(d) for d in project["project"]["dependencies"]], pins) == []
+    optional = project["project"]["optional-dependencies"]
+    needed = [*project["project"]["dependencies"], *(d for name, extra in optional.items() if name != "slurm" for d in extra)]
+    assert unmet([Requirement(d) for d in needed], pins) == []
 
 
 def test_the_lock_can_build_the_project_itself(project, pins):
@@ -91,11 +95,37 @@ def test_conda_installs_exactly_the_lock(project):
     assert [d["pip"] for d in conda if isinstance(d, dict)] == [["-r requirements.lock", "-e ."]]
 
 
-def test_the_workflow_uses_the_tested_python():
-    workflow = yaml.safe_load((ROOT / ".github/workflows/test.yml").read_text(encoding="utf-8"))
-    steps = workflow["jobs"]["test"]["steps"]
-    assert [s["with"]["python-version"] for s in steps if s.get("uses", "").startswith("actions/setup-python")] == ["3.11"]
-    assert [s["run"] for s in steps if "run" in s] == ["make test"]
+@pytest.mark.parametrize("path", sorted((ROOT / ".github/workflows").glob("*.yml")), ids=lambda path: path.stem)
+def test_a_workflow_uses_the_tested_python_and_calls_targets_that_exist(path):
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), flags=re.MULTILINE))
+    for job in yaml.safe_load(path.read_text(encoding="utf-8"))["jobs"].values():
+        given = [step["with"]["python-version"] for step in job["steps"] if "setup-python" in step.get("uses", "")]
+        called = re.findall(r"^make ([a-z-]+)", "\n".join(step.get("run", "") for step in job["steps"]), flags=re.MULTILINE)
+        assert set(given) <= {"3.11"}
+        assert set(called) <= targets
+        assert called or "deploy" in str(job)
+
+
+def third_party(start: str) -> set[str]:
+    """Distributions that a module imports, itself and through the package."""
+    graph = grimp.build_graph("paradox_utils", include_external_packages=True)
+    reached = {module for one in (start, *graph.find_descendants(start)) for module in graph.find_upstream_modules(one)}
+    outside = {module.partition(".")[0] for module in reached} - {"paradox_utils"} - sys.stdlib_module_names
+    owners = importlib.metadata.packages_distributions()
+    return {canonicalize_name(owners[module][0]) for module in outside if module in owners}
+
+
+@pytest.mark.parametrize("tower", ["pages", "figures", "analysis"])
+def test_a_reader_needs_no_more_than_the_extra_read(project, tower):
+    listed = [*project["project"]["dependencies"], *project["project"]["optional-dependencies"]["read"]]
+    allowed = {canonicalize_name(Requirement(d).name) for d in listed}
+    assert third_party(f"paradox_utils.{tower}") <= allowed
+
+
+def test_binder_installs_the_reader():
+    lines = (ROOT / "binder" / "requirements.txt").read_text(encoding="utf-8").splitlines()
+    assert [line for line in lines if line and not line.startswith("#")] == ["-e .[read]"]
+    assert (ROOT / "binder" / "runtime.txt").read_text(encoding="utf-8").strip() == "python-3.11"
 
 
 @pytest.mark.parametrize("lines", [["numpy>=2"], ["numpy"], ["numpy==2.*"], ["numpy==2.0", "NumPy==2.0"]])

@@ -167,6 +167,7 @@ BESIDE = {
     "__init__.py",
     "config/__init__.py",
     "config/choose.py",
+    "config/pages.py",
     "config/stages.py",
     "config/words.py",
     "files.py",

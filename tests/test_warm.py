@@ -107,15 +107,15 @@ def started(door, tmp_path):
     job = subprocess.Popen([sys.executable, "-c", script])
     while not connection.exists():
         time.sleep(0.1)
-    keeper = next(p for p in psutil.process_iter() if _asked(p, door))
+    keeper = next(p for p in psutil.process_iter() if _asked(p))
     (kernel,) = keeper.children()
     return job, keeper, kernel
 
 
-def _asked(process, door):
-    """Whether a process is a keeper: a child of the warm process with a kernel."""
+def _asked(process):
+    """Whether a process is a keeper: a child of the warm process, itself a child of this one, with a kernel."""
     parent = process.parent()
-    return parent is not None and door in parent.cmdline() and warm.__name__ in parent.cmdline() and process.children()
+    return parent is not None and parent.ppid() == os.getpid() and warm.__name__ in parent.cmdline() and process.children()
 
 
 @pytest.mark.parametrize("killed", ["job", "keeper"])

@@ -16,7 +16,8 @@ from paradox_utils.identity import cells  # noqa: E402
 EXPLAINED = {
     "model_config": "pydantic reads it",
     "_every_part_has_questions": "pydantic calls validators",
-    "_steps_rise": "pydantic calls validators",
+    "_fill_data": "pydantic calls validators",
+    "_has_marks": "pydantic calls validators",
     "_fill_preset": "pydantic calls validators",
     "_consistent": "pydantic calls validators",
     "_free_name": "pydantic calls validators",
@@ -38,6 +39,8 @@ EXPLAINED = {
     "preset": "a validator of config reads it before it is a field",
     "yaml_implicit_resolvers": "yaml reads it",
     "use_sticky_edges": "matplotlib reads it",
+    "should_simplify": "matplotlib reads it",
+    "_repr_mimebundle_": "Jupyter calls it",
     "normalizer": "tokenizers reads it",
     "pad_token": "transformers reads it",
     "generation_config": "transformers reads it",

@@ -15,12 +15,13 @@ def inline(writer: HTML5Translator, node: nodes.math) -> None:
 
 def block(writer: HTML5Translator, node: nodes.math_block) -> None:
     """Write one displayed formula, with its number where it has a label."""
-    writer.body.append(writer.starttag(node, "div", CLASS="formula", style="margin: 1.2em 0"))
+    drawn = tex2mathml(node.astext(), as_block=True)
+    writer.body.append(writer.starttag(node, "div", CLASS="formula"))
+    writer.body.append(f'<div class="scroll" tabindex="0">{drawn}</div>')
     if node["number"]:
         writer.body.append(f'<span class="eqno">({get_node_equation_number(writer, node)})')
         writer.add_permalink_ref(node, "Link to this equation")
         writer.body.append("</span>")
-    writer.body.append(tex2mathml(node.astext(), as_block=True))
     writer.body.append("</div>")
     raise nodes.SkipNode
 

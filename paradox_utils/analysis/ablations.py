@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from paradox_utils.analysis import statistics
-from paradox_utils.analysis.tables import READINGS, accuracy_kind, usable
+from paradox_utils.analysis.outcomes import READINGS, accuracy_kind, usable
 
 BASE = "ablation-base"
 LEVEL = 0.05  # of a change called clear, over all tests of one question

@@ -13,8 +13,8 @@ import numpy as np
 import pandas as pd
 
 from paradox_utils.analysis import inverted_u, statistics
+from paradox_utils.analysis.outcomes import READINGS, SELECTING, VALIDATION, Reading, contrasts, reward_models, usable
 from paradox_utils.analysis.statistics import Interval, Regret
-from paradox_utils.analysis.tables import READINGS, SELECTING, VALIDATION, Reading, contrasts, reward_models, usable
 from paradox_utils.data.tasks import TASKS
 
 ACCURACY_RESOLUTION = 0.01  # accuracies are distinct if they differ after rounding to this

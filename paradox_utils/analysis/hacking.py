@@ -8,8 +8,8 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
+from paradox_utils.analysis.outcomes import steps
 from paradox_utils.analysis.overoptimisation import THIRDS, WINDOW, by_third
-from paradox_utils.analysis.tables import steps
 from paradox_utils.data.tasks import TASKS
 
 CLEAR = 1.0  # what counts as a change: what one good segment is paid (completeness: one deviation of the score)

@@ -17,8 +17,8 @@ from numpy.typing import ArrayLike
 from scipy import stats
 
 from paradox_utils.analysis import hacking, statistics
+from paradox_utils.analysis.outcomes import READINGS, usable
 from paradox_utils.analysis.statistics import Interval
-from paradox_utils.analysis.tables import READINGS, usable
 from paradox_utils.data.tasks import TASKS
 
 OUTCOME = READINGS["as measured"]

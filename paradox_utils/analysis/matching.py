@@ -9,6 +9,7 @@ import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import numpy as np
 import pandas as pd
 
 from paradox_utils.analysis.lottery import KINDS
@@ -92,6 +93,30 @@ def matched(checkpoints: Mapping[str, pd.DataFrame], targets: Mapping[str, float
         best = min(close, key=ranked.__getitem__)
         chosen |= {kind: int(one.step) for kind, one in zip(kinds, best, strict=True)}
     return {kind: chosen[kind] for kind in KINDS}
+
+
+PAPER = (0.5, 0.775)  # of the published reward models but few are less accurate, and none is more
+RANKS = 5
+
+
+def spaced(models: pd.DataFrame) -> pd.DataFrame:
+    """Of each task's and seed's checkpoints of the arm ``models`` the :data:`RANKS` that lie most evenly between the least and
+    the most accurate in :data:`PAPER` (``task``, ``rm_seed``, ``step``, ``accuracy``): those with the least sum of distances
+    from even steps. Of accuracies that agree to 0.01 the earliest is taken; none of a training with fewer.
+
+    ``models``: a study's ``reward_models.csv``.
+    """
+    rows = []
+    own = models[(models["arm"] == "models") & models["accuracy"].between(*PAPER)]
+    for (task, seed), training in own.sort_values("step").groupby(["task", "rm_seed"], sort=False):
+        distinct = training.loc[~(training["accuracy"] / MATCHED).round().duplicated()].sort_values("accuracy")
+        if len(distinct) < RANKS:
+            continue
+        even = np.linspace(distinct["accuracy"].iloc[0], distinct["accuracy"].iloc[-1], RANKS)
+        sets = itertools.combinations(distinct[["step", "accuracy"]].itertuples(index=False), RANKS)
+        best = min(sets, key=lambda some: round(sum(abs(one.accuracy - at) for one, at in zip(some, even, strict=True)), 6))
+        rows += [{"task": task, "rm_seed": int(seed), "step": int(one.step), "accuracy": one.accuracy} for one in best]
+    return pd.DataFrame(rows, columns=["task", "rm_seed", "step", "accuracy"])
 
 
 PATIENCE, GAIN = 2, 0.005  # checkpoints without a gain in accuracy of more than so much, after which a training is stopped

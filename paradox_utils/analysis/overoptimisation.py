@@ -17,8 +17,9 @@ from scipy import special, stats
 
 from paradox_utils.analysis import statistics
 from paradox_utils.analysis.inverted_u import fieller
+from paradox_utils.analysis.outcomes import accuracy_kind, steps, usable
 from paradox_utils.analysis.statistics import Array, Interval
-from paradox_utils.analysis.tables import BEST_OF_N, accuracy_kind, steps, usable
+from paradox_utils.analysis.tables import BEST_OF_N
 
 Form = Literal["rl", "best-of-n"]
 
@@ -111,7 +112,7 @@ def _covariance(design: Array, y: Array, labels: Array, resamples: int, seed: in
 
 
 def _runs(summary: pd.DataFrame) -> pd.DataFrame:
-    """Finished runs of :func:`tables.steps` with their trajectory (``cluster``) and the ``third`` of its accuracies that the
+    """Finished runs of :func:`.outcomes.steps` with their trajectory (``cluster``) and the ``third`` of its accuracies that the
     reward model is in (0: the least accurate; NaN: unmeasured); the columns of :data:`PATH`."""
     return by_third(steps(summary))[[*PATH]]
 
@@ -187,6 +188,21 @@ def fits_by_third(
         inside = bool(row["nearest"] <= found.peak.low and found.peak.high <= row["farthest"])
         rows.append(row | {"inside": inside, "located": inside and found.beta.low > 0 and fall.low > 0})
     return pd.DataFrame(rows, columns=[*FITTED]).astype({"inside": bool, "located": bool})
+
+
+def turned(fits: pd.DataFrame) -> dict[str, float]:
+    """In how many groups of :func:`fits_by_third` there is what a peak needs, and how far their mean runs end below it."""
+    below = fits["highest"] - fits["end"]
+    return {
+        "groups": len(fits),
+        "peak located": int(fits["located"].sum()),
+        "β above zero": int((fits["beta low"] > 0).sum()),
+        "peak inside": int(fits["inside"].sum()),
+        "clear fall": int((fits["fall low"] > 0).sum()),
+        "end below highest, mean": below.mean(),
+        "end below highest, at most": below.max(),
+        "end ÷ farthest √KL": (fits["end distance"] / fits["farthest"]).mean(),
+    }
 
 
 def _fall(path: pd.DataFrame) -> Interval:

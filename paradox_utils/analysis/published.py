@@ -232,6 +232,31 @@ def chance(markers: pd.DataFrame, draws: int, seed: int) -> Chance:
     return Chance(pairs, table.assign(corrected=corrected(table)))
 
 
+def bands(markers: pd.DataFrame, draws: int, seed: int) -> pd.DataFrame:
+    """Where the mean LM performance of each third by accuracy would lie if accuracy did not matter, a row a pair and third.
+
+    ``models``, ``from``, ``to``: how many RMs and which accuracies a third has; ``mean``: as seen; ``low``, ``high``: in 95
+    % of cases all means lie inside their bands at once. A band is m ± c · s √((1 − n/K) / n): m and s are mean and standard
+    deviation of the pair's K values, and the rest is the standard error of a mean of n drawn without replacement (Cochran
+    1977, *Sampling Techniques*, section 2.6). c is the 95 % quantile of the largest deviation over all pairs and thirds in
+    these units, with values dealt as by :func:`permuted` (single-step max-T: Westfall & Young 1993, *Resampling-Based
+    Multiple Testing*).
+    """
+    random, largest, rows = np.random.default_rng(seed), np.zeros(draws), []
+    for task, models in markers.groupby("task", sort=False):
+        accuracy, y, policies = _by_policy(models)
+        dealt, mean, deviation = permuted(y, draws, random), y.mean(axis=0), y.std(axis=0, ddof=1)
+        for third in thirds(accuracy):
+            error = deviation * np.sqrt((1 - third.size / accuracy.size) / third.size)
+            away = np.abs(dealt[:, third].mean(axis=1) - mean) / error
+            largest = np.maximum(largest, away.max(axis=1))
+            row = {"task": task, "models": third.size, "from": accuracy[third].min(), "to": accuracy[third].max()}
+            seen = zip(policies, y[third].mean(axis=0), mean, error, strict=True)
+            rows += [row | {"policy": p, "mean": own, "centre": m, "error": e} for p, own, m, e in seen]
+    table, c = pd.DataFrame(rows), float(np.quantile(largest, 0.95))
+    return table.assign(low=table["centre"] - c * table["error"], high=table["centre"] + c * table["error"])
+
+
 def _by_policy(models: pd.DataFrame) -> tuple[Array, Array, list[str]]:
     """Of a task's markers: accuracies (K,), LM performances (K, P), and the P policies."""
     wide = models.pivot(index=["rm_step", "rm_accuracy"], columns="policy", values="lm_performance")

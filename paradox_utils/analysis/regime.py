@@ -10,7 +10,7 @@ import pandas as pd
 
 from paradox_utils.analysis import hacking, statistics
 from paradox_utils.analysis.comparison import ALL, compare, families
-from paradox_utils.analysis.tables import READINGS, Reading, usable
+from paradox_utils.analysis.outcomes import READINGS, Reading, usable
 from paradox_utils.analysis.verdict import MARGIN
 
 PRIMARY: tuple[Reading, Reading] = ("as measured", "brevity-robust")  # two readings decide together

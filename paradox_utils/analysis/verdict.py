@@ -14,8 +14,9 @@ import pandas as pd
 
 from paradox_utils.analysis import statistics
 from paradox_utils.analysis.comparison import ACCURACY_RESOLUTION, ALL, Comparison, Family, compare, families
+from paradox_utils.analysis.outcomes import LEAST, Reading, usable
+from paradox_utils.analysis.phrases import count, listed
 from paradox_utils.analysis.statistics import Interval
-from paradox_utils.analysis.tables import LEAST, Reading, count, listed, usable
 
 Status = Literal["supported", "not supported", "undecided"]
 

@@ -21,7 +21,7 @@ import pandas as pd
 import torch
 
 from paradox_utils import config, data, files
-from paradox_utils.analysis import tables
+from paradox_utils.analysis import outcomes, tables
 from paradox_utils.choose import gain
 from paradox_utils.choose.decision import SET_LEVEL, contains_best, gains_of, standing
 from paradox_utils.choose.diagnostics import accuracies
@@ -107,7 +107,7 @@ def recorded_runs() -> list[tuple[str, dict[str, Any], dict[str, Any]]]:
     """Id, labels and PPO parameters of the recorded runs that a back-test is about: of trained reward models, and the families
     of known truth."""
     summary = tables.load_summary(files.resolve(RECORDED))
-    summary = summary[tables.usable(summary) & summary["arm"].isin((*TRAINED, *KNOWN))].drop_duplicates("id").set_index("id")
+    summary = summary[outcomes.usable(summary) & summary["arm"].isin((*TRAINED, *KNOWN))].drop_duplicates("id").set_index("id")
     parameters = tables.load_parameters(files.resolve(RECORDED), "reward_model").loc[summary.index]
     fields = config.PPO.model_fields.keys() - {"policy", "feedback", "device", "out"}
     rows = []

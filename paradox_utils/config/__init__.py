@@ -1,4 +1,4 @@
-"""The parameters of every stage (:mod:`.stages`), checked before a notebook pays for torch. Nothing heavy is imported."""
+"""The parameters of every stage (:mod:`.stages`, :mod:`.pages`), checked before a notebook pays for torch. Imports little."""
 
 from __future__ import annotations
 
@@ -12,23 +12,22 @@ from pydantic import ValidationError
 
 from paradox_utils import threads
 from paradox_utils.config.choose import Candidate, Choose
+from paradox_utils.config.pages import Analysis, Cost, Design, OneRun, People, Published
 from paradox_utils.config.stages import (
     AS_PUBLISHED,
     FIXTURE_FEEDBACK,
     FIXTURE_POLICY,
     FIXTURE_REWARD_MODEL,
+    GRADED,
     PAIRWISE,
     PPO,
+    SETS,
     WITH_ORACLE,
-    Analysis,
-    Cost,
     Count,
     CountOrZero,
-    Design,
     FeedbackParameters,
     Parameters,
     Positive,
-    Published,
     RewardModel,
     Seed,
     Source,
@@ -43,8 +42,10 @@ __all__ = [
     "FIXTURE_FEEDBACK",
     "FIXTURE_POLICY",
     "FIXTURE_REWARD_MODEL",
+    "GRADED",
     "PAIRWISE",
     "PPO",
+    "SETS",
     "STAGES",
     "WITH_ORACLE",
     "Analysis",
@@ -55,8 +56,10 @@ __all__ = [
     "CountOrZero",
     "Design",
     "FeedbackParameters",
+    "OneRun",
     "ParameterError",
     "Parameters",
+    "People",
     "Positive",
     "Published",
     "RewardModel",
@@ -81,7 +84,9 @@ STAGES: dict[str, type[Stage]] = {
     "reward_model": RewardModel,
     "ppo": PPO,
     "analysis": Analysis,
+    "one-run": OneRun,
     "design": Design,
+    "people": People,
     "published": Published,
     "cost": Cost,
     "choose": Choose,

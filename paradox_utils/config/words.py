@@ -46,13 +46,17 @@ def explain(schema: type[BaseModel], problem: Mapping[str, Any], papermill: bool
     wrong, example = TYPES.get(problem["type"], (re.sub(r"^\w+ should ", "must ", message), ""))
     if problem["type"] == "int_type" and isinstance(problem["input"], float) and problem["input"].is_integer():
         wrong += f", written as {int(problem['input'])}"
-    if problem["type"] == "list_type" and field in schema.model_fields and "of string" in describe(schema, field):
+    if problem["type"] == "list_type" and not re.search(r"array of (integer|number)", _described(schema, field)):
         example = "[a, b]"
     if example and isinstance(problem["input"], str):
         wrong += f", not text: give a plain {example}"
         wrong += f" (with papermill: {_option(name, problem['input'], example)})" if papermill else ""
-    allowed = f" (allowed: {describe(schema, field)})" if field in schema.model_fields else ""
+    allowed = f" (allowed: {words})" if (words := _described(schema, field)) else ""
     return f"{name} = {value}: {wrong}{allowed}"
+
+
+def _described(schema: type[BaseModel], name: str) -> str:
+    return describe(schema, name) if name in schema.model_fields else ""
 
 
 def _option(name: str, text: str, example: str) -> str:

@@ -4,50 +4,46 @@ from __future__ import annotations
 
 import numpy as np
 import pandas as pd
-from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from paradox_utils.analysis import lottery, signs
-from paradox_utils.data.tasks import TASKS
-from paradox_utils.figures.style import COLORS, FAINT, INK, LM_PERFORMANCE, PALETTE, dot, legend, panels, style, ticks, title
+from paradox_utils.data.tasks import among
+from paradox_utils.figures.style import COLORS, FAINT, INK, LM_PERFORMANCE, PALETTE, Drawing, dot, grid, panel, style, ticks
 
-MODERATE, TOP = "#bdbdbd", COLORS[3]
+MODERATE, TOP = FAINT, COLORS[3]
 SHOWN = 5  # signs with a colour of their own
 
 
 @style()
-def screen(cells: pd.DataFrame, named: list[tuple[str, str, str]]) -> Figure:
+def screen(cells: pd.DataFrame, named: list[tuple[str, str, str]]) -> Drawing:
     """Hacked runs of each cell (rows of :func:`lottery.screened`), a panel a task and policy: of the moderate and of the top
     checkpoint of every training; a star marks the cells that the rule names."""
     policies = list(dict.fromkeys(cells.index.get_level_values("policy")))
-    figure, axes = panels(len(policies), len(TASKS), 2.2 * len(policies) + 0.3, sharey=True)
-    for line, policy in zip(axes, policies, strict=True):
-        for axis, task in zip(line, TASKS, strict=True):
-            own = cells[[cell[:2] == (task, policy) for cell in cells.index]].droplevel(lottery.CELL[:2])
-            own = own.reindex([pressure for pressure in lottery.PRESSURES if pressure in own.index])
-            places = np.arange(len(own))
-            for shift, kind, color in ((-0.2, "moderate", MODERATE), (0.2, "top", TOP)):
-                axis.bar(places + shift, own[kind], 0.38, color=color)
-                axis.plot(places + shift, own[kind], linestyle="none", marker="_", markersize=9, color=color)  # where it is 0
-            for place, pressure in zip(places, own.index, strict=True):
-                if (task, policy, pressure) in named:
-                    axis.annotate("★", (place + 0.2, own.loc[pressure, "top"]), ha="center", va="bottom", color=INK)
-            axis.set_xticks(places, own.index, rotation=30, ha="right")
-            axis.set(title=title(task, policy, policies), ylim=(0, max(cells["trainings"].max(), 1)))
-            axis.grid(axis="x", visible=False)
-        line[0].set_ylabel("hacked runs")
-    legend(figure, [Patch(color=MODERATE, label="moderate checkpoint"), Patch(color=TOP, label="top checkpoint")], 2)
-    return figure
+    axes = grid(among(cells.index.get_level_values("task")), policies, 2.4)
+    for (task, policy), axis in axes.items():
+        own = cells[[cell[:2] == (task, policy) for cell in cells.index]].droplevel(lottery.CELL[:2])
+        own = own.reindex([pressure for pressure in lottery.PRESSURES if pressure in own.index])
+        places = np.arange(len(own))
+        for shift, kind, color in ((-0.2, "moderate", MODERATE), (0.2, "top", TOP)):
+            axis.bar(places + shift, own[kind], 0.38, color=color)
+            axis.plot(places + shift, own[kind], linestyle="none", marker="_", markersize=9, color=color)  # where it is 0
+        for place, pressure in zip(places, own.index, strict=True):
+            if (task, policy, pressure) in named:
+                axis.annotate("★", (place + 0.2, own.loc[pressure, "top"]), ha="center", va="bottom", color=INK)
+        axis.set_xticks(places, own.index, rotation=30, ha="right")
+        axis.set(ylabel="hacked runs", ylim=(0, max(cells["trainings"].max(), 1)))
+        axis.grid(axis="x", visible=False)
+    kinds = [Patch(color=MODERATE, label="moderate checkpoint"), Patch(color=TOP, label="top checkpoint")]
+    return Drawing(list(axes.values()), kinds)
 
 
 @style()
-def runs(table: pd.DataFrame) -> Figure:
+def runs(table: pd.DataFrame) -> Drawing:
     """Every run of the second study (rows of :func:`lottery.confirmed`), a panel a cell: LM performance by kind of reward
     model, hacked runs filled, with the number of hacked ones above."""
     cells = list(dict.fromkeys(table[lottery.CELL].itertuples(index=False, name=None)))
-    figure, axes = panels(-(-len(cells) // 2), 2, 2.6 * -(-len(cells) // 2) + 0.2, sharex=True)
-    for axis, cell in zip(axes.ravel(), cells, strict=False):
+    axes = [panel(2, 2.7) for _ in cells]
+    for axis, cell in zip(axes, cells, strict=True):
         own = table[(table[lottery.CELL] == cell).all(axis=1)]
         for place, kind in enumerate(lottery.KINDS):
             found = own[own["kind"] == kind].sort_values(lottery.OUTCOME)
@@ -63,31 +59,25 @@ def runs(table: pd.DataFrame) -> Figure:
                 (place, 1.02),
                 xycoords=("data", "axes fraction"),
                 ha="center",
-                fontsize=7,
+                fontsize=8,
             )
         axis.set_xticks(range(len(lottery.KINDS)), [kind.replace("-", "\n") for kind in lottery.KINDS])
         axis.set(ylabel=LM_PERFORMANCE[cell[0]], ylim=(-0.03, 1.03))
         axis.set_title(" · ".join(cell), pad=14)
         axis.grid(axis="x", visible=False)
-    for axis in axes.ravel()[len(cells) :]:
-        axis.set_visible(False)
-    legend(figure, [dot("hacked", color=TOP), dot("not hacked", color=FAINT, markerfacecolor="none")], 2)
-    return figure
+    return Drawing(axes, [dot("hacked", color=TOP), dot("not hacked", color=FAINT, markerfacecolor="none")])
 
 
 @style()
-def early(table: pd.DataFrame) -> Figure:
+def early(table: pd.DataFrame) -> Drawing:
     """How well each sign tells hacked runs by update (:func:`signs.early`): those that tell most at the end have colours."""
     last = (table.ffill().iloc[-1] - 0.5).abs().sort_values(ascending=False)
-    figure, axes = panels(1, 1, 3.2)
-    (axis,) = axes.ravel()
-    handles = []
+    axis = panel(1, 3.2)
     for rank, sign in enumerate(last.index):
         color = COLORS[rank] if rank < SHOWN else FAINT
-        axis.plot(table.index, table[sign], color=color, linewidth=1.6 if rank < SHOWN else 0.8)
-        handles += [Line2D([], [], color=color, label=signs.SIGNS[sign])]
+        axis.plot(table.index, table[sign], color=color, linewidth=1.6 if rank < SHOWN else 0.8, label=signs.SIGNS[sign])
+    handles = list(axis.lines)
     axis.axhline(0.5, color=INK, linewidth=0.8, linestyle=":")
-    axis.set(xlabel="PPO update", ylabel="AUC: a hacked run has the higher value", ylim=(-0.02, 1.02))
+    axis.set(xlabel="PPO update", ylabel="AUC (1: hacked runs are higher)", ylim=(-0.02, 1.02))
     ticks(axis.xaxis, 8, integer=True)
-    legend(figure, handles, 3)
-    return figure
+    return Drawing([axis], handles)

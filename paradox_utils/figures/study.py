@@ -3,24 +3,41 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from itertools import cycle, product
 from typing import Any
 
 import numpy as np
 import pandas as pd
-import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import PercentFormatter
 
 from paradox_utils.analysis import tables
-from paradox_utils.analysis.ablations import BASE, OUTCOME, Ablation
+from paradox_utils.analysis.ablations import BASE, OUTCOME, QUESTIONS, Ablation
+from paradox_utils.analysis.answer import answer
 from paradox_utils.analysis.comparison import ALL, families
-from paradox_utils.analysis.tables import READINGS, accuracy_kind, measured, primary, reward_models, usable
-from paradox_utils.analysis.verdict import Finding, verdict
-from paradox_utils.data.tasks import TASKS
-from paradox_utils.figures.style import FAINT, INK, LM_PERFORMANCE, PALETTE, dot, legend, panels, style, ticks, title
+from paradox_utils.analysis.outcomes import READINGS, accuracy_kind, measured, primary, reward_models, usable
+from paradox_utils.analysis.verdict import PRIMARY, Finding, verdict
+from paradox_utils.data.tasks import among
+from paradox_utils.figures.style import (
+    BAND,
+    COLORS,
+    FAINT,
+    INK,
+    LM_PERFORMANCE,
+    PALETTE,
+    PAPER,
+    Drawing,
+    dot,
+    grid,
+    line,
+    panel,
+    style,
+    ticks,
+    titled,
+)
 
 STATUS_COLORS = {"supported": "#b2452f", "not supported": "#2f6db2", "undecided": FAINT}
 MARKERS = "osD^vPX*"
@@ -28,46 +45,46 @@ MEASURED = READINGS["as measured"]
 
 
 @style()
-def accuracy_and_performance(summary: pd.DataFrame) -> Figure:
-    """LM performance against reward-model accuracy, route ``steps``: one panel a task, one row of panels a policy.
+def accuracy_and_performance(summary: pd.DataFrame) -> Drawing:
+    """LM performance against reward-model accuracy, route ``steps``: a panel a task and policy.
 
     Small dots are runs (PPO seeds), larger ones reward-model checkpoints (means), joined within a trajectory in the order of
     training. Controls (route ``dial``) are open diamonds. Raises ``ValueError`` where no run has an accuracy and a performance.
     """
-    kind = accuracy_kind(summary)
+    shown, tasks, policies = _accuracies(summary)
+    axes = grid(tasks, policies)
+    for (task, policy), axis in axes.items():
+        _accuracy_panel(axis, shown[(shown["task"] == task) & (shown["policy"] == policy)], task)
+    return Drawing(list(axes.values()), _accuracy_legend(shown))
+
+
+def _accuracies(summary: pd.DataFrame) -> tuple[pd.DataFrame, list[str], list[str]]:
+    """The runs with an accuracy and a performance, their tasks and policies."""
     shown = summary[measured(summary) & summary["route"].isin(("steps", "dial"))]
-    tasks, policies = [task for task in TASKS if (shown["task"] == task).any()], list(shown["policy"].unique())
-    if not tasks:
+    if shown.empty:
         raise ValueError("no run of the routes steps and dial has both an accuracy and a performance")
-    figure, axes = panels(len(policies), len(tasks), 2.9 * len(policies) + 0.5)
-    for row, policy in zip(axes, policies, strict=True):
-        for axis, task in zip(row, tasks, strict=True):
-            runs = shown[(shown["task"] == task) & (shown["policy"] == policy)]
-            _accuracy_panel(axis, runs, kind, PALETTE[task])
-            axis.set(title=title(task, policy, policies), ylabel=LM_PERFORMANCE[task])
-    words = "RM accuracy (share)" if kind == "rm_accuracy" else "RM accuracy on noisy labels (share)"
-    for axis in axes[-1]:
-        axis.set_xlabel(words)
-    legend(figure, _accuracy_legend(shown), 3)
-    return figure
+    return shown, among(shown["task"]), list(shown["policy"].unique())
 
 
-def _accuracy_panel(axis: Axes, runs: pd.DataFrame, kind: str, color: Any) -> None:
+def _accuracy_panel(axis: Axes, runs: pd.DataFrame, task: str) -> None:
+    kind, color = accuracy_kind(runs), PALETTE[task]
     steps, dial = runs[runs["route"] == "steps"], runs[runs["route"] == "dial"]
     axis.axvline(runs["rm_majority"].mean(), color=FAINT, linestyle=":", linewidth=1.2, zorder=1)
     axis.axhline(runs["lm_performance_start"].mean(), color=FAINT, linestyle="--", linewidth=1.0, zorder=1)
     for _, own in steps.groupby(["arm", "rm_seed"]):
         models = reward_models(own).sort_values("rm_step")
         axis.plot(models["accuracy"], models["performance"], color=color, linewidth=1.0, alpha=0.5, zorder=2)
-        axis.scatter(models["accuracy"], models["performance"], s=34, color=color, edgecolor="white", linewidth=0.6, zorder=4)
+        axis.scatter(models["accuracy"], models["performance"], s=34, color=color, edgecolor=PAPER, linewidth=0.6, zorder=4)
         top = models.sort_values(["accuracy", "rm_step"]).iloc[-1]
         axis.scatter(top["accuracy"], top["performance"], s=110, facecolor="none", edgecolor=INK, linewidth=1.3, zorder=5)
     if steps["ppo_seed"].nunique() > 1:
         axis.scatter(steps[kind], steps[MEASURED], s=7, color=color, alpha=0.45, linewidth=0, zorder=3)
-    axis.scatter(dial[kind], dial[MEASURED], s=38, marker="D", facecolor="white", edgecolor=color, linewidth=1.3, zorder=4)
+    axis.scatter(dial[kind], dial[MEASURED], s=38, marker="D", facecolor=PAPER, edgecolor=color, linewidth=1.3, zorder=4)
     axis.margins(0.1)
-    ticks(axis.xaxis, 5)
-    ticks(axis.yaxis, 6)
+    words = "RM accuracy (share)" if kind == "rm_accuracy" else "RM accuracy on noisy labels (share)"
+    axis.set(xlabel=words, ylabel=LM_PERFORMANCE[task])
+    ticks(axis.xaxis, 4)
+    ticks(axis.yaxis, 5)
 
 
 def _accuracy_legend(shown: pd.DataFrame) -> list[Line2D]:
@@ -77,32 +94,56 @@ def _accuracy_legend(shown: pd.DataFrame) -> list[Line2D]:
         handles.append(dot("one run", markersize=3, alpha=0.5))
     handles.append(dot("most accurate of its trajectory", markersize=9, markerfacecolor="none"))
     if (shown["route"] == "dial").any():
-        handles.append(dot("control: dial", marker="D", markersize=6, markerfacecolor="white"))
-    handles.append(Line2D([], [], linestyle="--", color=FAINT, label="initial policy"))
-    handles.append(Line2D([], [], linestyle=":", color=FAINT, label="accuracy of the majority class"))
+        handles.append(dot("control: dial", marker="D", markersize=6, markerfacecolor=PAPER))
+    handles.append(line("policy before PPO", linestyle="--", color=FAINT))
+    handles.append(line("accuracy of the majority class", linestyle=":", color=FAINT))
     return handles
 
 
 @style()
-def pilot(summary: pd.DataFrame, power: pd.DataFrame) -> Figure:
-    """Left: every run of a crossed pilot, a column a reward-model seed, a marker a PPO seed; right: how often the rule gives
-    the right verdict, by number of units, a line a world (:func:`paradox_utils.analysis.power.simulated_power`)."""
-    figure, axes = panels(1, 2, 3.2, width_ratios=[1.15, 1])
-    _pilot_runs(axes[0, 0], summary[usable(summary)])
-    right = axes[0, 1]
+def pilot(summary: pd.DataFrame) -> Drawing:
+    """Every run of a crossed pilot: a column a reward-model seed, a marker a PPO seed."""
+    axis = panel(1, 2.8)
+    _pilot_runs(axis, summary[usable(summary)])
+    return Drawing([axis])
+
+
+@style()
+def power_curves(power: pd.DataFrame) -> Drawing:
+    """How often the rule gives the right verdict, by number of units, a line a world (rows of
+    :func:`paradox_utils.analysis.power.simulated_power`)."""
+    axis = panel(1, 3.2)
     for index, ((world, regret), rows) in enumerate(power.groupby(["world", "regret"], sort=False)):
         label = f"inverted U, regret {regret:.2f}" if world == "inverted U" else world
         look = {"color": STATUS_COLORS["supported" if regret else "not supported"], "marker": MARKERS[index % len(MARKERS)]}
-        right.plot(rows["units"], rows["right"], markersize=4, label=label, **look)
-    right.set(title="Power of the rule", xlabel="Units (trajectories of a task)", ylabel="right verdicts", ylim=(0, 1.02))
-    right.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-    right.legend(loc="upper center", bbox_to_anchor=(0.45, -0.22), ncols=2, fontsize=7)
-    return figure
+        axis.plot(rows["units"], rows["right"], markersize=4, label=label, **look)
+    axis.set(xlabel="Units (trajectories of a task)", ylabel="right verdicts", ylim=(0, 1.02))
+    axis.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    return Drawing([axis], axis.lines)
+
+
+@style()
+def power_by_effect(power: pd.DataFrame, marks: Mapping[str, float]) -> Drawing:
+    """What the rule says of studies of one size in which some less accurate reward model is better by a regret (rows of
+    :func:`paradox_utils.analysis.power.simulated_power`): shares *supported* and *not supported*; the rest is undecided.
+    ``marks``: regrets to name, as dotted lines."""
+    axis = panel(1, 3.2)
+    own = power[power["world"] == "inverted U"].sort_values("regret")
+    for name, status in (("right", "supported"), ("wrong", "not supported")):
+        axis.plot(own["regret"], own[name], color=STATUS_COLORS[status], marker="o", markersize=3, label=status)
+    for label, regret in marks.items():
+        side = -1 if regret < max(marks.values()) else 1  # two marks that are close have their names on either side
+        axis.axvline(regret, color=INK, linewidth=0.9, linestyle=":")
+        place = {"x": regret + side * 0.002, "y": 0.9, "ha": "left" if side > 0 else "right"}
+        axis.text(s=f"{label}\n{regret:.3f}", color=INK, fontsize=8.5, **place)
+    axis.set(xlabel="true regret (LM performance)", ylabel="simulated studies", ylim=(0, 1.02), xlim=(0, None))
+    axis.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    return Drawing([axis], axis.lines[:2])
 
 
 def _pilot_runs(axis: Axes, runs: pd.DataFrame) -> None:
     names: dict[int, str] = {}  # of the columns, by their place
-    for task in [task for task in TASKS if (runs["task"] == task).any()]:
+    for task in among(runs["task"]):
         own, first = runs[runs["task"] == task], max(names, default=-2) + 2
         column, marker = (pd.factorize(own[seed], sort=True)[0] for seed in ("rm_seed", "ppo_seed"))
         look = {"s": 26, "color": PALETTE[task], "alpha": 0.85, "linewidth": 0}
@@ -110,8 +151,8 @@ def _pilot_runs(axis: Axes, runs: pd.DataFrame) -> None:
             here = marker == index
             axis.scatter(first + column[here] + (index - 1) * 0.18, own.loc[here, MEASURED], marker=MARKERS[index], **look)
         names |= {first + number: f"{number + 1}" for number in range(column.max() + 1)}
-        axis.text(first + column.max() / 2, 1.02, task, color=PALETTE[task], ha="center", fontsize=8)
-    axis.set(title="The pilot's runs", ylabel="LM performance (share)", xlabel="Reward-model seed (marker: PPO seed)")
+        axis.text(first + column.max() / 2, 1.02, task, color=PALETTE[task], ha="center")
+    axis.set(ylabel="LM performance (share)", xlabel="Reward-model seed (marker: PPO seed)")
     axis.set(xticks=list(names), xticklabels=list(names.values()), ylim=(None, 1.08))
     axis.grid(visible=False, axis="x")
 
@@ -134,7 +175,7 @@ def levels(runs: pd.DataFrame, asked: pd.DataFrame, *, resamples: int, seed: int
 
 
 @style()
-def routes(summary: pd.DataFrame, asked: pd.DataFrame, *, resamples: int = 500, seed: int = 0) -> Figure:
+def routes(summary: pd.DataFrame, asked: pd.DataFrame, *, resamples: int = 500, seed: int = 0) -> Drawing:
     """LM performance against accuracy by route: a panel a task (and policy), a line an arm, a point a rank of accuracy averaged
     over trajectories, with 95 % intervals, faint ones single runs; the dashed line is the policy before PPO, the dotted one the
     exact reward."""
@@ -145,26 +186,22 @@ def routes(summary: pd.DataFrame, asked: pd.DataFrame, *, resamples: int = 500, 
         raise ValueError("no family of reward models whose accuracy varies has runs")
     looks = {
         arm: {"color": color, "marker": MARKERS[index % len(MARKERS)], "markersize": 4}
-        for index, (arm, color) in enumerate(zip(arms, sns.color_palette("colorblind", len(arms)), strict=True))
+        for index, (arm, color) in enumerate(zip(arms, cycle(COLORS), strict=False))
     }
-    figure, axes = panels(len(policies), len(TASKS), 2.8 * len(policies) + 0.6)
-    for row, policy in zip(axes, policies, strict=True):
-        for axis, task in zip(row, TASKS, strict=True):
-            here = summary[(summary["task"] == task) & (summary["policy"] == policy)]
-            for arm, look in looks.items():
-                own = here[(here["arm"] == arm) & here["rm_seed"].notna()]
-                _route(axis, own, levels(own, asked, resamples=resamples, seed=seed), look)
-            axis.axhline(here["lm_performance_start"].mean(), color=FAINT, linestyle="--", linewidth=1.0, zorder=1)
-            exact = here.loc[(here["arm"] == "exact") & here["rm_seed"].notna(), MEASURED].mean()
-            if np.isfinite(exact):
-                axis.axhline(exact, color=FAINT, linestyle=":", linewidth=1.0, zorder=1)
-            axis.set(title=title(task, policy, policies), ylabel=LM_PERFORMANCE[task])
-            ticks(axis.xaxis, 5)
-    for axis in axes[-1]:
-        axis.set_xlabel("RM accuracy (share)")
-    handles = [Line2D([], [], label=arm, **look) for arm, look in looks.items()]
-    legend(figure, handles, 4)
-    return figure
+    axes = grid(among(summary["task"]), policies, 2.8)
+    for (task, policy), axis in axes.items():
+        here = summary[(summary["task"] == task) & (summary["policy"] == policy)]
+        for arm, look in looks.items():
+            own = here[(here["arm"] == arm) & here["rm_seed"].notna()]
+            _route(axis, own, levels(own, asked, resamples=resamples, seed=seed), look)
+        axis.axhline(here["lm_performance_start"].mean(), color=FAINT, linestyle="--", linewidth=1.0, zorder=1)
+        exact = here.loc[(here["arm"] == "exact") & here["rm_seed"].notna(), MEASURED].mean()
+        if np.isfinite(exact):
+            axis.axhline(exact, color=FAINT, linestyle=":", linewidth=1.0, zorder=1)
+        axis.set(xlabel="RM accuracy (share)", ylabel=LM_PERFORMANCE[task])
+        ticks(axis.xaxis, 4)
+    rules = [line("policy before PPO", linestyle="--", color=FAINT), line("exact reward", linestyle=":", color=FAINT)]
+    return Drawing(list(axes.values()), [*(line(arm, **look) for arm, look in looks.items()), *rules])
 
 
 def _route(axis: Axes, runs: pd.DataFrame, table: pd.DataFrame, look: dict[str, Any]) -> None:
@@ -176,59 +213,88 @@ def _route(axis: Axes, runs: pd.DataFrame, table: pd.DataFrame, look: dict[str, 
     axis.errorbar(table["accuracy"], table["performance"], yerr=bars, elinewidth=0.6, linewidth=1.1, **look)
 
 
-@style()
-def forest(found: Sequence[Finding], margin: float) -> Figure:
-    """Regret of every comparison with its 95 % interval, coloured by status; the band is what does not matter. Comparisons that
-    lack what the rule needs are left out."""
+def forest(found: Sequence[Finding], margin: float) -> Drawing:
+    """:func:`regrets` of every comparison. Those that lack what the rule needs are left out."""
     shown = [f for f in found if np.isfinite(f.of.regret.low) and not f.missing]
     if not shown:
         raise ValueError("no comparison has the reward models and seeds that the rule needs")
-    figure, axes = panels(1, 1, 0.9 + 0.24 * max(1, len(shown)))
-    axis = axes[0, 0]
-    axis.axvspan(-margin, margin, color="#eeeeee", zorder=0)
+    rows = {
+        "name": [f"{f.of.arm} · {f.of.task} · {f.of.policy}" for f in shown],
+        "regret": [f.of.regret.estimate for f in shown],
+        "low": [f.of.regret.low for f in shown],
+        "high": [f.of.regret.high for f in shown],
+        "status": [f.status for f in shown],
+        "pooled": [f.of.task == ALL for f in shown],
+    }
+    return regrets(pd.DataFrame(rows), margin)
+
+
+@style()
+def regrets(rows: pd.DataFrame, margin: float) -> Drawing:
+    """Regret with its 95 % interval (``regret``, ``low``, ``high``), a row a ``name``, coloured by ``status``, diamonds where
+    ``pooled``; the band is what does not matter."""
+    axis = panel(1, 0.9 + 0.24 * len(rows))
+    axis.axvspan(-margin, margin, color=BAND, zorder=0)
     axis.axvline(0, color=FAINT, linewidth=0.8)
-    for place, finding in enumerate(reversed(shown)):
-        of, color = finding.of.regret, STATUS_COLORS[finding.status]
-        size, marker = (36, "D") if finding.of.task == ALL else (20, "o")
-        axis.plot([of.low, of.high], [place, place], color=color, linewidth=1.6)
-        axis.scatter([of.estimate], [place], color=color, s=size, marker=marker, zorder=3)
-    names = [f"{f.of.arm} · {f.of.task} · {f.of.policy}" for f in reversed(shown)]
-    axis.set(yticks=range(len(shown)), yticklabels=names, xlabel="Regret of the most accurate reward model (LM performance)")
-    axis.set_ylim(-0.7, len(shown) - 0.3)
-    handles = [Line2D([], [], color=color, linewidth=2, label=status) for status, color in STATUS_COLORS.items()]
-    legend(figure, handles, 3)
+    upwards = rows.iloc[::-1]
+    for place, row in enumerate(upwards.itertuples()):
+        color, (size, marker) = STATUS_COLORS[row.status], (36, "D") if row.pooled else (20, "o")
+        axis.plot([row.low, row.high], [place, place], color=color, linewidth=1.6)
+        axis.scatter([row.regret], [place], color=color, s=size, marker=marker, zorder=3)
+    axis.set(yticks=range(len(rows)), yticklabels=list(upwards["name"]), xlabel="regret (LM performance)")
+    axis.set_ylim(-0.7, len(rows) - 0.3)
     axis.grid(visible=False, axis="y")
-    return figure
+    return Drawing([axis], [line(status, color=color, linewidth=2) for status, color in STATUS_COLORS.items()])
 
 
 @style()
 def in_brief(summary: pd.DataFrame) -> Figure:
-    """The primary comparison and what the rule makes of it, in one picture for those who have not opened the book."""
+    """The primary comparison and the answer that follows, in one picture for those who have not opened the book."""
     runs = primary(summary)
-    decision, figure = verdict(runs, resamples=200), accuracy_and_performance(runs)
-    words = decision.headline
-    if decision.primary and np.isfinite(decision.primary.of.regret.low):
-        regret = decision.primary.of.regret
-        words += f" Regret {regret.estimate:.3f} (95 % interval {regret.low:.3f} to {regret.high:.3f})."
+    decision, (shown, tasks, policies) = verdict(runs, resamples=200), _accuracies(runs)
+    figure = Figure(figsize=(7.5, 2.9 * len(policies) + 0.5), layout="constrained", facecolor="white")
+    axes = figure.subplots(len(policies), len(tasks), squeeze=False).flat
+    for axis, (policy, task) in zip(axes, product(policies, tasks), strict=True):
+        _accuracy_panel(axis, shown[(shown["task"] == task) & (shown["policy"] == policy)], task)
+        axis.set_title(titled(task, policy, policies))
+    figure.legend(handles=_accuracy_legend(shown), loc="outside lower center", ncols=3)
+    words = answer(decision, runs.loc[(runs["arm"] == PRIMARY) & usable(runs), "id"].nunique())
     figure.suptitle(textwrap.fill(words, 100), x=0.01, ha="left", fontsize=9)
     return figure
 
 
 @style()
-def ablation(table: pd.DataFrame, of: Ablation) -> Figure:
+def ablation(table: pd.DataFrame, of: Ablation) -> Drawing:
     """LM performance against accuracy (rows of :func:`paradox_utils.analysis.ablations.pairs`): dots are runs, lines means by
     rank of accuracy; the base is grey."""
-    looks = {BASE: (FAINT, of.base)} | {
-        arm: (color, words) for (arm, words), color in zip(of.arms.items(), sns.color_palette("colorblind"), strict=False)
-    }
-    figure, axes = panels(1, 1, 2.6)
-    axis = axes[0, 0]
+    arms = zip(of.arms.items(), COLORS, strict=False)
+    looks = {BASE: (FAINT, of.base)} | {arm: (color, words) for (arm, words), color in arms}
+    axis = panel(2, 2.8)
     for arm, (color, words) in looks.items():
         own = table[table["arm"] == arm]
         rank = own.groupby("rm_seed")["accuracy"].rank()
         means = own.groupby(rank)[["accuracy", OUTCOME]].mean()
         axis.scatter(own["accuracy"], own[OUTCOME], color=color, s=12, alpha=0.6, linewidth=0)
         axis.plot(means["accuracy"], means[OUTCOME], color=color, marker="o", markersize=4, label=words)
-    axis.set(title=of.title, xlabel="RM accuracy (share)", ylabel="LM performance (share)")
-    axis.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
-    return figure
+    axis.set(xlabel="RM accuracy (share)", ylabel="LM performance (share)")
+    return Drawing([axis], axis.lines)
+
+
+@style()
+def changes(effects: pd.DataFrame, words: Mapping[str, str], margin: float) -> Drawing:
+    """What each choice changes (rows of :func:`paradox_utils.analysis.ablations.effects`), a row a choice (``words``: arm → its
+    name), a colour a measure, with 95 % intervals; the band is what does not matter."""
+    arms = [arm for arm in words if arm in effects.index.get_level_values("arm")]
+    looks = dict(zip(QUESTIONS, zip(COLORS, MARKERS, strict=False), strict=False))
+    axis = panel(1, 0.9 + 0.56 * max(1, len(arms)))
+    axis.axvspan(-margin, margin, color=BAND, zorder=0)
+    axis.axvline(0, color=FAINT, linewidth=0.8)
+    for place, arm in enumerate(reversed(arms)):
+        for (measure, row), height in zip(effects.loc[arm].iterrows(), (0.22, 0, -0.22), strict=False):
+            color, marker = looks[str(measure)]
+            axis.plot([row["low"], row["high"]], [place + height] * 2, color=color, linewidth=1.4)
+            axis.scatter([row["change"]], [place + height], color=color, marker=marker, s=20, zorder=3)
+    names = [textwrap.fill(words[arm], 30) for arm in reversed(arms)]
+    axis.set(yticks=range(len(arms)), yticklabels=names, xlabel="change (LM performance)")
+    axis.grid(visible=False, axis="y")
+    return Drawing([axis], [dot(name, color=color, marker=marker) for name, (color, marker) in looks.items()])

@@ -34,14 +34,19 @@ def pages() -> list[Path]:
 
 def stamp(path: Path) -> dict[str, str]:
     """Hashes of a page's code, parameters and data, by which executing it again would show the same, and of its outputs."""
-    schema, page = _schema(path), read_page(path)
-    parameters = config.check(schema, _assigned(page, path), where=shown(path)).model_dump(mode="json")
+    given = parameters_of(path)
+    parameters = given.model_dump(mode="json")
     return {
         "code": identity.page_code(path),
         "parameters": _digest([json.dumps(parameters, sort_keys=True).encode()]),
-        "data": _digest(_contents(_data(schema, parameters))),
-        "outputs": _outputs(page),
+        "data": _digest(_contents(_data(type(given), parameters))),
+        "outputs": _outputs(read_page(path)),
     }
+
+
+def parameters_of(path: Path) -> config.Stage:
+    """The parameters of a page: those of its schema, with the values that its cell tagged ``parameters`` gives."""
+    return config.check(_schema(path), assigned(read_page(path), path), where=shown(path))
 
 
 def _outputs(page: NotebookNode) -> str:
@@ -70,7 +75,7 @@ def _schema(path: Path) -> type[config.Stage]:
     return schema
 
 
-def _assigned(notebook: NotebookNode, path: Path) -> dict[str, Any]:
+def assigned(notebook: NotebookNode, path: Path) -> dict[str, Any]:
     """Names and literal values of the cell tagged ``parameters``."""
     cell = next(cell for cell in notebook.cells if cell.cell_type == "code" and "parameters" in cell.metadata.get("tags", []))
     values = {}
@@ -87,7 +92,7 @@ def _assigned(notebook: NotebookNode, path: Path) -> dict[str, Any]:
 def _data(schema: type[config.Stage], parameters: Mapping[str, Any]) -> list[Path]:
     """What a page reads: the project's files that its parameters name, and the fixtures where it may start from one."""
     named = [files.resolve(value) for value in parameters.values() if isinstance(value, str) and value]
-    if issubclass(schema, config.FeedbackParameters | config.RewardModel | config.PPO):
+    if issubclass(schema, config.FeedbackParameters | config.RewardModel | config.PPO | config.Choose):
         named.append(files.ROOT / "fixtures")
     return [path for path in named if path.exists() and path.is_relative_to(files.ROOT)]
 

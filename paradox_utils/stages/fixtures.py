@@ -8,7 +8,7 @@ from pathlib import Path
 
 from paradox_utils import config, threads
 from paradox_utils.data.records import write_feedback
-from paradox_utils.data.tasks import TASKS
+from paradox_utils.data.tasks import MARKED
 from paradox_utils.files import for_task, resolve, say
 from paradox_utils.stages import reward_model, supervised
 from paradox_utils.stages.feedback import collect
@@ -29,7 +29,7 @@ def build(scratch: Path) -> None:
     _replace(scratch / "model", resolve(config.FIXTURE_POLICY))
     records = collect(config.FeedbackParameters(prompts=FEEDBACK_PROMPTS))
     write_feedback(resolve(config.FIXTURE_FEEDBACK), records)
-    for task in TASKS:
+    for task in MARKED:
         p = config.RewardModel(task=task, **REWARD_MODELS[task])
         results, _ = reward_model.train_reward_model(p, scratch / task)
         say(f"{task} {results['checkpoints'][-1]}")

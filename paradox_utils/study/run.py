@@ -183,14 +183,14 @@ def summarise(name: str, runs: list[Run], analyse: bool = True) -> int:
     """Write the tables, print them and every failure, execute the analysis notebook; 1 if anything is missing, else 0."""
     rows, problems = tables.write(name, runs)
     shown = ["task", "route", "setting", "rm_step", "rm_accuracy", "lm_performance_start", "lm_performance_final", "status"]
-    if len(rows):  # a study may train reward models and no policy
+    if len(rows):
         say(rows[shown].fillna("").to_string(index=False, float_format="{:.3f}".format))
-    complete = not analyse or rows.empty or analysis(name, rows)
+    complete = not analyse or not len(rows) or analysis(name, rows)  # without a policy there is nothing to analyse
     if problems:
         open_runs = sum(not finished(name, run) for run in runs)
         say("\n".join([f"study {name}: {open_runs} of {len(runs)} runs are not finished", *problems]))
         say(f"  executed notebooks and logs of failures: {plan.work_folder(name, 'ID')}")
-    say(f"summary: {plan.results_folder(name)}/summary.csv")
+    say(f"summary: {plan.results_folder(name)}/{'summary' if len(rows) else 'reward_models'}.csv")
     return 0 if complete and not problems else 1
 
 
@@ -202,8 +202,8 @@ def analysis(name: str, rows: pd.DataFrame) -> bool:
     if not source.is_file():
         return True
     digest = hashlib.sha256(identity.page_code(source).encode())
-    for table in tables.TABLES:
-        digest.update((results / f"{table}.csv").read_bytes())
+    for path in (results / f"{table}.csv" for table in tables.TABLES):
+        digest.update(path.read_bytes() if path.is_file() else b"")  # picks and sets are not in every study
     if not (stamp.is_file() and files.read_json(stamp)["key"] == digest.hexdigest() and target.is_file()):
         stamp.unlink(missing_ok=True)
         target.unlink(missing_ok=True)  # yesterday's analysis must not pass for today's

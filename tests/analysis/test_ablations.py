@@ -183,9 +183,9 @@ def test_the_figure_draws_runs_and_means_of_ranks():
     own = base(HAND)
     made = pd.concat([own, changed(own, "ablation-kl-high", (0.1, 0.1, 0.1))])
     pairs, of = ablations.pairs(made), ablations.named(made, parameters_of(made))[3]
-    axis = draw.ablation(pairs, of).axes[0]
-    assert axis.get_title("left") == of.title
-    assert [text.get_text() for text in axis.get_legend().get_texts()] == ["0.3", "kl low", "0.7"]
+    drawing = draw.ablation(pairs, of)
+    (axis,) = drawing.panels
+    assert [mark.get_label() for mark in drawing.legend] == ["0.3", "kl low", "0.7"]
     grey, missing, high = axis.lines
     means = np.array([(0.5 + 0.9 + 0.6) / 3, (0.6 + 0.6 + 0.7) / 3, 0.7])
     np.testing.assert_allclose(grey.get_ydata(), means)

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from paradox_utils.analysis import lottery, tables
+from paradox_utils.analysis import lottery, outcomes
 from paradox_utils.analysis.lottery import KINDS
 
 
@@ -19,7 +19,7 @@ def curve(run, hacked):
 def study(rows):
     """A summary and its curves of rows (arm, rm_step, rm_seed, hacked, LM performance), and task and policy besides."""
     summary = pd.DataFrame(rows).assign(id=lambda t: [f"r{n}" for n in range(len(t))], status="ok")
-    summary = summary.assign(**{tables.READINGS["as measured"]: summary.pop("performance")})
+    summary = summary.assign(**{outcomes.READINGS["as measured"]: summary.pop("performance")})
     curves = pd.concat([curve(run, bad) for run, bad in zip(summary["id"], summary.pop("bad"), strict=True)])
     return summary, curves
 

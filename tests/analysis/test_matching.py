@@ -71,3 +71,17 @@ def test_a_smoothed_model_is_taken_where_it_is_as_accurate():
 def test_the_first_trainings_are_taken():
     picked = pd.DataFrame({"task": ["relevance"] * 6, "rm_seed": [7, 7, 5, 5, 9, 9], "kind": ["a", "b"] * 3})
     assert matching.first(picked, 2)["rm_seed"].tolist() == [7, 7, 5, 5]
+
+
+def test_ranks_are_spaced_evenly_in_the_papers_range():
+    steps = {5: 0.3, 10: 0.501, 15: 0.551, 20: 0.549, 25: 0.6, 30: 0.652, 40: 0.66, 60: 0.7, 80: 0.74, 90: 0.8}
+    rows = [{"task": "relevance", "rm_seed": 7, "arm": "models", "step": step, "accuracy": a} for step, a in steps.items()]
+    rows += [row | {"rm_seed": 8} for row in rows if row["accuracy"] < 0.66]  # 0.3 is too low; four are left, two are alike
+    rows += [row | {"arm": "steps"} for row in rows]
+    found = matching.spaced(pd.DataFrame(rows).sample(frac=1, random_state=0))
+    assert set(found["rm_seed"]) == {7}
+    # even steps: 0.501, 0.561, 0.621, 0.680, 0.74; 0.551 and 0.549 are alike, so the earlier; 0.7 is nearer to 0.680 than 0.66
+    assert found["step"].tolist() == [10, 15, 25, 60, 80]
+    assert found["accuracy"].is_monotonic_increasing
+    with_0_68 = [*rows, rows[0] | {"step": 50, "accuracy": 0.68}]
+    assert matching.spaced(pd.DataFrame(with_0_68))["step"].tolist() == [10, 15, 25, 50, 80]

@@ -96,6 +96,9 @@ def test_fits_recover_a_made_curve():
     assert found["end"][0] == pytest.approx(first.loc[first["update"] == 30, "true"].mean())
     beyond = overoptimisation.fits_by_third(fitted_world(alpha=0.35), resamples=100)  # peaks at exp(2.5) = 12
     assert not beyond["located"].any()
+    counted = overoptimisation.turned(pd.concat([found, beyond]))
+    assert (counted["groups"], counted["peak located"]) == (6, 3)
+    assert counted["end ÷ farthest √KL"] == pytest.approx(5.5 / 6)
 
 
 def test_a_peak_is_located_only_with_a_fall_and_within_the_mean_run_s_distances():

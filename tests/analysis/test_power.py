@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from paradox_utils.analysis import power, statistics, tables, verdict
+from paradox_utils.analysis import outcomes, power, statistics, tables, verdict
 from tests.worlds import (
     TASKS,
     curves_of,
@@ -302,11 +302,11 @@ def test_the_page_runs_on_a_pilot(folders, tmp_path):
     names = run_page("10", study(crossed(), tmp_path), tmp_path / "out", **folders)
     rates = names["chosen"]
     assert rates.columns.tolist() == ["relevance", "completeness", "mean", "standard error"]
-    assert rates.index.tolist() == [0.0001, 0.001, "before PPO"]
+    assert rates.index.tolist() == ["0.0001", "0.001", "before PPO"]
     means = rates.drop(columns="standard error").to_numpy(float)
     np.testing.assert_allclose(means, [[0.7, 0.3, 0.5], [0.4, 0.9, 0.65], [0.5, 0.1, 0.3]])
     assert rates["standard error"].isna().tolist() == [False, True, True]  # of one seed there is none
-    assert rates.loc[0.0001, "standard error"] == pytest.approx(0, abs=1e-12)  # both seeds have 0.5 over the tasks
+    assert rates.loc["0.0001", "standard error"] == pytest.approx(0, abs=1e-12)  # both seeds have 0.5 over the tasks
     assert names["best"].name == 0.001
     assert names["changed"].loc[("its own rate", "all"), "status"] == "not supported"
     assert names["changes"]["own rate"].tolist() == pytest.approx([1e-3 * 19 / 20] * 3)  # the largest of a schedule
@@ -335,4 +335,4 @@ def test_scores_of_a_made_study_agree_with_its_summary(tmp_path):
     made = crossed(tasks=TASKS[:1], rm_seeds=1, ppo_seeds=1)
     questions_of(made, questions=4000).to_csv(tmp_path / "questions.csv", index=False)
     good, segments = tables.scores(tables.load_questions(tmp_path), made["id"])
-    assert good.sum() / segments.sum() == pytest.approx(made[tables.READINGS["as measured"]][0], abs=0.01)
+    assert good.sum() / segments.sum() == pytest.approx(made[outcomes.READINGS["as measured"]][0], abs=0.01)

@@ -48,7 +48,7 @@ def test_all_points_are_there_in_the_paper_s_order(data):
 
 def test_every_number_of_the_method_is_that_of_the_tables(data):
     text = (BOOK / "method.md").read_text(encoding="utf-8")
-    section = text[text.index("| policy | task | best RM") : text.index("- **One seed, and a maximum")]
+    section = text[text.index("| policy | task | best RM") :]
     printed = re.findall(r"(?<!\w)[+−]?\d+(?:\.\d+)?", re.sub(r"`[^`]*`", "", section))
     standing, peaks, numbers = published.standing(data.markers), published.peaks(data.markers), []
     for row, peak in zip(standing.itertuples(), peaks["peak"], strict=True):
@@ -331,12 +331,12 @@ def test_curves_give_the_paper_s_bars(data):
 
 
 def test_figures_have_a_panel_a_pair(data, chance):
-    assert len(plots.points(data.markers).axes) == 9
-    assert len(plots.clusters(data.markers).axes) == 3
-    assert len(plots.ranks(chance.pairs).axes) == 2
+    assert len(plots.points(data.markers).panels) == 9
+    assert len(plots.clusters(data.markers).panels) == 3
+    assert len(plots.ranks(chance.pairs).panels) == 2
     few = data.curves.groupby(["policy", "task", "rm_role", "metric"]).head(50)
-    assert len(plots.curves(few, "raw_reward").axes) == 9
-    assert len(plots.variance_parts(published.curve_variances(few, data.training)).axes) == 2
+    assert len(plots.curves(few, "raw_reward").panels) == 9
+    assert len(plots.variance_parts(published.curve_variances(few, data.training)).panels) == 2
 
 
 @pytest.mark.parametrize(
@@ -359,3 +359,35 @@ def test_the_steps_of_mean_rewards_tell_the_size_of_a_rollout(data, policy, task
         steps = {n: values * n / size for n in (2, 4, 8, 16, 32, 64, 128)}
         found.add(next(n for n, step in steps.items() if ((step - step.round()).abs() < 1e-3).all()))
     assert found == rollouts
+
+
+# --- chance bands -------------------------------------------------------------------------------------------------------
+
+
+def test_bands_of_three_rms_by_hand():
+    """Thirds of one RM each: s = 1, error √(2/3), and in every order the farthest mean is 1 away: bands are 1 ± 1."""
+    found = published.bands(markers([0.5, 0.6, 0.7], [2.0, 0.0, 1.0]), 200, seed=0)
+    assert found["mean"].tolist() == [2, 0, 1]
+    assert found["error"].to_numpy() == pytest.approx(np.sqrt(2 / 3))
+    assert found["low"].to_numpy() == pytest.approx(0)
+    assert found["high"].to_numpy() == pytest.approx(2)
+
+
+def test_all_means_lie_in_their_bands_as_often_as_they_should():
+    """Two policies, whose values follow no accuracy: of 400 worlds, about 20 have a mean outside."""
+    random, outside = np.random.default_rng(0), 0
+    accuracy = np.linspace(0.5, 0.7, 12)
+    for world in range(400):
+        tables = [markers(accuracy, random.normal(size=12), policy=policy) for policy in "ab"]
+        found = published.bands(pd.concat(tables), 400, seed=world)
+        outside += not found["mean"].between(found["low"], found["high"]).all()
+    assert stats.binom.cdf(outside, 400, 0.05) > 0.001
+    assert stats.binom.sf(outside - 1, 400, 0.05) > 0.001
+
+
+def test_bands_do_not_depend_on_unit_or_zero():
+    made = markers(np.linspace(0.5, 0.7, 9), np.random.default_rng(1).normal(size=9))
+    scaled = made.assign(lm_performance=3 * made["lm_performance"] + 10)
+    one, other = published.bands(made, 300, seed=2), published.bands(scaled, 300, seed=2)
+    assert other["low"].to_numpy() == pytest.approx(3 * one["low"].to_numpy() + 10)
+    assert one["models"].tolist() == [3, 3, 3]

@@ -6,10 +6,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from paradox_utils.analysis import regime, tables
+from paradox_utils.analysis import outcomes, regime
 from paradox_utils.analysis.comparison import ALL
 
-FINAL, ROBUST = (tables.READINGS[reading] for reading in regime.PRIMARY)
+FINAL, ROBUST = (outcomes.READINGS[reading] for reading in regime.PRIMARY)
 UPDATES = 11
 
 
@@ -84,7 +84,7 @@ def trajectories(top, others, seeds=8):
             score = performance + noise[rank]
             row = {"task": "relevance", "policy": "small", "arm": "steps", "route": "steps", "setting": "", "rm_seed": seed}
             row |= {"ppo_seed": seed, "rm_step": rank, "rm_accuracy": accuracy, "status": "ok", "ended": True}
-            row |= {"id": f"r{seed}-{rank}", FINAL: score, ROBUST: 0.5 + noise[rank], tables.VALIDATION: score}
+            row |= {"id": f"r{seed}-{rank}", FINAL: score, ROBUST: 0.5 + noise[rank], outcomes.VALIDATION: score}
             rows.append(row)
     return pd.DataFrame(rows)
 

@@ -5,11 +5,10 @@ import pandas as pd
 import pytest
 
 from paradox_utils import config, files
-from paradox_utils.analysis import cost, published, tables, verdict
+from paradox_utils.analysis import cost, outcomes, published, tables, verdict
 from tests.worlds import (
     ACCURACIES,
     TASKS,
-    curves_of,
     flat,
     inverted_u,
     lost,
@@ -30,7 +29,7 @@ def test_load_returns_the_table(tmp_path):
     made = world(flat, rm_seeds=1, ppo_seeds=1)
     found = tables.load_summary(written(made, tmp_path))
     pd.testing.assert_frame_equal(found[made.columns], made, check_dtype=False)
-    assert found[tables.VALIDATION].isna().all()  # there are no curves
+    assert found[outcomes.VALIDATION].isna().all()  # there are no curves
 
 
 def test_load_says_what_is_wrong_and_what_to_do(tmp_path):
@@ -126,32 +125,6 @@ def test_every_reader_refuses_through_the_same_door(load, name, text, tmp_path):
         load(tmp_path)
 
 
-def test_arms_with_names_of_their_own_are_shown_where_none_is_called_steps():
-    made = nested(rising, rm_seeds=2, tasks=TASKS[:1])
-    own = [made.assign(arm=arm) for arm in ("wide", "narrow", "ablation-base")]
-    controls = [
-        named(made, arm, route) for arm, route in (("perfect", "dial"), ("noisy", "label-noise"), ("known-paradox", "dial"))
-    ]
-    summary = pd.concat([*own, *controls], ignore_index=True)
-    assert set(tables.steps(summary)["arm"]) == {"wide", "narrow"}
-    assert set(tables.primary(summary)["arm"]) == {"wide", "narrow", "perfect"}
-    summary = pd.concat([summary, made, named(made, "exact")], ignore_index=True)  # a name that the analysis knows decides
-    assert set(tables.steps(summary)["arm"]) == {"steps"}
-    assert set(tables.primary(summary)["arm"]) == {"steps", "exact"}
-
-
-def test_known_truths_and_ablations_are_kept_apart():
-    made = pd.concat([world(rising, rm_seeds=1), world(flat, rm_seeds=1).assign(arm="known-paradox")])
-    assert set(tables.main_arms(made)["arm"]) == {"steps"}
-
-
-def test_contrasts_pair_ppo_seeds_and_rank_by_accuracy():
-    made = world(flat, rm_seeds=1, ppo_seeds=2, accuracies=(0.6, 0.9, 0.75), tasks=("relevance",))
-    made["lm_performance_final"] = [0.1, 0.2, 0.5, 0.7, 0.9, np.nan]  # steps 0, 40 (most accurate), 80; seeds 0 and 1
-    found = tables.contrasts(made)
-    np.testing.assert_allclose(found.loc[0], [0, 0.9 - 0.5, (0.1 - 0.5 + 0.2 - 0.7) / 2])
-
-
 def test_curves_are_read_packed_or_not(tmp_path):
     assert tables.load_curves(tmp_path).empty
     made = pd.DataFrame({"id": ["01", "01"], "update": [0, 1], "rm_agreement": [0.5, np.inf]})
@@ -162,36 +135,6 @@ def test_curves_are_read_packed_or_not(tmp_path):
     assert np.isnan(packed["rm_agreement"][1])  # what has nothing to agree in
     made.head(1).to_csv(tmp_path / "curves.csv", index=False)
     assert len(tables.load_curves(tmp_path)) == 1  # a study's own table, not the recorded one
-
-
-# --- what curves add ---
-
-
-def test_at_no_distance_nothing_is_matched():
-    made = world(flat, rm_seeds=1, tasks=("relevance",))
-    curves = curves_of(made)
-    curves.loc[curves["id"] == made["id"].iloc[0], "kl"] = -0.01  # an estimate may be; then this run gets nowhere
-    found = tables.with_curves(made, curves.assign(test_lm_performance=0.5, test_true_return=0.5))
-    assert found[["kl_matched", "lm_performance_matched", "true_return_matched"]].isna().all(axis=None)
-
-
-def test_matched_kl_interpolates_along_the_distance():
-    made = world(flat, rm_seeds=1, ppo_seeds=1, accuracies=(0.7, 0.9), tasks=("relevance",))
-    curves = []
-    for run, kls, scores in zip(
-        made["id"], ([0.0, 4.0, 4.0], [0.0, 1.0, 1.0]), ([0.5, 0.7, 0.7], [0.5, 0.9, 0.9]), strict=True
-    ):
-        curves.append(
-            pd.DataFrame({"id": run, "update": [0, 10, 11], "kl": kls, "lm_performance": scores, "test_lm_performance": scores})
-        )
-    found = tables.with_curves(made, pd.concat(curves))
-    assert found[tables.VALIDATION].tolist() == [0.7, 0.9]
-    smooth = [np.sqrt([np.mean([0, 4, 4]), 4]), np.sqrt([np.mean([0, 1, 1]), 1])]  # a KL is averaged with its neighbours'
-    assert found["kl_matched"].tolist() == [1, 1]  # the largest that both reach
-    assert found["lm_performance_matched"].tolist() == pytest.approx([0.5 + 0.2 / smooth[0][0], 0.9])
-    assert found["matched_early"].tolist() == [1, 0]  # before the evaluation after the start
-    apart = tables.with_curves(made.assign(arm=["steps", "dial"]), pd.concat(curves))
-    assert apart["kl_matched"].tolist() == pytest.approx([4, 1])  # another arm's runs are no part of the comparison
 
 
 # --- checkpoints ---
@@ -227,7 +170,7 @@ def test_runs_know_what_their_other_tables_say(tmp_path):
     found = tables.load_summary(tmp_path)
     np.testing.assert_allclose(found["lm_performance_floored"], [3 / 6, 4 / 10, 1.2 / 3, np.nan])
     np.testing.assert_allclose(found["rm_error_share"], [0.3, np.nan, np.nan, np.nan])
-    assert tables.usable(found, "brevity-robust").tolist() == [True, True, True, False]
+    assert outcomes.usable(found, "brevity-robust").tolist() == [True, True, True, False]
 
 
 # --- the page ---
@@ -273,17 +216,18 @@ def test_the_page_runs_on_a_whole_study(tmp_path):
     spaced = names["spaced"].loc["relevance"]
     assert spaced["largest step"] == pytest.approx(np.mean([own.max() for own in ordered]))
     assert spaced["even step"] == pytest.approx(np.mean([own.mean() for own in ordered]))
-    controls = names["table"]["lm performance"].droplevel(["task", "policy"])
+    controls = names["both"]["lm_performance"].droplevel(["task", "policy"])
     exact = made.loc[made["arm"] == "exact", "lm_performance_final"].mean()
     assert controls.to_dict() == pytest.approx({"before PPO": 0.5, "exact": exact}, abs=1e-3)
     assert names["exact"].loc["relevance", "atlas-t5"] == pytest.approx(exact)
     assert names["above"].loc[("relevance", "atlas-t5"), "above"] == (steps["lm_performance_final"] > exact).sum()
     assert names["numbers"]["power"] == names["powered"]
-    assert "(3 units" in names["powered"]
+    assert names["units"] == 3
+    assert f"{names['seen']:.1%} of studies" in names["powered"]
     by_rank = names["by_rank"].loc["relevance"]
     assert by_rank.index.tolist() == [1, 2, 3, 4, 5, 6]
-    assert by_rank["rm accuracy"].is_monotonic_increasing
-    assert by_rank["greedy length"].is_monotonic_increasing
+    assert by_rank["rm_accuracy"].is_monotonic_increasing
+    assert by_rank["greedy_length"].is_monotonic_increasing
     assert {name: v.status for name, v in names["known"].items()} == names["truths"]
     assert set(names["summary"]["arm"]) == {"steps", "exact"}
     assert "known-paradox" in (tmp_path / "out" / "result.json").read_text()

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from paradox_utils.analysis import comparison, statistics, tables, verdict
+from paradox_utils.analysis import comparison, outcomes, phrases, statistics, verdict
 from tests.worlds import ACCURACIES, TASKS, decide, flat, inverted_u, named, nested, rising, world
 
 # --- the rule ---
@@ -136,7 +136,7 @@ def test_a_known_truth_without_a_finished_run_is_left_out():
 def test_selection_is_on_validation_questions_and_payment_on_test_questions():
     made = world(flat, rm_seeds=4, ppo_seeds=1, noise=0.0, tasks=("relevance",))
     made["lm_performance_final"] = 0.5 + (made["rm_step"] == 80) * 0.3
-    made[tables.VALIDATION] = 0.5 + (made["rm_step"] == 40) * 0.3  # validation prefers another
+    made[outcomes.VALIDATION] = 0.5 + (made["rm_step"] == 40) * 0.3  # validation prefers another
     found = decide(made).primary.of
     assert (found.regret.estimate, found.further.chosen.estimate) == (0, 0)
     assert found.regret.high == pytest.approx(0.3)
@@ -165,7 +165,7 @@ def test_controls_do_not_enter():
 def test_of_equal_accuracies_the_later_step_is_the_most_accurate():
     made = world(flat, rm_seeds=1, ppo_seeds=1, tasks=("relevance",)).assign(rm_accuracy=0.7)
     made["lm_performance_final"] = 0.5 + made["rm_step"] / 1000  # the last step is the best, and counts as the most accurate
-    assert tables.contrasts(made).loc[0].max() == 0
+    assert outcomes.contrasts(made).loc[0].max() == 0
 
 
 def test_failed_diverged_and_blocked_runs_are_counted_and_said():
@@ -176,7 +176,7 @@ def test_failed_diverged_and_blocked_runs_are_counted_and_said():
     made.loc[lost, "ended"] = [True, False, True]
     made.loc[lost, ["lm_performance_final", "rm_accuracy"]] = np.nan
     found = decide(made)
-    assert tables.run_counts(made) == (
+    assert phrases.run_counts(made) == (
         "68 of 72 PPO runs finished; 2 diverged (1 with a performance at its end, which counts), 1 failed, 1 not started."
     )
     finding = found.findings[0]
@@ -258,8 +258,8 @@ def test_trajectories_with_few_finished_reward_models_have_no_shape():
 
 def test_failed_rows_with_a_number_do_not_count():
     made = world(flat, rm_seeds=3, tasks=("relevance",))
-    assert not tables.usable(made.assign(status="failed")).any()
-    assert not tables.usable(made.assign(lm_performance_final=np.inf)).any()
+    assert not outcomes.usable(made.assign(status="failed")).any()
+    assert not outcomes.usable(made.assign(lm_performance_final=np.inf)).any()
     nothing = decide(pd.concat([made.assign(status="failed"), made.assign(task="factuality", rm_step=0.0)]))
     assert all("no run against a measured reward model finished" in verdict.sentence(f) for f in nothing.findings)
 
@@ -267,7 +267,7 @@ def test_failed_rows_with_a_number_do_not_count():
 def test_without_clean_labels_the_noisy_accuracy_stands_in():
     made = world(rising, rm_seeds=3)
     found = decide(made.assign(rm_accuracy=np.nan))
-    assert tables.accuracy_kind(made.assign(rm_accuracy=np.nan)) == "rm_accuracy_noisy"
+    assert outcomes.accuracy_kind(made.assign(rm_accuracy=np.nan)) == "rm_accuracy_noisy"
     assert found.primary.of.regret == decide(made).primary.of.regret
 
 

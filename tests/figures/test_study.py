@@ -6,17 +6,17 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from paradox_utils.analysis import comparison, power, statistics, tables, verdict
+from paradox_utils.analysis import answer, comparison, outcomes, power, statistics, verdict
 from paradox_utils.figures import study as draw
 from tests.worlds import TASKS, decide, flat, inverted_u, named, nested, offsets, questions_of, rising, world
 
 
 def test_main_figure_shows_every_checkpoint_and_the_most_accurate():
     made = world(inverted_u, rm_seeds=2, ppo_seeds=2)
-    figure = draw.accuracy_and_performance(made)
-    assert [axis.get_title("left") for axis in figure.axes] == ["Relevance", "Factuality", "Completeness"]
-    rings = [c for c in figure.axes[0].collections if c.get_sizes()[0] == 110]
-    models = tables.reward_models(made[made["task"] == "relevance"])
+    panels = draw.accuracy_and_performance(made).panels
+    assert [axis.get_title("left") for axis in panels] == ["Relevance", "Factuality", "Completeness"]
+    rings = [c for c in panels[0].collections if c.get_sizes()[0] == 110]
+    models = outcomes.reward_models(made[made["task"] == "relevance"])
     tops = models.loc[models.groupby("rm_seed")["accuracy"].idxmax(), ["accuracy", "performance"]].to_numpy()
     np.testing.assert_allclose(np.concatenate([ring.get_offsets() for ring in rings]), tops)
     with pytest.raises(ValueError, match="no run of the routes"):
@@ -26,7 +26,7 @@ def test_main_figure_shows_every_checkpoint_and_the_most_accurate():
 def test_main_figure_keeps_arms_apart():
     made = nested(rising, rm_seeds=2, tasks=TASKS[:1])
     both = pd.concat([made.assign(arm="wide"), made.assign(arm="narrow", lm_performance_final=0.3)], ignore_index=True)
-    (axis,) = draw.accuracy_and_performance(both).axes
+    (axis,) = draw.accuracy_and_performance(both).panels
     rings = np.concatenate([c.get_offsets() for c in axis.collections if c.get_sizes()[0] == 110])
     tops = both.loc[both.groupby(["arm", "rm_seed"])["rm_accuracy"].idxmax(), ["rm_accuracy", "lm_performance_final"]]
     np.testing.assert_allclose(rings, tops.to_numpy())
@@ -36,7 +36,7 @@ def test_the_pilot_s_figure_shows_every_run_and_every_world():
     made = world(rising, rm_seeds=3, accuracies=(0.75,), noise=0.03)
     made.loc[0, "status"] = "failed"
     known = power.simulated_power(0.05, [3, 5], [0.06, 0.12], studies=10)
-    left, right = draw.pilot(made, known).axes
+    (left,), (right,) = draw.pilot(made).panels, draw.power_curves(known).panels
     assert [text.get_text() for text in left.texts] == list(TASKS)
     done = made["lm_performance_final"][1:]
     np.testing.assert_allclose(np.sort(offsets(left)[:, 1]), np.sort(done))
@@ -51,6 +51,25 @@ def test_the_pilot_s_figure_shows_every_run_and_every_world():
         "plateau",
     ]
     np.testing.assert_allclose(right.lines[1].get_ydata(), known.query("regret == 0.12 and world == 'inverted U'")["right"])
+
+
+def test_power_by_effect_shows_both_verdicts_and_the_marks():
+    known = power.simulated_power(0.05, [5], [0.12, 0.03], studies=20)
+    (axis,) = draw.power_by_effect(known, {"margin": 0.04}).panels
+    own = known[known["world"] == "inverted U"].sort_values("regret")
+    assert [text.get_text() for text in axis.texts] == ["margin\n0.040"]
+    for line, name in zip(axis.lines, ("right", "wrong"), strict=False):
+        np.testing.assert_allclose(np.transpose(line.get_data()), own[["regret", name]])
+
+
+def test_changes_stand_in_a_row_a_choice_with_their_intervals():
+    rows = [("a", "LM performance", 0.1, 0.0, 0.2), ("a", "slope", -0.1, -0.3, 0.1), ("b", "LM performance", 0.0, -0.1, 0.1)]
+    found = pd.DataFrame(rows, columns=["arm", "measure", "change", "low", "high"]).set_index(["arm", "measure"])
+    drawing = draw.changes(found, {"a": "one", "b": "another", "c": "not run"}, 0.04)
+    (axis,) = drawing.panels
+    assert [label.get_text() for label in axis.get_yticklabels()] == ["another", "one"]
+    assert {tuple(place) for place in np.round(offsets(axis), 2)} == {(0.1, 1.22), (-0.1, 1.0), (0.0, 0.22)}
+    assert [mark.get_label() for mark in drawing.legend] == ["LM performance", "slope", "lead"]
 
 
 def test_levels_average_ranks_over_trajectories():
@@ -83,16 +102,16 @@ def test_routes_draw_a_line_an_arm_in_the_panels_of_its_task_and_policy():
     exact = named(nested(flat, rm_seeds=2, accuracies=(1.0,)), "exact")  # does not vary: a dotted line
     waiting = steps.assign(policy="waiting", status="not started", id=lambda t: "w" + t["id"])  # has no panels yet
     summary = pd.concat([steps, large, dial, exact, waiting])
-    figure = draw.routes(summary, questions_of(summary).set_index("id"), resamples=20)
-    assert [axis.get_title("left") for axis in figure.axes] == [
+    drawing = draw.routes(summary, questions_of(summary).set_index("id"), resamples=20)
+    assert [axis.get_title("left") for axis in drawing.panels] == [
         f"{task.capitalize()}\n{policy}" for policy in ("atlas-t5", "large") for task in TASKS
     ]
-    assert [len(axis.containers) for axis in figure.axes] == [1, 2, 1, 1, 0, 0]
-    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["steps", "dial"]
-    line = figure.axes[0].containers[0].lines[0]
+    assert [len(axis.containers) for axis in drawing.panels] == [1, 2, 1, 1, 0, 0]
+    assert [mark.get_label() for mark in drawing.legend][:2] == ["steps", "dial"]
+    line = drawing.panels[0].containers[0].lines[0]
     table = draw.levels(steps[steps["task"] == TASKS[0]], pd.DataFrame(), resamples=20, seed=0)
     np.testing.assert_allclose(line.get_xydata(), table[["accuracy", "performance"]])
-    rules = [[one.get_linestyle() for one in axis.lines if len(one.get_xdata()) == 2] for axis in figure.axes]
+    rules = [[one.get_linestyle() for one in axis.lines if len(one.get_xdata()) == 2] for axis in drawing.panels]
     assert rules == [["--", ":"]] * 3 + [["--"]] * 3
 
 
@@ -116,8 +135,7 @@ def test_forest_draws_what_the_rule_can_decide():
         finding(0.9, missing=("seeds",)),
         finding(np.nan),
     ]
-    figure = draw.forest(found, 0.04)
-    axis = figure.axes[0]
+    (axis,) = draw.forest(found, 0.04).panels
     names = [label.get_text() for label in axis.get_yticklabels()]
     assert names == ["dial · relevance · t5", "steps · relevance · t5", "steps · all tasks · t5"]
     bars = axis.lines[1:]
@@ -131,10 +149,7 @@ def test_forest_draws_what_the_rule_can_decide():
 @pytest.mark.parametrize(("seeds", "outcome"), [(5, "not supported"), (2, "undecided")])
 def test_the_picture_in_brief_says_what_the_rule_says(seeds, outcome):
     summary = pd.concat([nested(rising, rm_seeds=seeds), named(nested(inverted_u, rm_seeds=5), "known-paradox")])
-    figure, decision = draw.in_brief(summary), verdict.verdict(tables.main_arms(summary))
-    title = " ".join(figure.get_suptitle().split())
+    figure, decision = draw.in_brief(summary), verdict.verdict(outcomes.main_arms(summary))
     assert decision.status == outcome
-    assert title.startswith(decision.headline)
-    regret = decision.primary.of.regret
-    assert f"Regret {regret.estimate:.3f} (95 % interval {regret.low:.3f} to" in title
+    assert " ".join(figure.get_suptitle().split()) == answer.answer(decision, seeds * 18)  # 6 checkpoints of 3 tasks
     assert [axis.get_title("left") for axis in figure.axes] == [task.capitalize() for task in TASKS]

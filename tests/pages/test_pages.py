@@ -53,7 +53,7 @@ def root(tmp_path, monkeypatch):
 @pytest.fixture
 def book(root):
     """The real book with pages that need no training."""
-    for name in ("_config.yml", "_toc.yml"):
+    for name in ("_config.yml", "_toc.yml", "CITATION.cff", "CHANGELOG.md"):
         shutil.copy(PROJECT / name, root)
     shutil.copytree(PROJECT / "book", root / "book", ignore=shutil.ignore_patterns("__pycache__"))
     analysis(root / "notebooks" / staging.ANALYSIS, "the stored verdict")
@@ -286,19 +286,27 @@ def test_staging_leaves_the_sources_alone_and_stages_every_page(book):
     toc = yaml.safe_load((target / "_toc.yml").read_text())
     listed = [toc["root"], *(chapter["file"] for part in toc["parts"] for chapter in part["chapters"])]
     prose = [name for name in listed if name.startswith("book/")]
-    assert len(prose) == 13
+    assert len(prose) == 18
     assert all((target / f"{name}.md").is_file() for name in prose)
     assert {p.name for p in (target / "notebooks").iterdir()} == {"04-ppo.ipynb", staging.ANALYSIS}
     assert all((PROJECT / f"{name}.ipynb").is_file() for name in listed if name.startswith("notebooks/"))
 
 
-def test_a_study_brings_its_own_analysis(book):
+def test_a_study_s_own_analysis_stands_beside_that_of_the_book(book):
     analysis(book / "results" / "mine" / staging.ANALYSIS, "it's my verdict")
-    staged = staging.stage(Path("results/mine")) / "notebooks" / staging.ANALYSIS
-    assert "my verdict" in staged.read_text()
-    assert "stored verdict" in (book / "notebooks" / staging.ANALYSIS).read_text()
+    target = staging.stage(Path("results/mine"))
+    assert "my verdict" in (target / "notebooks" / "your-run.ipynb").read_text()
+    assert "stored verdict" in (target / "notebooks" / staging.ANALYSIS).read_text()
+    listed = re.findall(r"file: (\S+)", (target / "_toc.yml").read_text())
+    assert listed[listed.index("notebooks/your-run") - 1] == f"notebooks/{Path(staging.ANALYSIS).stem}"
+    first = (target / "book" / "introduction.md").read_text()
+    places = [first.index(f"{page}::answer:s") for page in (staging.ANALYSIS, "your-run.ipynb")]
+    assert places == sorted(places)  # the recorded study first
     assert staging.verdict(Path("results/mine")) == "it's my verdict"
     assert staging.verdict() == "the stored verdict"
+    alone = staging.stage()
+    assert not (alone / "notebooks" / "your-run.ipynb").exists()
+    assert "your-run" not in (alone / "_toc.yml").read_text() + (alone / "book" / "introduction.md").read_text()
 
 
 def test_a_missing_study_costs_nothing(book, capsys):
@@ -308,17 +316,22 @@ def test_a_missing_study_costs_nothing(book, capsys):
     assert (book / "_build" / "html").is_dir()
 
 
-def test_the_pages_need_no_network(book):
+def test_the_pages_need_no_network_and_link_to_figures_and_words(book):
     target = staging.stage()
     toc = {"format": "jb-book", "root": "book/page", "chapters": [{"file": "book/references"}, {"file": "notebooks/04-ppo"}]}
     (target / "_toc.yml").write_text(yaml.safe_dump(toc))
     citations = "".join(f"{{cite:p}}`{key}`" for key in bibliography())
-    (target / "book" / "page.md").write_text(f"# A page\n\n{citations}\n\n$$\n\\frac{{a}}{{b}}\n$$\n")
+    figure = '<figure class="drawing" id="one"><figcaption><span class="figure-number">Figure 7</span> A.</figcaption></figure>'
+    words = f"{figure}\n\nSee [](#one): a {{term}}`rank`.\n\n:::{{glossary}}\nrank\n  A *place*.\n:::"
+    (target / "book" / "page.md").write_text(f"# A page\n\n{words}\n\n{citations}\n\n$$\n\\frac{{a}}{{b}}\n$$\n")
     options = ["--path-output", book, "--all", "-W", "-n", "--keep-going"]
     built = subprocess.run([BIN / "jupyter-book", "build", target, *options], cwd=book, capture_output=True, text=True)
     assert built.returncode == 0, built.stderr[-2000:]
     html = book / "_build" / "html"
-    assert "<mfrac>" in (html / "book" / "page.html").read_text()
+    page = (html / "book" / "page.html").read_text()
+    assert "<mfrac>" in page
+    assert re.search(r'<a class="reference internal" href="#one">.*Figure 7', page)
+    assert re.search(r'href="#term-rank" aria-describedby="([\w-]+)">rank</a><span [^>]*id="\1">A place\.<', page)
     for page in html.rglob("*.html"):
         fetched = re.findall(r"<(?:script|link|img|iframe)\b[^>]*(?:src|href)=[\"']((?:https?:)?//[^\"']+)", page.read_text())
         assert fetched == [], f"{page.name} fetches {fetched}"

@@ -10,7 +10,8 @@ import psutil
 import pytest
 
 from paradox_utils import files
-from paradox_utils.analysis.tables import load_summary, run_counts
+from paradox_utils.analysis.phrases import run_counts
+from paradox_utils.analysis.tables import load_summary
 from paradox_utils.config import study
 from paradox_utils.study import plan, tables
 from tests.study.test_run import GUARD, ended, project, run_study, start_study, wait_for, write_notebook  # noqa: F401 (project is a fixture)

@@ -172,8 +172,11 @@ PLANNED = {
     "lottery-screen": 480,
     "lottery": 0,
     "choose-backtest": 0,
+    "regime": 288,
     "qa-feedback-dev": 1,
 } | {f"qa-feedback-t5-{size}": 64 for size in ("small", "base", "large")}
+GRADED = {"people-quick", "people-semeval", "people-evouna", "people-evouna-known"}  # which train reward models alone
+PLANNED |= dict.fromkeys([*GRADED, "people-qa-feedback"], 0)
 
 
 def test_every_config_is_planned_below():
@@ -258,17 +261,23 @@ def test_the_projects_configs_are_valid(project, name, ppo):
     runs = plan.plan(study.load_study(path))
     rows = [run for run in runs if run.stage == "ppo"]
     tasks = {run.labels["task"] for run in runs if run.stage == "reward_model"} | {run.labels["task"] for run in rows}
-    assert name == "lottery" or tasks == {
-        "relevance",
-        "factuality",
-        "completeness",
-    }
+    assert (
+        name in GRADED
+        or name == "lottery"
+        or tasks
+        == {
+            "relevance",
+            "factuality",
+            "completeness",
+        }
+    )
     if ppo:
         assert len(rows) == ppo
         assert sum(run.parameters["reward"] == "dial" for run in rows) == {
             "quick": 3,
             "atlas-headroom": 9,
             "atlas-learning-rate": 36,
+            "regime": 288,
         }.get(name, 0)
 
 

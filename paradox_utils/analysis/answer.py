@@ -1,0 +1,89 @@
+"""The words of the first page: a study's answer, what it says of choosing a reward model, and how far it can be trusted.
+
+Plain sentences for practitioners about what :mod:`paradox_utils.analysis.verdict` decides and the other analyses measure.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+from paradox_utils.analysis import statistics
+from paradox_utils.analysis.comparison import families, unit_contrasts
+from paradox_utils.analysis.hacking import CONTROLS
+from paradox_utils.analysis.overoptimisation import THIRDS
+from paradox_utils.analysis.phrases import count, estimate, listed
+from paradox_utils.analysis.statistics import Interval
+from paradox_utils.analysis.teachers import BEFORE
+from paradox_utils.analysis.verdict import MARGIN, Verdict
+
+
+def answer(decision: Verdict, runs: int) -> str:
+    """Whether to train against the most accurate reward model, by a study's verdict; ``runs``: those that decide."""
+    if decision.primary is None or decision.status == "undecided":
+        return decision.headline
+    regret, opening = decision.primary.of.regret, {"supported": "No", "not supported": "Yes"}[decision.status]
+    trainings = f"{count(runs, 'PPO run')} on {count(regret.units, 'training')} of reward models"
+    return (
+        f"{opening}, on average over tasks. In {trainings}, choosing the most accurate checkpoint over a less accurate one "
+        f"cost {estimate(regret)} of LM performance; {MARGIN} was fixed beforehand as what matters."
+    )
+
+
+def caveat(decision: Verdict) -> str:
+    """What the answer does not cover: a rank of accuracy for each task, instead of one for all."""
+    within = decision.primary.of.further.within if decision.primary else None
+    if decision.primary is None or within is None or not np.isfinite(within.low):
+        return "The answer is an average over tasks and policies."
+    return (
+        "The answer is an average over tasks and policies, for one rank of accuracy common to all tasks. With a rank of its "
+        f"own for each task the cost is {estimate(within)}: {decision.primary.within}."
+    )
+
+
+def worth(runs: pd.DataFrame) -> str:
+    """What the most accurate reward model of a training is worth beside the least accurate one, from the runs of one arm."""
+    units = unit_contrasts(families(runs))
+    if len(units) < 2:
+        return "These runs do not tell what accuracy is worth."
+    gain = statistics.mean_interval(-units.iloc[:, -1].to_numpy(dtype=float))
+    return (
+        "From the least to the most accurate checkpoint of a training, the LM performance that they teach changes by "
+        f"{estimate(gain, '+z.3f')}, over {count(gain.units, 'training')}."
+    )
+
+
+def foreknown(correlations: pd.DataFrame) -> str:
+    """Which measure of a reward model before PPO goes best with the gain (rows of :func:`teachers.correlations`)."""
+    found = correlations[(correlations["task"] == "all") & correlations["measure"].isin(BEFORE)]
+    found = found.dropna(subset=["low"]).set_index("measure")
+    if found.empty:
+        return "These runs do not tell what else can be known of a reward model before PPO."
+    best = found["correlation"].abs().idxmax()
+    said = (
+        f"Of {count(len(found), 'measure')} known before PPO, {BEFORE[best]} goes best with what PPO gains: correlation "
+        f"{_related(found.loc[best])}"
+    )
+    if "rm_accuracy" in found.index and best != "rm_accuracy":
+        said += f"; {BEFORE['rm_accuracy']} has {_related(found.loc['rm_accuracy'])}"
+    if best == "best_of_n":
+        said += ". It takes judgements of the responses chosen, as accuracy takes labels"
+    return f"{said}."
+
+
+def fooled(turns: pd.DataFrame) -> str:
+    """How often a policy learned to please its reward model and nothing else (rows of :func:`hacking.turns`)."""
+    known = turns[~turns["arm"].isin(CONTROLS)].dropna(subset=["hacked"])
+    if known.empty:
+        return "These runs do not tell how often a policy comes to please its reward model alone."
+    struck = known[known["hacked"].astype(bool)]
+    said = f"In {len(struck)} of {count(len(known), 'run')} the reward paid rose while the true one fell"
+    if struck.empty:
+        return f"{said}."
+    by_third = struck["third"].value_counts()
+    where = [f"{by_third[place]} in the {name}" for place, name in enumerate(THIRDS) if place in by_third]
+    return f"{said}: {listed(where)} of reward models."
+
+
+def _related(row: pd.Series) -> str:
+    return estimate(Interval(row["correlation"], row["low"], row["high"], 0), "+z.2f")

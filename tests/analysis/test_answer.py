@@ -1,0 +1,62 @@
+"""The first page says in plain words what a study decides and measures."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from paradox_utils.analysis import answer
+from tests.worlds import TASKS, decide, flat, inverted_u, nested, rising
+
+
+@pytest.mark.parametrize(
+    ("curve", "seeds", "opening"),
+    [(rising, 5, "Yes, on"), (inverted_u, 5, "No, on"), (flat, 2, "Undecided")],
+)
+def test_the_answer_follows_the_verdict(curve, seeds, opening):
+    decision = decide(nested(curve, rm_seeds=seeds))
+    said = answer.answer(decision, 90)
+    assert said.startswith(opening)
+    if seeds == 5:
+        regret = decision.primary.of.regret
+        assert "In 90 PPO runs on 15 trainings of reward models, " in said
+        assert f"{abs(regret.low):.3f} to {abs(regret.high):.3f}" in said.replace("−", "")
+    else:
+        assert said == decision.headline
+
+
+def test_the_caveat_has_the_cost_with_a_rank_for_each_task():
+    decision = decide(nested(rising, rm_seeds=5))
+    within = decision.primary.of.further.within
+    assert f"to {abs(within.high):.3f}): {decision.primary.within}." in answer.caveat(decision).replace("to −", "to ")
+    assert "average" in answer.caveat(decide(nested(flat).assign(arm="other")))
+
+
+def test_accuracy_is_worth_what_the_most_accurate_adds_to_the_least():
+    made = nested(rising, rm_seeds=3, tasks=TASKS[:1], noise=0)
+    ends = made.sort_values("rm_accuracy").groupby("rm_seed")["lm_performance_final"]
+    gain = (ends.last() - ends.first()).mean()
+    assert f"changes by +{gain:.3f} (95 % interval +" in answer.worth(made)
+    assert "over 3 trainings" in answer.worth(made)
+    assert f"changes by −{gain:.3f}" in answer.worth(made.assign(lm_performance_final=1 - made["lm_performance_final"]))
+    assert "do not tell" in answer.worth(made.head(0))
+
+
+def test_what_is_known_before_ppo_is_compared_with_accuracy():
+    rows = [("all", "rm_accuracy", 0.6, 0.5, 0.7), ("all", "best_of_n", -0.8, -0.9, -0.7)]
+    rows += [("relevance", "rm_f1", 0.9, 0.8, 1.0), ("all", "kl_level", 0.99, 0.9, 1.0)]  # one task; along the run
+    found = pd.DataFrame(rows, columns=["task", "measure", "correlation", "low", "high"])
+    said = answer.foreknown(found)
+    assert said.startswith("Of 2 measures known before PPO, LM performance of best-of-n")
+    assert "−0.80 (95 % interval −0.90 to −0.70); accuracy on held-out feedback has +0.60" in said
+    assert ";" not in answer.foreknown(found.head(1))
+    assert "do not tell" in answer.foreknown(found.head(0))
+
+
+def test_runs_that_please_their_reward_model_alone_are_counted_by_third():
+    rows = {"arm": ["steps"] * 4 + ["length"], "third": [0, 2, 1, 1, np.nan]}
+    turns = pd.DataFrame(rows).assign(hacked=pd.array([True, True, False, pd.NA, True], dtype="boolean"))
+    said = answer.fooled(turns)
+    assert said.startswith("In 2 of 3 runs")
+    assert "1 in the least accurate third and 1 in the most accurate third of reward models" in said
+    assert answer.fooled(turns[2:3]) == "In 0 of 1 run the reward paid rose while the true one fell."
+    assert "do not tell" in answer.fooled(turns.tail(1))
