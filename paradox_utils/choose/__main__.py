@@ -44,9 +44,9 @@ def run(p: config.Choose) -> int:
     folder = files.resolve(p.out)
     folder.mkdir(parents=True, exist_ok=True)
     asked = work.stamp(p)
-    done = folder / "choice.json"
-    if done.is_file() and (known := files.read_json(done, way_out="remove it")).get("stamp") == asked:
-        say(f"{known['sentence']}\n\nAnswered before; {folder / 'page.html'} has the whole.")
+    done, page = folder / "choice.json", folder / "page.html"
+    if done.is_file() and page.is_file() and (known := files.read_json(done, way_out="remove it")).get("stamp") == asked:
+        say(f"{known['sentence']}\n\nAnswered before; {page} has the whole.")
         return 0
     done.unlink(missing_ok=True)  # what was asked before must not pass for this
     started = time.perf_counter()
@@ -54,7 +54,7 @@ def run(p: config.Choose) -> int:
     report.write_page(folder, choice, Path(p.out).name)
     said = report.sentence(choice)
     work.write(folder, choice, {"stamp": asked, "sentence": said, "seconds": round(time.perf_counter() - started, 1)})
-    say(f"{report.printed(choice)}\n\nThe page: {folder / 'page.html'}")
+    say(f"{report.printed(choice)}\n\nThe page: {page}")
     return 0
 
 

@@ -19,7 +19,7 @@ import torch
 from paradox_utils import config, files, threads
 from paradox_utils.choose import inputs
 from paradox_utils.choose.inputs import Asked, Key
-from paradox_utils.choose.scorers import Item, Scorer, load_scorer
+from paradox_utils.choose.scorers import ELSE, Item, Scorer, load_scorer
 from paradox_utils.data.records import DataError
 from paradox_utils.policies.models import ModelError
 from paradox_utils.rewards.measures import ROUNDING
@@ -60,8 +60,8 @@ def score(candidate: config.Candidate, p: config.Choose, asked: Sequence[Asked],
     else:
         try:
             found = apart(_by_model, candidate, p, list(asked), list(held_out))
-        except BrokenProcessPool:
-            found = Scored(blocked="its process was killed, or crashed; it may need more memory than there is")
+        except ModelError as error:
+            found = Scored(blocked=str(error))
     values = np.array(list(found.scores.values()))
     if not found.blocked and not np.isfinite(values).all():
         found.blocked = f"{np.mean(~np.isfinite(values)):.0%} of its scores are not finite; try float32 weights, or another"
@@ -72,11 +72,17 @@ def score(candidate: config.Candidate, p: config.Choose, asked: Sequence[Asked],
 
 
 def apart(function: Callable[..., Result], *arguments: Any) -> Result:
-    """The function's result, from a process of its own, forked from one that has loaded the libraries and nothing else."""
+    """The function's result, from a process of its own, forked from one that has loaded the libraries and nothing else.
+
+    Raises :class:`ModelError` where that process dies.
+    """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["paradox_utils.choose.candidates", "paradox_utils.choose.sampling"])
     with ProcessPoolExecutor(1, mp_context=context) as pool:
-        return pool.submit(function, *arguments).result()
+        try:
+            return pool.submit(function, *arguments).result()
+        except BrokenProcessPool as error:
+            raise ModelError("the process at work was killed, or crashed; it may need more memory than there is") from error
 
 
 def _from_file(path: str, asked: Sequence[Asked]) -> Scored:
@@ -117,6 +123,10 @@ def _by_model(candidate: config.Candidate, p: config.Choose, asked: list[Asked],
         return Scored(blocked=str(error))
     except torch.OutOfMemoryError:
         return Scored(blocked=f"does not fit the GPU's memory with batch = {p.batch}; lower it, or set device = 'cpu'")
+    except Exception as error:
+        if not candidate.trust_remote_code:
+            raise
+        return Scored(blocked=f"its own code failed ({type(error).__name__}: {error}); {ELSE}")
 
 
 def items(asked: Sequence[Asked]) -> list[Item]:

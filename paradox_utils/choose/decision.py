@@ -49,18 +49,19 @@ def standing(readings: Sequence[Reading], good: Array, size: Array, *, resamples
     prompt's responses).
 
     A gain is Σ good / Σ size of the reading, less that of the policy. Prompts are drawn with replacement, the same for all
-    candidates; intervals end as those of :func:`~paradox_utils.analysis.statistics.cluster_bootstrap`.
+    candidates; intervals end as those of :func:`~paradox_utils.analysis.statistics.cluster_bootstrap`, and what is resampled
+    spreads as far: few prompts look surer than they are. Two prompts at least.
     """
     prompts = len(good)
     times = np.random.default_rng(seed).multinomial(prompts, np.full(prompts, 1 / prompts), size=resamples).astype(float)
     gains = gains_of(readings, good, size, times)
     found = gains_of(readings, good, size, np.ones((1, prompts)))[0]
-    inflated = found + (gains - found) * math.sqrt(prompts / max(1, prompts - 1))
-    errors = inflated.std(0, ddof=1) if prompts > 1 else np.full(len(found), np.nan)
-    intervals = [student(gain, error, prompts) for gain, error in zip(found, errors, strict=True)]
-    best = inflated.max(1, keepdims=True)
-    ties = inflated >= best - 1e-12
-    return Standing(intervals, (ties / ties.sum(1, keepdims=True)).mean(0), (best - inflated).mean(0))
+    away = (gains - found) * math.sqrt(prompts / (prompts - 1))
+    intervals = [student(gain, error, prompts) for gain, error in zip(found, away.std(0, ddof=1), strict=True)]
+    drawn = found + away * stats.t.ppf(0.975, prompts - 1) / stats.norm.ppf(0.975)
+    best = drawn.max(1, keepdims=True)
+    ties = drawn >= best - 1e-12
+    return Standing(intervals, (ties / ties.sum(1, keepdims=True)).mean(0), (best - drawn).mean(0))
 
 
 def gains_of(readings: Sequence[Reading], good: Array, size: Array, times: Array) -> Array:

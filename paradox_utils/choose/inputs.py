@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jinja2 import TemplateError
 
 from paradox_utils import config, data, files
 from paradox_utils.config import ParameterError
@@ -31,8 +32,9 @@ Key = tuple[str, str]  # of a response: prompt_id, response_id
 PROMPT = ("prompt", "question", "input", "instruction", "messages")
 RESPONSE = ("response", "completion", "answer", "output")
 JUDGED = ("score", "label", "reward", "rating")  # columns that are taken for a judgement
-WINNERS = {"1": 0, "2": 1, "response_1": 0, "response_2": 1, "a": 0, "b": 1, "tie": None, "0": None}
+WINNERS = {"1": 0, "2": 1, "response_1": 0, "response_2": 1, "a": 0, "b": 1, "tie": None}
 WAY_OUT = "mend the line, or leave it out"
+LFS = "version https://git-lfs.github.com/spec/"  # opens what Git LFS leaves in place of a file that was not fetched
 
 
 @dataclass
@@ -99,6 +101,8 @@ def rows(source: str) -> Iterator[tuple[str, dict[str, Any]]]:
 
 def _lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     text = files.read_text(path, "name another file")
+    if text.startswith(LFS):
+        raise DataError(f"{path}: is a Git LFS pointer in place of the file: run `git lfs pull` in its repository")
     if ".csv" in path.suffixes:
         for number, row in enumerate(csv.DictReader(io.StringIO(text, newline="")), 2):
             yield f"{path}, line {number}", row
@@ -279,26 +283,36 @@ def read_scores(path: str, asked: Sequence[Asked]) -> dict[Key, float]:
 
 def judge(p: config.Choose, asked: Sequence[Asked], by_model: Mapping[Key, float] | None) -> None:
     """Fill in what the oracle, a file of scores, or a model (``by_model``) says of the responses."""
+    scores = read_scores(p.judgement, asked) if p.judgement.endswith(TABLES) else by_model
     if p.judgement == "oracle" or (p.judgement == "auto" and p.has_oracle and p.judge is None):
         exact = data.oracle_of(p, p.task)
         for prompt in asked:
             texts = list(prompt.responses.values())
             good, size = counts(exact([prompt.question] * len(texts), texts, data.segments_of(p, texts, p.task)), p.task)
             prompt.judged = dict(zip(prompt.responses, zip(good, map(float, size), strict=True), strict=True))
-        return
-    scores = by_model
-    if p.judgement.endswith(TABLES):
-        scores = read_scores(p.judgement, asked)
-    if scores is not None:
+    elif scores is not None:
         for prompt in asked:
             own = {name: (scores[prompt.id, name], 1.0) for name in prompt.responses if (prompt.id, name) in scores}
             prompt.judged = own
-    several = any(len(prompt.judged) > 1 for prompt in asked)
-    if not several and (scores is not None or any(prompt.judged for prompt in asked)):
+    several = sum(len(prompt.judged) > 1 for prompt in asked)
+    if several < 2 and (scores is not None or any(prompt.judged for prompt in asked)):
         raise ParameterError(
-            f"judgement = {p.judgement!r}: no prompt has two judged responses, so none can be compared; judge more, or set "
-            "judgement = 'none'"
+            f"judgement = {p.judgement!r}: {several or 'no'} prompt has two judged responses, and how sure a choice is shows "
+            "between prompts, two or more; judge more, or set judgement = 'none'"
         )
+
+
+def templated(tokenizer: Any, prompt: str | Messages, answer: str | None = None) -> str:
+    """Prompt and answer by a tokenizer's chat template; without an answer, up to where it begins.
+
+    Raises :class:`DataError` where the template takes no such messages.
+    """
+    said = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
+    whole = said if answer is None else [*said, {"role": "assistant", "content": answer}]
+    try:
+        return tokenizer.apply_chat_template(whole, tokenize=False, add_generation_prompt=answer is None)
+    except TemplateError as error:
+        raise DataError(f"its chat template refuses these messages ({error}); give prompts in roles that it knows") from error
 
 
 def grid(asked: Sequence[Asked], values: Mapping[Key, float]) -> np.ndarray:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import base64
 import html
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -15,6 +14,8 @@ from paradox_utils import files
 from paradox_utils.choose.decision import LEVEL, Decision
 from paradox_utils.choose.run import Choice
 from paradox_utils.figures import choose as draw
+from paradox_utils.figures.show import Shown, show
+from paradox_utils.figures.table import column, interval, table
 
 LITTLE = 0.25  # of the farthest candidate's KL: one that moves the policy less is held back by the penalty
 TIES = 0.2  # of the pairs
@@ -42,16 +43,16 @@ UNKNOWN = {
 def sentence(choice: Choice) -> str:
     """The answer."""
     decision, names = choice.decision, _listed(choice.decision.names)
-    table = choice.table.set_index("candidate")
+    known = choice.table.set_index("candidate")
     if decision.kind == "unjudged":
         return "No judgement given: nothing is ranked. Judge the responses of to_judge.jsonl, where the candidates differ most."
     if decision.kind == "train":
-        best = table.loc[decision.names[0]]
+        best = known.loc[decision.names[0]]
         return f"Train with {names}: predicted gain {_gain(best)}, the best with probability {best['probability']:.3g}."
     if decision.kind == "none":
-        best = table.iloc[0]
-        return f"Train with none of them: the best, {table.index[0]}, is predicted to make the policy worse ({_gain(best)})."
-    return f"{names}: these judgements cannot tell. {_more(decision)}{_cost(table, decision)}"
+        best = known.iloc[0]
+        return f"Train with none of them: the best, {known.index[0]}, is predicted to make the policy worse ({_gain(best)})."
+    return f"{names}: these judgements cannot tell. {_more(decision)}{_cost(known, decision)}"
 
 
 def _more(decision: Decision) -> str:
@@ -60,9 +61,9 @@ def _more(decision: Decision) -> str:
     return f"About {decision.more:,} more judged prompts would."
 
 
-def _cost(table: pd.DataFrame, decision: Decision) -> str:
+def _cost(known: pd.DataFrame, decision: Decision) -> str:
     first = decision.names[0]
-    lost = table.loc[first, "regret"]
+    lost = known.loc[first, "regret"]
     return f" Until then {first}: choosing it costs {f'{lost:.3f}' if lost >= 0.001 else 'less than 0.001'} on average."
 
 
@@ -78,43 +79,38 @@ def _listed(names: Sequence[str]) -> str:
 
 def ranked(choice: Choice) -> pd.DataFrame:
     """The table in brief: a row a candidate, the best first (in the given order where nothing is judged)."""
-    table = choice.table
-    brief = pd.DataFrame(index=pd.Index(table["candidate"], name="candidate"))
-    if "gain" in table:
-        intervals = [f"{row.low:+.3f} to {row.high:+.3f}" if row.low == row.low else "" for row in table.itertuples()]
-        brief["predicted gain"] = [_signed(value) for value in table["gain"]]
-        brief["95 % interval"] = intervals
-        brief["P(best)"] = [f"{value:.2f}" if value == value else "" for value in table["probability"]]
-        brief["expected regret"] = [f"{value:.3f}" if value == value else "" for value in table["regret"]]
-        brief["KL"] = [f"{value:.2f}" if value == value else "" for value in table["kl"]]
-        brief["accuracy (ties)"] = [
-            f"{row.accuracy:.3f} ({row.tied:.0%})" if row.accuracy == row.accuracy else "" for row in table.itertuples()
-        ]
-    else:
-        brief["variance within prompts"] = [f"{value:.3g}" for value in table["variance"]]
+    known = choice.table.set_index("candidate")
+    if "gain" not in known:
+        names = {"variance": "variance within prompts", "length_correlation": "correlation with length"}
+        return known[[*names]].rename(columns=names)
+    names = {"gain": "predicted gain", "probability": "P(best)", "regret": "expected regret", "kl": "KL", "tied": "ties"}
+    shown = known.rename(columns=names)
+    shown["95 % interval"] = interval(known["low"], known["high"])
+    return shown[["predicted gain", "95 % interval", "P(best)", "expected regret", "KL", "accuracy", "ties"]]
+
+
+def why(choice: Choice) -> dict[str, str]:
+    """What stands out of each candidate, in words."""
     length = choice.facts["length_correlation"]
     length = 0.0 if math.isnan(length) else length
-    brief["why"] = ["; ".join(reasons(table, row, length)) for _, row in table.iterrows()]
-    return brief
+    return {row["candidate"]: "; ".join(reasons(choice.table, row, length)) for _, row in choice.table.iterrows()}
 
 
-def _signed(value: float) -> str:
-    return f"{value:+.3f}" if value == value else ""
-
-
-def reasons(table: pd.DataFrame, row: pd.Series, judged_length: float) -> list[str]:
+def reasons(known: pd.DataFrame, row: pd.Series, judged_length: float) -> list[str]:
     """What stands out of a candidate, in words; ``judged_length``: rank correlation of the judgement with length, 0 without."""
     if row["blocked"]:
         return [f"blocked: {row['blocked']}"]
     said = []
-    if "gain" in table and row["gain"] == row["gain"]:
+    if "gain" in known and row["gain"] == row["gain"]:
         if row["high"] < 0:
             said.append("makes the policy worse")
-        if row["kl"] < LITTLE * table["kl"].max():
+        elif row["low"] < 0:
+            said.append("its gain is not clear of zero")
+        if row["kl"] < LITTLE * known["kl"].max():
             said.append("its reward is too small beside the KL penalty to move the policy")
         if row["limit"] == "samples":
             said.append(f"read at KL {row['kl']:.2f}: these samples show no farther")
-        if row["accuracy"] < table["accuracy"].max() - APART:
+        if row["accuracy"] < known["accuracy"].max() - APART:
             said.append(f"orders {row['wrong']:.0%} of the pairs wrong")
     if row.get("tied", 0) > TIES:
         said.append(f"calls {row['tied']:.0%} of the pairs equal")
@@ -131,6 +127,19 @@ def reasons(table: pd.DataFrame, row: pd.Series, judged_length: float) -> list[s
     return said or ["nothing stands out"]
 
 
+def by_accuracy(choice: Choice) -> str:
+    """What choosing by accuracy on these responses would come to."""
+    known = choice.table.set_index("candidate")
+    if "gain" not in known:
+        return "Nothing is judged, so no accuracy is known."
+    first, most = known.index[0], known[known["accuracy"] >= known["accuracy"].max() - 1e-9]
+    if list(most.index) == [first]:
+        return f"Yes: {first} is also the most accurate on these responses."
+    said = " and ".join(f"{name} (predicted gain {gain:+.3f})" for name, gain in most["gain"].items())
+    beside = "" if first in most.index else f", where {first} has {known.loc[first, 'gain']:+.3f}"
+    return f"No: the most accurate on these responses {'are' if len(most) > 1 else 'is'} {said}{beside}."
+
+
 def foot(choice: Choice) -> str:
     """On what the answer stands."""
     facts = choice.facts
@@ -145,52 +154,66 @@ def foot(choice: Choice) -> str:
     return f"{said}. A choice is made where a candidate is the best in {LEVEL:.1%} of resampled sets of prompts."
 
 
-def figure(choice: Choice) -> bytes:
-    """The curves, as a PNG."""
-    shown = io.BytesIO()
-    draw.curves(choice.curves, choice.best_of, choice.table, choice.facts["start"]).savefig(shown, format="png", dpi=150)
-    return shown.getvalue()
+def drawn(choice: Choice) -> Shown:
+    """The one figure, where anything is judged."""
+    ends = choice.table.dropna(subset=["score"])
+    said = "; ".join(f"{row.candidate} {row.score:.3f} at KL {row.kl:.2f}" for row in ends.itertuples())
+    return show(
+        draw.curves(choice.curves, choice.best_of, choice.table, choice.facts["start"]),
+        name="choice-curves",
+        caption="**What each candidate would make of the policy**, from no training on the left to where the samples end. A "
+        "mark is where the recipe goes, with a 95 % interval for other prompts.",
+        alt=f"Judged score against KL from the policy, a curve a candidate. The policy itself has {choice.facts['start']:.3f}; "
+        f"the recipe reaches {said}.",
+        data=choice.curves,
+    )
+
+
+def listed(choice: Choice) -> Shown:
+    """The ranked table."""
+    said = "**The candidates, the best first**" if "gain" in choice.table else "**The candidates**, in no order"
+    return table(ranked(choice), name="choice-ranked", caption=f"{said}.", units={"KL": "nats"}, data=choice.table)
 
 
 def page(choice: Choice, title: str) -> str:
     """The whole answer as one HTML file."""
-    parts = [
-        f"<h1>{html.escape(sentence(choice))}</h1>",
-        ranked(choice).reset_index().to_html(index=False, escape=True, border=0),
-    ]
-    if len(choice.curves):
-        image = base64.b64encode(figure(choice)).decode()
-        alt = "Judged score against KL from the policy, a curve a candidate"
-        parts.append(f'<img alt="{alt}" src="data:image/png;base64,{image}">')
-        parts.append(
-            "<p>Each curve weighs the policy's own responses by exp(reward / β), from no training on the left to where the "
-            "samples end; the mark is where the recipe goes. Dots: the best of n.</p>"
-        )
-    parts += [f"<p>{html.escape(foot(choice))}</p>", "<h2>What this cannot know</h2>", "<table>"]
-    parts += [f"<tr><th>{html.escape(name)}</th><td>{html.escape(text)}</td></tr>" for name, text in UNKNOWN.items()]
-    body = "\n".join([*parts, "</table>"])
+    parts = [f"<h1>{html.escape(sentence(choice))}</h1>", f"<p>{html.escape(foot(choice))}</p>"]
+    parts += [shown(choice).html for shown in ((drawn, listed) if len(choice.curves) else (listed,))]
+    parts += ["<h2>What stands out of each</h2>", _terms(why(choice)), "<h2>What this cannot know</h2>", _terms(UNKNOWN)]
+    body = "\n".join(parts)
     return (
         f'<!doctype html>\n<html lang="en">\n<meta charset="utf-8">\n<title>{html.escape(title)}</title>\n'
         f"<style>{STYLE}</style>\n{body}\n</html>\n"
     )
 
 
+def _terms(said: Mapping[str, str]) -> str:
+    rows = (f"<dt>{html.escape(name)}</dt><dd>{html.escape(text)}</dd>" for name, text in said.items())
+    return f"<dl>{''.join(rows)}</dl>"
+
+
 STYLE = (
-    "body{font:16px/1.5 system-ui,sans-serif;color:#222;max-width:60rem;margin:2rem auto;padding:0 1rem}h1{font-size:1.4rem}"
-    "h2{font-size:1.1rem}table{border-collapse:collapse;font-size:.9rem}th,td{text-align:left;vertical-align:top;padding:.3rem "
-    ".6rem;border-bottom:1px solid #ddd}img{max-width:100%}"
+    "body{font:16px/1.5 system-ui,sans-serif;color:#222;max-width:48rem;margin:2rem auto;padding:0 1rem}h1{font-size:1.4rem}"
+    "h2{font-size:1.1rem}figure{margin:1.5rem 0}svg{width:100%}figcaption{font-size:.9rem}.scroll{overflow-x:auto}"
+    "table{border-collapse:collapse;font-size:.9rem}th,td{text-align:left;padding:.3rem .6rem;border-bottom:1px solid #ddd}"
+    ".number{text-align:right}.unit{font-weight:normal}dt{font-weight:600}dd{margin:0 0 .5rem}"
+    ".legend{list-style:none;display:flex;flex-wrap:wrap;gap:.2rem 1rem;padding:0;font-size:.85rem}"
+    ".legend svg{width:2rem;vertical-align:middle;margin-right:.3rem}"
 )
 
 
 def printed(choice: Choice) -> str:
     """The answer for a terminal."""
     brief = ranked(choice)
-    why = [f"  {name}: {reason}" for name, reason in brief.pop("why").items()]
-    return "\n".join([sentence(choice), "", brief.to_string(), "", *why, "", foot(choice)])
+    texts = pd.DataFrame({name: column(brief[name]) for name in brief}, index=brief.index)
+    stands = [f"  {name}: {said}" for name, said in why(choice).items()]
+    return "\n".join([sentence(choice), "", texts.to_string(), "", *stands, "", foot(choice)])
 
 
 def write_page(folder: Path, choice: Choice, title: str) -> None:
     """Leave ``page.html``, and its figure as ``curves.png`` where anything is judged."""
     files.write_text(folder / "page.html", page(choice, title))
     if len(choice.curves):
-        files.write_bytes(folder / "curves.png", figure(choice))
+        shown = io.BytesIO()
+        draw.in_brief(choice.curves, choice.best_of, choice.table, choice.facts["start"]).savefig(shown, format="png", dpi=150)
+        files.write_bytes(folder / "curves.png", shown.getvalue())

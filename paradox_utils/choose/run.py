@@ -19,6 +19,7 @@ from paradox_utils.choose.diagnostics import about, agreement, measures, off_pol
 from paradox_utils.choose.gain import Array, Reading
 from paradox_utils.choose.inputs import Asked
 from paradox_utils.choose.sampling import sample
+from paradox_utils.data.records import DataError
 from paradox_utils.policies.models import ModelError
 
 
@@ -60,8 +61,11 @@ def responses_of(p: config.Choose, tell: Tell = nobody) -> list[Asked]:
     asked = inputs.load(p)
     if not p.responses:
         tell(f"sampling {p.samples} responses to each of {len(asked)} prompts from {p.policy}")
-        for one, texts in zip(asked, apart(sample, p, asked), strict=True):
-            one.responses = {str(place): text for place, text in enumerate(texts)}
+        texts, cut = apart(sample, p, asked)
+        for one, own in zip(asked, texts, strict=True):
+            one.responses = {str(place): text for place, text in enumerate(own)}
+        if cut:
+            tell(f"{cut} prompts are longer than the policy reads (prompt_limit = {p.prompt_limit}) and were cut")
     return asked
 
 
@@ -74,6 +78,8 @@ def choose(p: config.Choose, folder: Path | None = None, tell: Tell = nobody) ->
     if folder:
         inputs.write_responses(folder / "responses.jsonl", asked)
     held_out = inputs.read_responses(p.held_out) if p.held_out else []
+    if p.held_out and not any(one.judged for one in held_out):
+        raise DataError(f"{p.held_out}: held_out: none of its responses is judged; add their scores or preferences")
     by = score(p.judge, p, asked) if p.judge else None
     if by and by.blocked:
         raise ModelError(f"judge: {by.blocked}")

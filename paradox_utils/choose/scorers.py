@@ -10,17 +10,19 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from safetensors import safe_open
 from transformers import (
     AutoConfig,
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
+    PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerFast,
 )
 from transformers.utils import logging as transformers_logging
 
 from paradox_utils import config, data, files
-from paradox_utils.choose.inputs import Messages
+from paradox_utils.choose.inputs import Messages, templated
 from paradox_utils.data.records import Question
 from paradox_utils.data.tasks import TASKS
 from paradox_utils.policies.models import (
@@ -97,9 +99,9 @@ def load_scorer(candidate: config.Candidate, p: config.Choose) -> Scorer:
         raise ModelError(f"{candidate.model!r}: labels no tokens, so `labels` has no effect; leave it out")
     column, options = 0, {"trust_remote_code": candidate.trust_remote_code}
     if not classifies_tokens:
-        column = _output(candidate, {0: "score"} if adapter and _has_head(candidate.model) else described.id2label)
+        column = _output(candidate, _labels(described, candidate.model) if adapter else described.id2label)
     kind = AutoModelForTokenClassification if classifies_tokens else AutoModelForSequenceClassification
-    network = _adapted(candidate.model, name, kind) if adapter else load_weights(kind, name, **options)
+    network = _adapted(adapter.parent, candidate.model, name, kind, options) if adapter else load_weights(kind, name, **options)
     tokenizer = load_tokenizer(
         candidate.model if adapter and beside(candidate.model, "tokenizer_config.json") else name, network
     )
@@ -112,7 +114,7 @@ def load_scorer(candidate: config.Candidate, p: config.Choose) -> Scorer:
 
 
 def _refuse_others(candidate: config.Candidate, kinds: Sequence[str], has_adapter: bool) -> None:
-    if any("pair" in kind.lower() for kind in [*kinds, Path(candidate.model).name]):
+    if any("pair" in kind.lower() for kind in kinds) or "pairrm" in Path(candidate.model).name.lower():
         raise ModelError(f"{candidate.model!r}: compares two responses and scores none by itself; {ELSE}")
     if not has_adapter and (writes := [kind for kind in kinds if kind.endswith(WRITERS)]):
         raise ModelError(
@@ -146,33 +148,48 @@ def _values(candidate: config.Candidate, labels: dict[int, str]) -> torch.Tensor
 # --- adapters -----------------------------------------------------------------------------------------------------------------
 
 
-def _has_head(name: str) -> bool:
-    """Whether an adapter brings the head of a classifier with it."""
-    from safetensors import safe_open
-
+def _outputs(name: str) -> int:
+    """Outputs of the head that an adapter brings; 0 where it brings none."""
     path = beside(name, "adapter_model.safetensors")
     if path is None:
         raise ModelError(f"{name!r}: holds no adapter_model.safetensors; save the adapter again, with its head")
     with safe_open(path, "pt") as saved:
-        return any(part in key.split(".") for key in saved.keys() for part in ("score", "classifier"))  # noqa: SIM118
+        whole = [key for key in saved.keys() if key.endswith(".weight") and "lora_" not in key]  # noqa: SIM118
+        heads = [key for key in whole if {"score", "classifier"} & set(key.split("."))]
+        return min((saved.get_slice(key).get_shape()[0] for key in heads), default=0)  # the last layer is the smallest
 
 
-def _adapted(name: str, base: str, kind: Any) -> PreTrainedModel:
-    """The base with the adapter's changes in it, and the head of whichever has one."""
+def _labels(described: PretrainedConfig, name: str) -> dict[int, str]:
+    """What the outputs of an adapter's head are called: as the base's, where these are as many."""
+    known, outputs = described.id2label, _outputs(name)
+    if not outputs and not any(kind.endswith("ForSequenceClassification") for kind in described.architectures or []):
+        raise ModelError(f"{name!r}: neither this adapter nor its base has a head; save it with modules_to_save=['score']")
+    return known if outputs in (0, len(known)) else {column: f"LABEL_{column}" for column in range(outputs)}
+
+
+def _adapted(folder: Path, name: str, base: str, kind: Any, options: dict[str, Any]) -> PreTrainedModel:
+    """The base with the changes of the adapter in ``folder`` in it, and the head of whichever has one."""
     try:
         from peft import PeftModel
     except ImportError as error:
         raise ModelError(
             f"{name!r}: is an adapter, which needs peft: run `pip install peft`, or save the merged model"
         ) from error
-    with_head = _has_head(name)
+    outputs = _outputs(name)
     try:
-        network = load_weights(kind, base, new_head=with_head, **({"num_labels": 1} if with_head else {}))
+        network = load_weights(kind, base, new_head=outputs > 0, **options, **({"num_labels": outputs} if outputs else {}))
     except ModelError as error:
         raise ModelError(
             f"{name!r}: neither this adapter nor its base has a head ({error}); save it with modules_to_save=['score']"
         ) from error
-    return PeftModel.from_pretrained(network, str(files.resolve(name))).merge_and_unload()
+    try:
+        return PeftModel.from_pretrained(network, str(folder)).merge_and_unload()
+    except Exception as error:  # peft raises anything at an adapter of another model
+        raise ModelError(f"{name!r}: does not fit its base {base!r} ({_first_line(error)}); save the merged model") from error
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 # --- reading texts ------------------------------------------------------------------------------------------------------------
@@ -258,9 +275,7 @@ class Reader:
         if layout == "chat":
             if not has_template:
                 raise ModelError(f"{self.candidate.model!r}: layout = 'chat': its tokenizer has no chat template; set another")
-            said = [{"role": "user", "content": item.prompt}] if isinstance(item.prompt, str) else item.prompt
-            whole = [*said, {"role": "assistant", "content": item.text}]
-            return self.tokenizer.apply_chat_template(whole, tokenize=False), None, False
+            return templated(self.tokenizer, item.prompt, item.text), None, False
         if layout == "pair":
             return item.question.prompt, item.text, True
         between = "" if item.question.prompt[-1:].isspace() or item.text[:1].isspace() else " "

@@ -119,12 +119,20 @@ class Choose(Source):
             raise ValueError(f"judgement = {self.judgement!r}: has no effect beside a judge; leave one out")
         if self.judgement == "oracle" and not self.has_oracle:
             raise ValueError("judgement = 'oracle': only questions of source = 'atlas' have one; leave it out, or name a file")
+        if not self.responses and self.judgement not in ("auto", "none", "oracle") and not self.judgement.endswith(TABLES):
+            raise ValueError(
+                f"judgement = {self.judgement!r}: a column needs `responses` to stand in; name a file of scores "
+                f"({', '.join(TABLES[::2])}), or none"
+            )
+        if self.algorithm == "best-of-n" and self.kl_budget is not None:
+            raise ValueError(f"kl_budget = {self.kl_budget}: has no effect on best-of-n, whose KL n sets; leave it out")
         if self.algorithm != "best-of-n" and not self.kl_coefficient and self.kl_budget is None:
             raise ValueError("kl_coefficient = 0.0: nothing holds the policy back; give a kl_budget, or a coefficient above 0")
         if self.algorithm == "best-of-n" and not self.responses and self.n > self.samples:
             raise ValueError(f"n = {self.n}: more than samples = {self.samples}; lower it, or raise those")
-        if self.algorithm == "grpo" and self.reward_scaling != "none":
-            raise ValueError("reward_scaling = 'standardise': has no effect on grpo, which scales within prompts; leave it out")
+        if self.algorithm != "ppo" and self.reward_scaling != "none":
+            why = "which scales within prompts" if self.algorithm == "grpo" else "which looks at the order alone"
+            raise ValueError(f"reward_scaling = 'standardise': has no effect on {self.algorithm}, {why}; leave it out")
         if not self.responses and self.samples < 2:
             raise ValueError(f"samples = {self.samples}: responses to a prompt are compared; use 2 or more")
         return self

@@ -146,6 +146,11 @@ def read_config(path: Path) -> Any:
         raise ParameterError(f"{path}: {problem}; take levels out, or write out what aliases (*name) stand for") from error
 
 
+def studies(folder: Path) -> list[Path]:
+    """The config files of a folder that are studies; others are of a choice among reward models."""
+    return [path for path in sorted(folder.glob("*.yaml")) if "study" in (read_config(path) or ())]
+
+
 def load_study(path: Path, extended_by: tuple[Path, ...] = ()) -> Study:
     """The study of a config file; raises :class:`ParameterError` for an unreadable file or an impossible parameter.
 

@@ -217,6 +217,9 @@ BAD_PARAMETERS = {
     "an oracle of one's own responses": ({"responses": "x", "judgement": "oracle"}, ["judgement", "oracle"]),
     "no penalty and no budget": ({"kl_coefficient": 0.0}, ["kl_coefficient", "kl_budget"]),
     "more than there are": ({"algorithm": "best-of-n", "n": 64}, ["n = 64", "samples = 32"]),
+    "a column of nothing": ({"judgement": "human"}, ["judgement = 'human'", "responses"]),
+    "a budget of a choice": ({"algorithm": "best-of-n", "kl_budget": 1.0}, ["kl_budget", "best-of-n"]),
+    "an order scaled": ({"algorithm": "best-of-n", "reward_scaling": "standardise"}, ["reward_scaling", "best-of-n"]),
     "scaled twice": ({"algorithm": "grpo", "reward_scaling": "standardise"}, ["reward_scaling", "grpo"]),
     "one sample": ({"samples": 1}, ["samples = 1"]),
 }

@@ -1,6 +1,7 @@
 """A choice from a config file to its page: what is said, what is left, and that nothing is done twice."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -60,10 +61,18 @@ def test_the_good_one_is_chosen_and_the_table_says_why(world):
     assert (table["low"] <= table["gain"]).all()
     assert table["probability"].sum() == pytest.approx(1)
     assert table["right"].loc["small"] == 1  # as accurate as can be, and of no use against this penalty
-    said = report.ranked(choice)["why"]
+    said = report.why(choice)
     assert "too small beside the KL penalty" in said["small"]
     assert "wrong" in said["noisy"]
     assert report.sentence(choice).startswith("Train with good: ")
+
+
+def test_accuracy_does_not_see_a_reward_that_is_too_small(world):
+    p = world("good", "noisy")
+    small = {"scores": p.candidates["good"].scores, "scale": 0.01}
+    said = report.by_accuracy(run.choose(world(candidates={"good": p.candidates["good"].scores, "tiny": small})))
+    assert re.fullmatch(r"No: .* good \(predicted gain \+\d\.\d+\) and tiny \(predicted gain \+0\.\d+\)\.", said)
+    assert report.by_accuracy(run.choose(p)).startswith("Yes: good")
 
 
 def test_size_is_without_effect_within_groups(world):
@@ -131,7 +140,7 @@ def test_part_of_a_judgement_is_enough(world):
 def test_equal_rewards_block_and_one_alone_is_no_choice(world):
     choice = run.choose(world("good", "noisy", "flat"))
     assert "alike" in choice.table.set_index("candidate")["blocked"].loc["flat"]
-    assert "blocked" in report.ranked(choice)["why"].loc["flat"]
+    assert "blocked" in report.why(choice)["flat"]
     with pytest.raises(ModelError, match="flat"):
         run.choose(world("good", "flat"))
 
@@ -163,7 +172,7 @@ def test_from_a_config_to_a_page_and_the_second_time_nothing(world, capsys, monk
     said = capsys.readouterr().out
     assert "Train with good" in said
     page = (out / "page.html").read_text()
-    assert page.index("<h1>Train with good") < page.index("<table") < page.index("<img")
+    assert page.index("<h1>Train with good") < page.index("<svg") < page.index("<table")
     record = json.loads((out / "choice.json").read_text())
     assert (record["decision"], record["names"]) == ("train", ["good"])
     assert {"curves.png", "candidates.csv", "curves.csv", "best_of.csv", "responses.jsonl", "to_judge.jsonl"} <= {

@@ -350,6 +350,8 @@ def test_the_parameter_page_lists_every_parameter():
         common = [f for f in schema.model_fields if f in config.Source.model_fields and f not in rows]
         assert sorted([*rows, *common]) == sorted(schema.model_fields)
         assert set(common) <= set(known)
+    chosen = next(s for s in sections if s.startswith("Stage `choose`"))
+    assert all(f"| `{field}` |" in chosen.split("\n### ")[1] for field in config.Candidate.model_fields)
     for schema in (study.Study, study.Arm):
         assert all(f"| `{field}` |" in sections[-1] for field in schema.model_fields)
 
