@@ -173,7 +173,7 @@ def _adapted(folder: Path, name: str, base: str, kind: Any, options: dict[str, A
         from peft import PeftModel
     except ImportError as error:
         raise ModelError(
-            f"{name!r}: is an adapter, which needs peft: run `pip install peft`, or save the merged model"
+            f"{name!r}: is an adapter, which needs peft: run `pip install -e '.[adapters]'`, or save the merged model"
         ) from error
     outputs = _outputs(name)
     try:

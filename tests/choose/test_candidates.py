@@ -1,10 +1,12 @@
 """Reward models of all kinds score by one door; those that cannot, or whose scores change, are told why."""
 
 import json
+import sys
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from paradox_utils import config, data
@@ -146,6 +148,11 @@ def test_messages_need_a_chat_template(plain, asked):
     assert scored(plain, said, layout="pair").scores == scored(plain, asked).scores
 
 
+def test_a_template_that_refuses_a_role_blocks(llama, asked):
+    setting("tokenizer_config.json", chat_template="{{ raise_exception('no system role') }}")(llama)
+    assert all(word in scored(llama, asked).blocked for word in ("chat template", "no system role"))
+
+
 def test_a_doubled_start_token_is_found(plain, asked, tmp_path):
     folder = altered(plain, tmp_path / "changed", setting("tokenizer_config.json", chat_template="<s><s>" + TEMPLATE))
     assert "two start tokens" in scored(folder, asked).blocked
@@ -188,6 +195,16 @@ def _dies(*_):
     os._exit(9)
 
 
+def test_code_of_its_own_that_fails_blocks_its_candidate_alone(asked, monkeypatch):
+    def load(*_):
+        raise RuntimeError("no attribute 'x'")
+
+    monkeypatch.setattr(candidates, "load_scorer", load)
+    assert "RuntimeError: no attribute 'x'" in scored("m", asked, trust_remote_code=True).blocked
+    with pytest.raises(RuntimeError):
+        scored("m", asked)
+
+
 def test_candidates_have_processes_of_their_own():
     import os
 
@@ -224,13 +241,24 @@ def test_a_model_of_the_hub_that_cannot_be_reached():
         load_scorer(config.Candidate(model="org/never-there"), parameters())
 
 
+def test_an_adapter_without_peft(plain, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "peft", None)
+    folder = tmp_path / "adapter"
+    folder.mkdir()
+    (folder / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": str(plain)}))
+    save_file({"base_model.model.classifier.weight": torch.zeros(1, 64)}, folder / "adapter_model.safetensors")
+    with pytest.raises(ModelError, match=r"adapter.*pip install .*adapters"):
+        load_scorer(config.Candidate(model=str(folder)), parameters())
+
+
 @pytest.fixture
 def adapter(plain, tmp_path):
-    """A function that trains nothing and saves an adapter of ``plain``, with its head or without."""
-    peft = pytest.importorskip("peft")
+    """A function that trains nothing and saves an adapter of ``plain``, with a head of so many outputs or without."""
+    peft = pytest.importorskip("peft")  # of the extra `adapters`
 
     def save(head):
-        base = AutoModelForSequenceClassification.from_pretrained(plain)
+        options = {"num_labels": head, "ignore_mismatched_sizes": True} if head else {}
+        base = AutoModelForSequenceClassification.from_pretrained(plain, **options)
         kept = ["classifier"] if head else None
         torch.manual_seed(1)
         lora = peft.LoraConfig(r=2, target_modules=["query"], modules_to_save=kept, init_lora_weights=False)
@@ -242,16 +270,25 @@ def adapter(plain, tmp_path):
     return save
 
 
-def test_an_adapter_scores_as_peft_has_it(adapter, plain, asked, tmp_path):
-    network = adapter(head=True)
-    found = scored(tmp_path / "adapter", asked)
+@pytest.mark.parametrize(("outputs", "named"), [(1, {}), (2, {"output": "LABEL_1"})])
+def test_an_adapter_scores_as_peft_has_it(outputs, named, adapter, plain, asked, tmp_path):
+    network = adapter(head=outputs)
+    found = scored(tmp_path / "adapter", asked, **named)
     encoded = AutoTokenizer.from_pretrained(plain)(asked[0].question.prompt, asked[0].responses["0"], return_tensors="pt")
     with torch.inference_mode():
-        by_hand = float(network(**encoded).logits)
+        by_hand = float(network(**encoded).logits[0, -1])
     assert found.scores["q0", "0"] == pytest.approx(by_hand, abs=1e-5)
+    if outputs > 1:
+        assert "LABEL_0, LABEL_1" in scored(tmp_path / "adapter", asked).blocked
+
+
+def test_an_adapter_of_another_model(adapter, asked, tmp_path):
+    adapter(head=1)
+    setting("adapter_config.json", target_modules=["nowhere"])(tmp_path / "adapter")
+    assert "does not fit its base" in scored(tmp_path / "adapter", asked).blocked
 
 
 def test_an_adapter_without_a_head_on_a_base_without_one(adapter, plain, asked, tmp_path):
-    adapter(head=False)
+    adapter(head=0)
     renamed(headless)(plain)
     assert "modules_to_save" in scored(tmp_path / "adapter", asked).blocked

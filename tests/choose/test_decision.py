@@ -99,6 +99,13 @@ def test_equally_good_models_are_told_apart_in_one_of_twenty_pools():
     assert np.mean(decided) <= 0.09
 
 
+@pytest.mark.parametrize("prompts", [2, 5, 12])
+def test_few_prompts_decide_no_more_often(prompts):
+    rng = np.random.default_rng(10)
+    decided = [choice(rng, [0.2, 0.2], prompts)[0].kind == "train" for _ in range(150)]
+    assert np.mean(decided) <= 0.11
+
+
 def test_sets_of_eighty_percent_contain_the_best_about_so_often():
     """Pools of six whose true gains differ about as much as 100 prompts can tell."""
     rng, hits = np.random.default_rng(8), []

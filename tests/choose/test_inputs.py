@@ -111,6 +111,8 @@ BAD_ROWS = {
     "too few scores": ([{"prompt": "x", "responses": ["a", "b"], "score": [1]}], ["line 1", "1 scores for 2"]),
     "NaN": (['{"prompt": "x", "response": "a", "score": NaN}\n'], ["line 1", "score = nan"]),
     "a word as score": ([{"prompt": "x", "response": "a", "score": "good"}], ["line 1", "score = 'good'"]),
+    "a winner counted from zero": ([{"prompt": "x", "response_1": "a", "response_2": "b", "winner": 0}], ["winner = 0", "tie"]),
+    "an LFS pointer": (["version https://git-lfs.github.com/spec/v1\n"], ["rows.jsonl", "git lfs pull"]),
     "no winner": ([{"prompt": "x", "response_1": "a", "response_2": "b", "winner": "c"}], ["line 1", "winner = 'c'"]),
     "chosen in another form than rejected": (
         [{"prompt": "x", "chosen": "a", "rejected": 3}],
@@ -182,10 +184,10 @@ def test_a_column_may_be_named(written):
         inputs.read_responses(path, "people")
 
 
-@pytest.mark.parametrize("rows", [(), (("p", "a", 1.0),)])
-def test_a_judgement_of_none_or_one_of_a_prompts_responses_compares_nothing(rows, asked, written, tmp_path):
+@pytest.mark.parametrize("rows", [(), (("p", "a", 1.0),), (("p", "a", 1.0), ("p", "b", 2.0))])
+def test_a_judgement_of_none_or_one_of_a_prompts_responses_or_of_one_prompt_compares_nothing(rows, asked, written):
     path = written(*scores(*rows), name="judged.jsonl")
-    with pytest.raises(ParameterError, match=r"judgement = .*judged.jsonl.*two judged"):
+    with pytest.raises(ParameterError, match=r"judgement = .*judged.jsonl.*prompt has two judged"):
         inputs.judge(p(responses="r.jsonl", judgement=path), asked, None)
 
 
@@ -195,9 +197,9 @@ def test_without_a_judgement_nothing_is_judged(asked):
 
 
 def test_the_oracle_counts_good_segments(question):
-    one = inputs.Asked("q", question.prompt, question, {"0": question.references[0], "1": ""})
-    inputs.judge(p(source="atlas"), [one], None)
-    assert one.judged == {"0": (4.0, 4.0), "1": (0.0, 1.0)}
+    both = [inputs.Asked(name, question.prompt, question, {"0": question.references[0], "1": ""}) for name in "qr"]
+    inputs.judge(p(source="atlas"), both, None)
+    assert both[0].judged == both[1].judged == {"0": (4.0, 4.0), "1": (0.0, 1.0)}
 
 
 def test_grids_have_nothing_where_there_is_no_response(asked):

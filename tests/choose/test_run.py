@@ -9,6 +9,8 @@ import pytest
 from paradox_utils import config, files
 from paradox_utils.choose import __main__ as command
 from paradox_utils.choose import report, run
+from paradox_utils.data.records import DataError
+from paradox_utils.pages import freshness
 from paradox_utils.policies.models import ModelError
 
 K, P = 8, 40
@@ -178,9 +180,13 @@ def test_from_a_config_to_a_page_and_the_second_time_nothing(world, capsys, monk
     assert {"curves.png", "candidates.csv", "curves.csv", "best_of.csv", "responses.jsonl", "to_judge.jsonl"} <= {
         file.name for file in out.iterdir()
     }
-    monkeypatch.setattr(run, "choose", lambda *_: pytest.fail("was chosen again"))
-    assert command.main(["run", path]) == 0
+    with monkeypatch.context() as patch:
+        patch.setattr(run, "choose", lambda *_: pytest.fail("was chosen again"))
+        assert command.main(["run", path]) == 0
     assert "Train with good" in capsys.readouterr().out
+    (out / "page.html").unlink()
+    assert command.main(["run", path]) == 0
+    assert (out / "page.html").is_file()
 
 
 def test_other_scores_are_another_question(world, capsys):
@@ -220,6 +226,11 @@ def test_a_config_must_say_the_recipe_and_no_nonsense(world, values, named, caps
     assert error.count("\n") == 1
 
 
+def test_held_out_responses_must_be_judged(world):
+    with pytest.raises(DataError, match=r"responses.jsonl: held_out"):
+        run.choose(world("good", "noisy", held_out=str(world.folder / "responses.jsonl")))
+
+
 def test_responses_alone(world, capsys):
     assert command.main(["sample", config_file(world)]) == 0
     assert len((world.folder / "out" / "responses.jsonl").read_text().splitlines()) == P * K
@@ -229,3 +240,18 @@ def test_responses_alone(world, capsys):
 def test_committed_configs_are_possible(path):
     if path.stem != "choose-backtest":
         assert command.load(str(path)).out == f"results/{path.stem}"
+
+
+def test_scores_made_by_hand_are_chosen_among():
+    """The second of the book's recipes; no model is loaded."""
+    choice = run.choose(command.load("configs/choose-scores.yaml"))
+    assert list(choice.table["candidate"]) in (["api-a", "api-b"], ["api-b", "api-a"])
+    assert choice.facts["judged_prompts"] == choice.facts["prompts"] > 2
+    assert list(choice.table["kl"]) == pytest.approx([np.log(3) - 2 / 3] * 2)
+
+
+def test_the_page_starts_from_the_config_that_the_readme_names():
+    page = freshness.parameters_of(files.ROOT / "notebooks/16-choose-reward-model.ipynb")
+    told = command.load("configs/choose-atlas.yaml")
+    assert page.model_dump(exclude={"out", "judgement"}) == told.model_dump(exclude={"out", "judgement"})
+    assert (page.judgement, told.judgement) == ("auto", "oracle")  # which is the same
