@@ -19,11 +19,12 @@ JUDGE_FIRST = 50  # prompts, of those whose responses are most worth judging
 JUDGE_EACH = 4  # responses to each of them
 
 
-def measures(found: Scored, scores: Array, judged: Array, asked: Sequence[Asked]) -> dict[str, float]:
-    """Of scores [P, K] beside the gain: accuracy on these responses, variance within prompts, raw and normalised, and rank
-    correlation with words within prompts. ``calibration_error`` of a model that learnt one score a text, of σ(difference);
-    ``f1`` of responses labelled bad (0, not 1), of a model whose score is below 0 for them, or as its training measured it."""
-    within, normalised = gain.variances(scores)
+def measures(found: Scored, scores: Array, judged: Array, asked: Sequence[Asked], scale: float = 1.0) -> dict[str, float]:
+    """Of scores [P, K] beside the gain: accuracy on these responses, variance of the reward (score times ``scale``) within
+    prompts, raw and normalised, and rank correlation with words within prompts. ``calibration_error`` of a model that learnt
+    one score a text, of σ(difference); ``f1`` of responses labelled bad (0, not 1), of a model whose score is below 0 for them,
+    or as its training measured it."""
+    within, normalised = gain.variances(scores * scale)
     row = accuracies(scores, judged) | {"variance": within, "variance_normalised": normalised}
     row["length_correlation"] = rank_correlation(*_complete(scores, lengths(asked)))
     row["calibration_error"] = calibration(scores, judged) if found.pairwise else np.nan

@@ -103,7 +103,10 @@ def _weighed(
     raw = {name: inputs.grid(asked, scored[name].scores) for name in usable}
     rewards = {name: rewarded(p, raw[name] * p.candidates[name].scale) for name in usable}
     told = np.isfinite(good).sum(1) > 1  # prompts with responses to compare
-    rows = {name: measures(scored[name], raw[name], good / size, asked) | off_policy(scored[name], held_out) for name in usable}
+    rows = {}
+    for name in usable:
+        rows[name] = measures(scored[name], raw[name], good / size, asked, p.candidates[name].scale)
+        rows[name] |= off_policy(scored[name], held_out)
     facts = about(p, asked, good, size, told)
     decision, curves, best_of = Decision("unjudged"), pd.DataFrame(), pd.DataFrame()
     if told.any():

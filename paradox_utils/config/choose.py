@@ -26,7 +26,7 @@ FIXTURES: dict[str, Any] = {  # three checkpoints of one training, and the last 
     "early": "fixtures/atlas/reward-relevance-32",
     "middle": "fixtures/atlas/reward-relevance-45",
     "late": "fixtures/atlas/reward-relevance",
-    "late, small": {"model": "fixtures/atlas/reward-relevance", "scale": 0.05},
+    "late/20": {"model": "fixtures/atlas/reward-relevance", "scale": 0.05},
 }
 
 

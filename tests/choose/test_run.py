@@ -88,8 +88,10 @@ def test_a_scale_is_part_of_the_reward(world):
         "good": {"scores": p.candidates["good"].scores},
         "small": {"scores": p.candidates["small"].scores, "scale": 100.0},
     }
-    table = run.choose(world(candidates=scaled)).table.set_index("candidate")
+    table, plain = (run.choose(one).table.set_index("candidate") for one in (world(candidates=scaled), p))
     assert table["gain"].loc["small"] > table["gain"].loc["good"]
+    assert table["variance"].loc["small"] == pytest.approx(100**2 * plain["variance"].loc["small"])
+    assert table["variance_normalised"].loc["small"] == pytest.approx(plain["variance_normalised"].loc["small"])
 
 
 def test_best_of_n_is_read_at_its_n(world):
