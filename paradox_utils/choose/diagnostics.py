@@ -26,6 +26,8 @@ def measures(found: Scored, scores: Array, judged: Array, asked: Sequence[Asked]
     or as its training measured it."""
     within, normalised = gain.variances(scores * scale)
     row = accuracies(scores, judged) | {"variance": within, "variance_normalised": normalised}
+    if not np.isfinite(judged).any():
+        row["tied"] = accuracies(scores, _texts(asked))["tied"]  # of all pairs of different responses
     row["length_correlation"] = rank_correlation(*_complete(scores, lengths(asked)))
     row["calibration_error"] = calibration(scores, judged) if found.pairwise else np.nan
     row["f1"] = found.metrics.get("f1") or np.nan
@@ -34,6 +36,13 @@ def measures(found: Scored, scores: Array, judged: Array, asked: Sequence[Asked]
         hits = float(((scores < 0) & (judged == 0)).sum())
         row["f1"] = 2 * hits / max(1.0, float(((scores < 0) & known).sum() + (judged == 0).sum()))
     return row
+
+
+def _texts(asked: Sequence[Asked]) -> Array:
+    """A number a response [P, K], the same for the same text to a prompt."""
+    places = [{text: float(place) for place, text in enumerate(one.responses.values())} for one in asked]
+    own = zip(asked, places, strict=True)
+    return inputs.grid(asked, {(one.id, k): of[text] for one, of in own for k, text in one.responses.items()})
 
 
 def lengths(asked: Sequence[Asked]) -> Array:

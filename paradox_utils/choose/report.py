@@ -81,7 +81,7 @@ def ranked(choice: Choice) -> pd.DataFrame:
     """The table in brief: a row a candidate, the best first (in the given order where nothing is judged)."""
     known = choice.table.set_index("candidate")
     if "gain" not in known:
-        names = {"variance": "variance within prompts", "length_correlation": "correlation with length"}
+        names = {"variance": "variance within prompts", "tied": "ties", "length_correlation": "correlation with length"}
         return known[[*names]].rename(columns=names)
     names = {"gain": "predicted gain", "probability": "P(best)", "regret": "expected regret", "kl": "KL", "tied": "ties"}
     shown = known.rename(columns=names)

@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from paradox_utils.config.stages import (
     FIXTURE_POLICY,
+    GRADED,
     WITH_ORACLE,
     Count,
     CountOrZero,
@@ -118,7 +119,10 @@ class Choose(Source):
         if self.judge and self.judgement != "auto":
             raise ValueError(f"judgement = {self.judgement!r}: has no effect beside a judge; leave one out")
         if self.judgement == "oracle" and not self.has_oracle:
-            raise ValueError("judgement = 'oracle': only questions of source = 'atlas' have one; leave it out, or name a file")
+            raise ValueError(
+                f"judgement = 'oracle': it judges questions of source = 'atlas' alone, and no task that people grade "
+                f"({', '.join(GRADED)}); leave it out, or name a file"
+            )
         if not self.responses and self.judgement not in ("auto", "none", "oracle") and not self.judgement.endswith(TABLES):
             raise ValueError(
                 f"judgement = {self.judgement!r}: a column needs `responses` to stand in; name a file of scores "
@@ -140,4 +144,4 @@ class Choose(Source):
     @property
     def has_oracle(self) -> bool:
         """Whether an oracle judges any response."""
-        return self.source in WITH_ORACLE and not (self.prompts or self.responses)
+        return self.source in WITH_ORACLE and self.task not in GRADED and not (self.prompts or self.responses)

@@ -19,6 +19,13 @@ def test_ties_count_half_of_an_accuracy():
     assert np.isnan(diagnostics.accuracies(np.ones((1, 2)), np.ones((1, 2)))["accuracy"])
 
 
+def test_ties_without_a_judgement_are_those_of_different_responses():
+    """Of a, a, b, c with scores 1, 1, 1, 2, five pairs differ, and two of them are called equal."""
+    found = diagnostics.measures(Scored(), np.array([[1.0, 1.0, 1.0, 2.0]]), np.full((1, 4), np.nan), asked(*"aabc"))
+    assert found["tied"] == pytest.approx(2 / 5)
+    assert np.isnan(found["accuracy"])
+
+
 def test_length_within_prompts_and_calibration():
     rows, scores, judged = asked("a", "a b", "a b c"), np.array([[0.0, 1.0, 2.0]]), np.array([[0.0, 1.0, 2.0]])
     found = diagnostics.measures(Scored(), scores, judged, rows)

@@ -191,8 +191,9 @@ def test_a_judgement_of_none_or_one_of_a_prompts_responses_or_of_one_prompt_comp
         inputs.judge(p(responses="r.jsonl", judgement=path), asked, None)
 
 
-def test_without_a_judgement_nothing_is_judged(asked):
-    inputs.judge(p(responses="r.jsonl"), asked, None)
+@pytest.mark.parametrize("values", [{"responses": "r.jsonl"}, {"task": "preference"}, {"judgement": "none"}])
+def test_without_a_judgement_nothing_is_judged(values, asked):
+    inputs.judge(p(**values), asked, None)
     assert not any(one.judged for one in asked)
 
 
@@ -217,6 +218,7 @@ BAD_PARAMETERS = {
     "prompts beside responses": ({"prompts": "x", "responses": "y"}, ["prompts", "responses"]),
     "a judge beside a judgement": ({"judge": "x", "judgement": "oracle"}, ["judgement", "judge"]),
     "an oracle of one's own responses": ({"responses": "x", "judgement": "oracle"}, ["judgement", "oracle"]),
+    "an oracle of what people grade": ({"task": "preference", "judgement": "oracle"}, ["judgement", "preference"]),
     "no penalty and no budget": ({"kl_coefficient": 0.0}, ["kl_coefficient", "kl_budget"]),
     "more than there are": ({"algorithm": "best-of-n", "n": 64}, ["n = 64", "samples = 32"]),
     "a column of nothing": ({"judgement": "human"}, ["judgement = 'human'", "responses"]),
