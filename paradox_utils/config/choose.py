@@ -64,6 +64,11 @@ class Candidate(Parameters):
             raise ValueError(f"{extra[0]}: has no effect on a file of scores; leave it out")
         return self
 
+    @property
+    def says(self) -> tuple[str, str, str]:
+        """Whose word, and which, a score of it is."""
+        return self.model, self.scores, self.output
+
 
 class Choose(Source):
     """Stage ``choose``: which of several reward models to train a policy with, before any training."""
@@ -118,6 +123,11 @@ class Choose(Source):
             raise ValueError(f"prompts = {self.prompts!r}: has no effect beside responses; leave one out")
         if self.judge and self.judgement != "auto":
             raise ValueError(f"judgement = {self.judgement!r}: has no effect beside a judge; leave one out")
+        for name, one in self.candidates.items():
+            if (self.judge and one.says == self.judge.says) or (one.scores and one.scores == self.judgement):
+                raise ValueError(
+                    f"candidates = {name!r}: is its own judge, by which it must win; name another judge or judgement"
+                )
         if self.judgement == "oracle" and not self.has_oracle:
             raise ValueError(
                 f"judgement = 'oracle': it judges questions of source = 'atlas' alone, and no task that people grade "

@@ -217,6 +217,8 @@ BAD_PARAMETERS = {
     "a misspelt field": ({"candidates": {"a": {"modle": "x"}, "b": "x"}}, ["candidates.a.modle", "'model'"]),
     "prompts beside responses": ({"prompts": "x", "responses": "y"}, ["prompts", "responses"]),
     "a judge beside a judgement": ({"judge": "x", "judgement": "oracle"}, ["judgement", "judge"]),
+    "a candidate that judges": ({"candidates": {"a": "x", "b": "y"}, "judge": {"model": "y"}}, ["'b'", "judge"]),
+    "scores that judge": ({"candidates": {"a": "x", "b": "y.csv"}, "judgement": "y.csv"}, ["'b'", "judge"]),
     "an oracle of one's own responses": ({"responses": "x", "judgement": "oracle"}, ["judgement", "oracle"]),
     "an oracle of what people grade": ({"task": "preference", "judgement": "oracle"}, ["judgement", "preference"]),
     "no penalty and no budget": ({"kl_coefficient": 0.0}, ["kl_coefficient", "kl_budget"]),
