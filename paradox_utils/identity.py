@@ -96,10 +96,12 @@ def page_code(notebook: Path) -> str:
     Imports are followed as written, those inside functions included. Raises :class:`FileError` as :func:`code_of` does.
     """
     source = "\n".join(cells(notebook, frozenset({"parameters", "injected-parameters"})))
-    made = {
-        name: _digest(_stripped(path.read_text(encoding="utf-8"))) for name, path in imported(source, notebook.name).items()
-    }
-    return total(made | {"cells": _digest(_stripped(source, notebook.name))})
+    return total(reached(source, notebook.name) | {"cells": _digest(_stripped(source, notebook.name))})
+
+
+def reached(source: str, where: str) -> dict[str, str]:
+    """The digest (hex) of each module of the package that ``source`` imports, directly or not."""
+    return {name: _digest(_stripped(path.read_text(encoding="utf-8"))) for name, path in imported(source, where).items()}
 
 
 def cells(notebook: Path, skipped: frozenset[str]) -> list[str]:
@@ -191,8 +193,8 @@ def _digest(text: str) -> str:
 def data_hash(parameters: config.Stage, known: dict[Path, bytes] | None = None) -> str:
     """SHA-256 (hex) of what a stage reads besides its parameters and the runs it depends on.
 
-    The JSON files of a QA-FEEDBACK directory, the tables of an analysis, and the user's own model folders and feedback files
-    (their names, sizes and the ends of each: whole weights would take minutes to read). Atlas and a hub id are
+    The JSON and XML files of a directory of people's feedback, the tables of an analysis, and the user's own model folders and
+    feedback files (their names, sizes and the ends of each: whole weights would take minutes to read). Atlas and a hub id are
     identified by their parameters. ``known``: digests of files read before, which the runs of a study share.
     """
     values, known = parameters.model_dump(), {} if known is None else known
@@ -211,7 +213,8 @@ def data_hash(parameters: config.Stage, known: dict[Path, bytes] | None = None) 
 
 def _read(values: dict[str, Any]) -> Iterator[tuple[str, Path, Callable[[Path], bytes]]]:
     """Label, path, and what stands for the content, of each file that a stage of these parameters reads."""
-    tables = sorted(resolve(values["data"]).glob("*.json")) if values.get("source", "atlas") not in config.WITH_ORACLE else []
+    people = resolve(values["data"]) if values.get("source", "atlas") not in config.WITH_ORACLE else None
+    tables = [] if people is None else sorted((*people.glob("*.json"), *people.glob("*.xml")))
     tables += sorted(resolve(values["results"]).glob("*.csv*")) if "results" in values else []
     for file in tables:
         yield file.name, file, _whole
@@ -224,10 +227,13 @@ def _read(values: dict[str, Any]) -> Iterator[tuple[str, Path, Callable[[Path], 
 def named(values: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
     """Parameter, its value, and name of each model or file that a stage of these parameters reads: its path, or its hub id."""
     unread = {"reward_model"} if values.get("reward", "model") != "model" else set()  # a control has none
-    for name in (*MODELS, "feedback", "benchmarks"):
+    chosen = values.get("candidates", {}) | {"judge": values.get("judge") or {}}
+    for which, candidate in chosen.items():
+        yield from ((which, one, one) for kind in ("model", "scores") if (one := candidate.get(kind)))
+    for name in (*MODELS, "feedback", "benchmarks", "prompts", "responses", "judgement", "held_out"):
         task = values.get("task") if name in JUDGES else None  # other names are taken as they are
         for value in listed(values.get(name)) if name not in unread else []:
-            if value:
+            if value and isinstance(value, str):  # `prompts` is also a number of them
                 yield name, value, for_task(value, task)
 
 

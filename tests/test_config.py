@@ -117,6 +117,30 @@ def test_checkpoint_steps_must_rise(steps):
         config.check(RewardModel, {"checkpoint_steps": steps})
 
 
+@pytest.mark.parametrize(
+    ("schema", "values", "named"),
+    [
+        (RewardModel, {"source": "semeval"}, ["task = 'relevance'", "'semeval'", "'preference'"]),
+        (RewardModel, {"task": "preference"}, ["task = 'preference'", "'atlas'", "'evouna'"]),
+        (PPO, {"source": "evouna", "evaluator": "rm"}, ["task = 'relevance'", "'evouna'"]),
+        (RewardModel, {"source": "semeval", "task": "preference", "known_answer": True}, ["known_answer", "'evouna'"]),
+        (RewardModel, {"source": "qa-feedback", "official_split": True}, ["official_split", "'semeval'"]),
+        (config.FeedbackParameters, {"source": "semeval"}, ["source = 'semeval'", "graded"]),
+    ],
+)
+def test_what_a_source_lacks_is_not_asked_of_it(schema, values, named):
+    with pytest.raises(ParameterError) as caught:
+        config.check(schema, values)
+    assert all(word in str(caught.value) for word in named)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("values", "data"), [({}, "fixtures/evouna"), ({"data": "mine"}, "mine")])
+def test_sources_of_graded_responses_start_from_a_made_up_sample(values, data):
+    assert config.check(RewardModel, {"source": "evouna", "task": "preference"} | values).data == data
+    assert RewardModel().data == "tasksource/QA-Feedback"
+
+
 @pytest.mark.parametrize("value", [-0.1, 0.5, 1.0])
 def test_label_smoothing_leaves_most_of_the_target_to_the_label(value):
     with pytest.raises(ParameterError, match=f"label_smoothing = {value}: .*0.5"):

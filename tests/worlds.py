@@ -13,7 +13,7 @@ from paradox_utils.data import tasks
 ACCURACIES = (0.60, 0.68, 0.74, 0.80, 0.86, 0.92)
 NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
 UPDATES = 12
-TASKS = tuple(tasks.TASKS)  # by place
+TASKS = tasks.MARKED  # by place
 
 
 def flat(accuracy):
@@ -149,8 +149,8 @@ def study(summary, folder):
 
 def run_page(name, folder, out="", **others):
     """Every code cell of a page, run on a study's folder, with ``others`` of its parameters; its names. A relative ``folder``
-    is the project's."""
-    (path,) = NOTEBOOKS.glob(f"{name}-*.ipynb")
+    is the project's; None: the page's own."""
+    (path,) = NOTEBOOKS.glob(f"{name}*.ipynb")
     names: dict = {}
     with mpl.rc_context({"backend": "agg"}):
         cells = [cell for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
@@ -158,7 +158,7 @@ def run_page(name, folder, out="", **others):
         for cell in cells:
             exec(cell.source, names)
             if "parameters" in cell.metadata.get("tags", []):
-                names |= {"results": str(folder), "out": str(out)} | quicker | others
+                names |= {"out": str(out)} | ({} if folder is None else {"results": str(folder)}) | quicker | others
     return names
 
 

@@ -13,7 +13,7 @@ import pandas as pd
 
 from paradox_utils import config, files
 from paradox_utils.analysis import tables
-from paradox_utils.data.tasks import TASKS
+from paradox_utils.data.tasks import MARKED
 
 # What the benchmark's part `matmul` records, under these names.
 MEASURES = {
@@ -121,7 +121,7 @@ def grid(r: Rates, p: config.Cost) -> pd.DataFrame:
     rows = []
     for name, shape in POLICIES.items():
         hours, runs = run_hours(shape, r, p.episodes), p.reward_models * p.seeds
-        rows += [{"policy": name, "task": t, "hours a run": hours, "runs": runs, "GPU hours": hours * runs} for t in TASKS]
+        rows += [{"policy": name, "task": t, "hours a run": hours, "runs": runs, "GPU hours": hours * runs} for t in MARKED]
     return pd.DataFrame(rows)
 
 

@@ -15,7 +15,7 @@ from paradox_utils.analysis.comparison import families, unit_contrasts
 from paradox_utils.analysis.outcomes import READINGS, usable
 from paradox_utils.analysis.statistics import Array
 from paradox_utils.analysis.tables import AnalysisError, scores
-from paradox_utils.data.tasks import TASKS
+from paradox_utils.data.tasks import among
 
 # Crossed or nested, reward-model seeds, PPO seeds for each of them.
 DESIGNS = {"3 × 3 crossed": (3, 3, False), "5 × 1 nested": (5, 1, True), "9 × 1 nested": (9, 1, True)}
@@ -31,7 +31,7 @@ def split(summary: pd.DataFrame, questions: pd.DataFrame) -> pd.DataFrame:
     """
     rows = []
     outcome = READINGS["as measured"]
-    for task in [task for task in TASKS if (summary["task"] == task).any()]:
+    for task in among(summary["task"]):
         own = summary[(summary["task"] == task) & usable(summary)].drop_duplicates(["rm_seed", "ppo_seed"])
         cells = own.pivot(index="rm_seed", columns="ppo_seed", values="id").dropna()
         if min(cells.shape) < 2:

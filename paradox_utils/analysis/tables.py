@@ -209,6 +209,21 @@ def load_parameters(folder: Path | str, *asked: str) -> pd.DataFrame:
     return _load(folder, "parameters", (), numbers=("learning_rate", "kl_coefficient"), asked=asked).set_index("id")
 
 
+PAIRS = ("right", "compared", "alike_right", "alike_compared", "near_right", "near_compared")
+
+
+def load_picks(folder: Path | str) -> pd.DataFrame:
+    """The study's ``picks.csv``, one row a checkpoint and judged question; empty where it has none."""
+    columns = ("question", "part", "step", "pick", "average_precision", "length_correlation", *PAIRS)
+    return _load(folder, "picks", columns, columns[:2])
+
+
+def load_sets(folder: Path | str) -> pd.DataFrame:
+    """The study's ``sets.csv``, one row a judged question; empty where it has none."""
+    columns = ("question", "part", "responses", "good", "between", "longest", "place", "copies", "regraded", "same")
+    return _load(folder, "sets", columns, columns[:2])
+
+
 def load_checkpoints(folder: Path | str) -> pd.DataFrame:
     """The study's ``reward_models.csv``, one row a checkpoint; raises as :func:`read_table`."""
     numbers = ("rm_seed", "step", "accuracy", "accuracy_noisy", "majority", "segments")

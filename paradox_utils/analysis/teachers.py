@@ -5,6 +5,8 @@ Reads the tables of a study; imports no torch.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pandas as pd
 
@@ -12,7 +14,7 @@ from paradox_utils.analysis import statistics
 from paradox_utils.analysis.outcomes import READINGS, accuracy_kind, main_arms, steps, usable
 from paradox_utils.analysis.statistics import Array, pearson
 from paradox_utils.config.study import TRAINED
-from paradox_utils.data.tasks import TASKS
+from paradox_utils.data.tasks import TASKS, among
 
 # What is known of a reward model before any PPO, and in words.
 BEFORE = {
@@ -129,13 +131,15 @@ def standardised(table: pd.DataFrame, columns: list[str]) -> pd.DataFrame:
     return (away / spread.replace(0.0, np.nan)).where((spread != 0) | away.isna(), 0.0)
 
 
-def correlations(table: pd.DataFrame, *, resamples: int, seed: int) -> pd.DataFrame:
+def correlations(
+    table: pd.DataFrame, *, resamples: int, seed: int, measures: Sequence[str] = (*BEFORE, *ALONG)
+) -> pd.DataFrame:
     """Pearson's correlation of each measure with the gain: one row a measure and task, and over all tasks together
     (standardised within task and policy), with a 95 % interval that resamples trajectories, not corrected for the number of
     measures; ``pairs`` of reward model and policy. ``spearman``, of the same values, is what few collapsed runs cannot make."""
-    measures = [name for name in (*BEFORE, *ALONG) if name in table and table[name].notna().sum() > 2]
+    measures = [name for name in measures if name in table and table[name].notna().sum() > 2]
     rows = []
-    for task in ("all", *[task for task in TASKS if (table["task"] == task).any()]):
+    for task in ("all", *among(table["task"])):
         own = table if task == "all" else table[table["task"] == task]
         z = standardised(own, [*measures, "gain"]).join(own["cluster"])
         for name in measures:
@@ -214,13 +218,14 @@ def regressions(table: pd.DataFrame) -> pd.DataFrame:
     for model, names in models.items():
         enough = z["cluster"].nunique() >= len(names) + 2 and len(z) > len(names) + z["group"].nunique()
         if enough and (z[[*names, "gain"]].std() > 0).all() and (model != "all" or len(names) > len(base)):
-            parts.append(_regression(z, model, names))
+            parts.append(regression(z, model, names))
     columns = ["model", "predictor", "coefficient", "low", "high", "p (Holm)", "R²", "adjusted R²", "pairs", "trajectories"]
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=columns)
 
 
-def _regression(z: pd.DataFrame, model: str, names: list[str]) -> pd.DataFrame:
-    """A row a predictor; an intercept a group stands for the means that standardising took."""
+def regression(z: pd.DataFrame, model: str, names: list[str]) -> pd.DataFrame:
+    """Least squares of ``gain`` on the columns ``names``, standardised within ``group``, with errors over ``cluster``: a row a
+    predictor, as in :func:`regressions`; an intercept a group stands for the means that standardising took."""
     design = pd.concat([z[[*names]], pd.get_dummies(z["group"], dtype=float)], axis=1)
     x, y, n = design.to_numpy(), z["gain"].to_numpy(), z["cluster"].nunique()
     found, covariance = statistics.jackknife(lambda kept: _least_squares(x[kept], y[kept])[0][: len(names)], z["cluster"])

@@ -1,4 +1,4 @@
-"""The parameters of every stage (:mod:`.stages`), checked before a notebook pays for torch. Nothing heavy is imported."""
+"""The parameters of every stage (:mod:`.stages`, :mod:`.pages`), checked before a notebook pays for torch. Imports little."""
 
 from __future__ import annotations
 
@@ -11,26 +11,23 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 
 from paradox_utils import threads
+from paradox_utils.config.choose import Candidate, Choose
+from paradox_utils.config.pages import Analysis, Cost, Design, Lottery, OneRun, People, Published
 from paradox_utils.config.stages import (
     AS_PUBLISHED,
     FIXTURE_FEEDBACK,
     FIXTURE_POLICY,
     FIXTURE_REWARD_MODEL,
+    GRADED,
     PAIRWISE,
     PPO,
-    STAGES,
+    SETS,
     WITH_ORACLE,
-    Analysis,
-    Cost,
     Count,
     CountOrZero,
-    Design,
     FeedbackParameters,
-    Lottery,
-    OneRun,
     Parameters,
     Positive,
-    Published,
     RewardModel,
     Seed,
     Source,
@@ -45,11 +42,15 @@ __all__ = [
     "FIXTURE_FEEDBACK",
     "FIXTURE_POLICY",
     "FIXTURE_REWARD_MODEL",
+    "GRADED",
     "PAIRWISE",
     "PPO",
+    "SETS",
     "STAGES",
     "WITH_ORACLE",
     "Analysis",
+    "Candidate",
+    "Choose",
     "Cost",
     "Count",
     "CountOrZero",
@@ -59,6 +60,7 @@ __all__ = [
     "OneRun",
     "ParameterError",
     "Parameters",
+    "People",
     "Positive",
     "Published",
     "RewardModel",
@@ -77,6 +79,20 @@ class ParameterError(ValueError):
     """A parameter that is unknown, of the wrong type, or impossible; the message says which, and what is allowed."""
 
 
+STAGES: dict[str, type[Stage]] = {
+    "supervised": Supervised,
+    "feedback": FeedbackParameters,
+    "reward_model": RewardModel,
+    "ppo": PPO,
+    "analysis": Analysis,
+    "one-run": OneRun,
+    "lottery": Lottery,
+    "design": Design,
+    "people": People,
+    "published": Published,
+    "cost": Cost,
+    "choose": Choose,
+}
 Model = TypeVar("Model", bound=Parameters)
 NOTEBOOK = "parameters"  # where the values of a notebook stand
 

@@ -1,4 +1,4 @@
-"""Every parameter of every stage: its name, default, unit and bounds live here only.
+"""Every parameter of the stages that make runs: its name, default, unit and bounds live here only.
 
 One flat pydantic model a stage, so that ``papermill -p name value`` reaches everything.
 """
@@ -23,11 +23,13 @@ Seed = Annotated[int, Field(ge=0, lt=2**32)]  # NumPy takes no larger one, and s
 Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
-TaskName = Literal["relevance", "factuality", "completeness"]
+TaskName = Literal["relevance", "factuality", "completeness", "preference"]
 
 # What the checks below must know of the registries in `data`, which this module cannot import (a test compares them).
-PAIRWISE = ("completeness",)  # tasks with one score a response
+PAIRWISE = ("completeness", "preference")  # tasks with one score a response
 WITH_ORACLE = ("atlas",)  # sources whose oracle judges any text
+GRADED = ("preference",)  # tasks learnt from graded responses
+SETS = {"semeval": "fixtures/semeval", "evouna": "fixtures/evouna"}  # sources of nothing else, and a made-up sample of each
 
 # A small supervised policy, feedback on its responses, and reward models, committed so that every notebook runs alone.
 FIXTURE_POLICY = "fixtures/atlas/policy"
@@ -50,8 +52,14 @@ class Stage(Parameters):
 class Source(Stage):
     """Where questions come from, and the limits every stage shares."""
 
-    source: Literal["atlas", "qa-feedback"] = Field("atlas", description="the generated world, or Wu et al.'s human feedback")
-    data: str = Field("tasksource/QA-Feedback", description="qa-feedback: hub id, or directory of the original JSON files")
+    source: Literal["atlas", "qa-feedback", "semeval", "evouna"] = Field(
+        "atlas", description="the generated world, Wu et al.'s human feedback, or answers that people graded"
+    )
+    data: str = Field(
+        "tasksource/QA-Feedback",
+        description="qa-feedback: hub id, or directory of the original JSON files; semeval, evouna: directory of the official "
+        "files, unset: a made-up sample",
+    )
     world_seed: Seed = Field(0, description="atlas: seed of the world and its questions")
     train_questions: Annotated[int, Field(ge=0, le=100_000)] = Field(
         4000, description="questions to train on; 0: all (qa-feedback)"
@@ -60,6 +68,12 @@ class Source(Stage):
     test_questions: Questions = Field(200, description="questions that results are reported on")
     heldout_share: Share = Field(0.2, description="share of feedback questions that measure a reward model's accuracy")
     evaluator_share: Share = Field(0.0, description="share of feedback questions that train the evaluator and nothing else")
+    fold: CountOrZero = Field(
+        0, description="semeval, evouna, one file of qa-feedback: moves the held-out part on by so many times its share"
+    )
+    official_split: bool = Field(
+        False, description="semeval: the official test questions are held out, and all others learnt from"
+    )
     sentence_splitter: Literal["auto", "punctuation", "pysbd", "spacy"] = Field(
         "auto", description="auto: punctuation (atlas); spaCy's en_core_web_sm where installed, else pysbd (qa-feedback)"
     )
@@ -69,6 +83,13 @@ class Source(Stage):
     prompt_limit: Tokens = Field(64, description="tokens of a prompt; longer ones are cut at the end and counted")
     response_limit: Tokens = Field(64, description="tokens of a response, end-of-sequence included")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: the GPU where there is one")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_data(cls, values: Any) -> Any:
+        if isinstance(values, Mapping) and isinstance(source := values.get("source"), str) and source in SETS:
+            return {"data": SETS[source]} | dict(values)
+        return values
 
     @model_validator(mode="after")
     def _every_part_has_questions(self) -> Source:
@@ -81,6 +102,8 @@ class Source(Stage):
                 f"heldout_share = {self.heldout_share}, evaluator_share = {self.evaluator_share}: the first must be above 0, "
                 "and the two must leave feedback to train on"
             )
+        if self.official_split and self.source != "semeval":
+            raise ValueError("official_split = True: only source = 'semeval' has one; leave it out")
         return self
 
 
@@ -106,6 +129,19 @@ class FeedbackParameters(Source):
     annotator_noise: Share = Field(0.1, description="atlas: probability that the annotator gets a label or a comparison wrong")
     seed: Seed = 0
 
+    @model_validator(mode="after")
+    def _has_marks(self) -> FeedbackParameters:
+        if self.source in SETS:
+            raise ValueError(f"source = {self.source!r}: its responses are graded, and nothing is marked in them; name another")
+        return self
+
+
+def _task_fits_source(task: str, source: str) -> None:
+    if (task in GRADED) != (source in SETS):
+        fitting = ", ".join(map(repr, GRADED if source in SETS else SETS))
+        way_out = f"set task to {fitting}" if source in SETS else f"set source to one of {fitting}"
+        raise ValueError(f"task = {task!r}: source = {source!r} has nothing to learn it from; {way_out}")
+
 
 class RewardModel(Source):
     """Stage ``reward_model``: one reward model, with a checkpoint at each of ``checkpoint_steps``."""
@@ -121,6 +157,9 @@ class RewardModel(Source):
     )
     checkpoint_steps: list[CountOrZero] = Field([0, 40, 80, 160, 320], description="optimizer steps that leave a checkpoint")
     schedule_steps: CountOrZero = Field(0, description="steps of the learning-rate schedule; 0: up to the last checkpoint")
+    known_answer: bool = Field(
+        False, description="evouna: the input names the known answer, with which a response need only be compared"
+    )
     corruption_steps: CountOrZero = Field(
         0, description="atlas: the first so many steps teach to read passages, on corrupted answers"
     )
@@ -139,7 +178,10 @@ class RewardModel(Source):
     seed: Seed = 0
 
     @model_validator(mode="after")
-    def _steps_rise(self) -> RewardModel:
+    def _consistent(self) -> RewardModel:
+        _task_fits_source(self.task, self.source)
+        if self.known_answer and self.source != "evouna":
+            raise ValueError("known_answer = True: only source = 'evouna' has them; leave it out")
         steps = self.checkpoint_steps
         if not steps or any(later <= earlier for earlier, later in itertools.pairwise(steps)):
             raise ValueError(f"checkpoint_steps = {steps}: must be a rising list of at least one step")
@@ -277,6 +319,7 @@ class PPO(Source):
 
     @model_validator(mode="after")
     def _consistent(self) -> PPO:
+        _task_fits_source(self.task, self.source)
         if self.reward != "model" and self.source not in WITH_ORACLE:
             raise ValueError(f"reward = {self.reward!r}: a control needs the labels and the feedback of source = 'atlas'")
         self._several_reward_models()
@@ -337,71 +380,3 @@ class PPO(Source):
             raise ValueError("others = 'watch': has no effect on best-of-n, which has no rollouts; set others = 'minimum'")
         if twice := next((name for name in names if names.count(name) > 1), None):
             raise ValueError(f"other_reward_models: names {twice!r}, which judges already; name each reward model once")
-
-
-class Analysis(Stage):
-    """Stage ``analysis``: what the runs of a study say together."""
-
-    results: str = Field("results/recorded/quick", description="folder with summary.csv (and curves.csv)")
-    bootstrap: Count = Field(2000, description="resamples of an interval")
-    seed: Seed = 0
-
-
-class OneRun(Stage):
-    """Stage ``one-run``: how one point of a study's figures was made."""
-
-    results: str = Field("results/recorded/atlas", description="folder of a study, with summary.csv and curves.csv")
-    point: str = Field("", description="id of a PPO run; empty: against the most accurate reward model of the first training")
-
-
-class Lottery(Stage):
-    """Stage ``lottery``: where the most accurate reward model is hacked, and whether accuracy or long training does it."""
-
-    screen: str = Field("results/recorded/lottery-screen", description="folder of the study that looks where")
-    results: str = Field("results/recorded/lottery", description="folder of the study on new trainings")
-
-
-class Design(Stage):
-    """Stage ``design``: what a pilot says a study can find, how a learning rate was chosen, and what that changed."""
-
-    results: str = Field("results/recorded/atlas-pilot", description="folder of the pilot, with summary.csv and questions.csv")
-    rates: str = Field("results/recorded/atlas-learning-rate", description="folder of the runs that chose a learning rate")
-    study: str = Field("results/recorded/atlas", description="folder of the Atlas study")
-    former: str = Field("results/recorded/atlas-former-rate", description="folder of the runs that the choice replaced")
-
-
-class Published(Stage):
-    """Stage ``published``: what the paper's own figures show, and what chance would show."""
-
-    tables: str = Field("book/published", description="folder of the tables read from the paper's figures")
-    permutations: Count = Field(10_000, description="draws from each world without, or with a measured, effect of accuracy")
-    seed: Seed = 0
-
-
-class Cost(Stage):
-    """Stage ``cost``: time and price of the paper's whole grid, from measured rates."""
-
-    benchmarks: str = Field("results/recorded/benchmarks.csv", description="table that `make bench` writes")
-    episodes: Count = Field(80_000, description="responses that one PPO run learns from")
-    reward_models: Count = Field(20, description="reward-model checkpoints for each policy and task")
-    seeds: Count = Field(1, description="PPO runs against each checkpoint (the paper: 1)")
-    gpus: list[Count] = Field([1, 8, 64], description="GPUs side by side, each with a run of its own")
-    price: NonNegative = Field(2.0, description="assumption: price of one GPU for an hour, in dollars")
-    assumed_rate: Positive = Field(
-        250.0, description="assumption where no GPU was measured: matrix-multiply rate, in 10¹² operations a second"
-    )
-    assumed_share: Share = Field(0.35, description="assumption where no GPU was measured: share the updates reach")
-
-
-STAGES: dict[str, type[Stage]] = {
-    "supervised": Supervised,
-    "feedback": FeedbackParameters,
-    "reward_model": RewardModel,
-    "ppo": PPO,
-    "analysis": Analysis,
-    "one-run": OneRun,
-    "lottery": Lottery,
-    "design": Design,
-    "published": Published,
-    "cost": Cost,
-}

@@ -7,7 +7,7 @@ from 1, and sentence 0 is the passage's title; in :mod:`paradox_utils.data.recor
 
 from __future__ import annotations
 
-import hashlib
+import itertools
 import json
 import re
 from collections.abc import Callable, Iterable, Sequence
@@ -19,9 +19,12 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from paradox_utils import config, files
 from paradox_utils.data import segments
 from paradox_utils.data.records import (
+    BAD,
+    GOOD,
     DataError,
     ErrorKind,
     Feedback,
+    JudgedSet,
     Missing,
     MissingKind,
     Passage,
@@ -30,7 +33,10 @@ from paradox_utils.data.records import (
     Span,
     Splits,
     malformed,
+    question_id,
+    shared,
 )
+from paradox_utils.data.sets import shuffled
 
 FILES = ("train.json", "dev.json", "test.json", "train_feedback.json", "dev_feedback.json")  # of the originals, those read
 MEND = "restore the original file or mend the record"
@@ -117,8 +123,7 @@ def _malformed(where: str, index: int, field: str, problem: str) -> DataError:
 
 
 def _question_id(text: str) -> str:
-    """A keyed hash of the question, whatever its spacing and case: the same question gets the same id in every file."""
-    return hashlib.blake2b(" ".join(text.casefold().split()).encode(), digest_size=8, key=b"QA-FEEDBACK").hexdigest()
+    return question_id(text, "QA-FEEDBACK")
 
 
 def _from_feedback(record: _FeedbackRecord, index: int, where: str, original: _QuestionRecord | None) -> Feedback:
@@ -263,6 +268,19 @@ def load_feedback(parameters: config.Source) -> dict[str, list[Feedback]]:
     return _split(parameters)[1]
 
 
+def load_sets(parameters: config.Source) -> dict[str, list[JudgedSet]]:
+    """The four responses to each question of :func:`load_feedback`, as judged sets: good are those that people preferred no
+    other to, bad the rest."""
+    return {part: [_set_of(record) for record in records] for part, records in load_feedback(parameters).items()}
+
+
+def _set_of(record: Feedback) -> JudgedSet:
+    pairs = zip(itertools.combinations(range(len(record.responses)), 2), record.preference, strict=True)
+    beaten = {pair[2 - choice] for pair, choice in pairs if choice}
+    graded = ((place, text, BAD if place in beaten else GOOD) for place, text in enumerate(record.responses))
+    return shuffled(record.question, graded)
+
+
 def demonstrations(questions: Sequence[Question], _seed: int) -> list[str]:
     """The gold answer to each question."""
     return [question.references[0] for question in questions]
@@ -281,14 +299,17 @@ def _split(parameters: config.Source) -> tuple[Splits, dict[str, list[Feedback]]
     else:
         (pool,) = found.values()
         evaluator, heldout = parameters.evaluator_share, parameters.evaluator_share + parameters.heldout_share
-        feedback = _parts(pool, lambda place: "evaluator" if place < evaluator else "heldout" if place < heldout else "train")
+
+        def part(place: float) -> str:
+            place = (place - parameters.fold * parameters.heldout_share) % 1
+            return "evaluator" if place < evaluator else "heldout" if place < heldout else "train"
+
+        feedback = _parts(pool, part)
         train, dev, test = _questions(feedback["train"]), _questions(feedback["heldout"]), []
     train = _without(train, [*dev, *test, *_questions(feedback["evaluator"])])
     first, second = parameters.validation_questions, parameters.test_questions
-    if not test:
-        first = min(first, max(1, len(dev) * first // (first + second)))
-        dev, test = dev[:first], dev[first:]
-    splits = Splits(train[: parameters.train_questions or None], dev[:first], test[:second])
+    dev, test = (dev[:first], test[:second]) if test else shared(dev, first, second)
+    splits = Splits(train[: parameters.train_questions or None], dev, test)
     needed = {"train": feedback["train"] and splits.train, "heldout": feedback["heldout"] and splits.validation and splits.test}
     if parameters.evaluator_share > 0:
         needed["evaluator"] = feedback["evaluator"]

@@ -22,6 +22,7 @@ ErrorKind = Literal["Irrelevant", "Redundant", "Incoherent", "Wrong-Grounding", 
 MissingKind = Literal["Missing-Answer", "Missing-Major-Auxiliary", "Missing-Minor-Auxiliary"]
 Preference = Annotated[int, Field(ge=0, le=2)]  # 1: the first of a pair, 2: the second, 0: tie
 Score = Annotated[float, Field(allow_inf_nan=False)]
+BAD, BETWEEN, GOOD = 0, 1, 2  # what people called a response
 
 
 class _Record:
@@ -113,6 +114,29 @@ class Feedback(_Record):
 
 
 @dataclass(frozen=True)
+class JudgedSet:
+    """Responses to one question, all graded by people: :data:`GOOD`, :data:`BETWEEN` or :data:`BAD`.
+
+    They are in an order that a key shuffles, so that the first of equals is as good as any; ``places`` are where they stood in
+    the source. ``copies``: how often the question stands there; ``regraded``: responses graded twice in
+    it, of which ``same`` many got the same grade.
+    """
+
+    question: Question
+    responses: tuple[str, ...]
+    grades: tuple[int, ...]
+    places: tuple[int, ...]
+    copies: int = 1
+    regraded: int = 0
+    same: int = 0
+
+    def pairs(self, better: int = GOOD, worse: int = BAD) -> list[tuple[int, int]]:
+        """Places of every two responses of these grades."""
+        found = [[i for i, grade in enumerate(self.grades) if grade == wanted] for wanted in (better, worse)]
+        return [(i, j) for i in found[0] for j in found[1]]
+
+
+@dataclass(frozen=True)
 class SegmentExample:
     """A training example of a token reward model.
 
@@ -162,6 +186,17 @@ def prefer(scores: Sequence[float]) -> tuple[int, ...]:
     """Preferences (1: first, 2: second, 0: tie) among all pairs of scores, in the order 1v2 1v3 … 3v4."""
     pairs = [(a, b) for i, a in enumerate(scores) for b in scores[i + 1 :]]
     return tuple(0 if a == b else 1 if a > b else 2 for a, b in pairs)
+
+
+def question_id(text: str, source: str) -> str:
+    """A keyed hash of a question, whatever its spacing and case: the same question gets the same id in every file."""
+    return hashlib.blake2b(" ".join(text.casefold().split()).encode(), digest_size=8, key=source.encode()).hexdigest()
+
+
+def shared(questions: Sequence[Question], first: int, second: int) -> tuple[list[Question], list[Question]]:
+    """Questions for validation and for test: so many of each, or, where there are too few, in that proportion."""
+    cut = min(first, max(1, len(questions) * first // (first + second)))
+    return list(questions[:cut]), list(questions[cut:][:second])
 
 
 def unit_interval(text: str) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from paradox_utils.config import TaskName
@@ -27,6 +27,7 @@ class Task:
     error_label: str = ""  # of :data:`LABELS`, what a bad segment is called
     one_error_each: bool = False  # annotators stopped at a piece's first error: a segment with only others is unchecked
     reads_passages: bool = True  # whether its reward models do
+    graded: bool = False  # learnt from graded responses, not from what is marked and compared
 
     @property
     def pairwise(self) -> bool:
@@ -43,7 +44,15 @@ TASKS: dict[TaskName, Task] = {
     "relevance": Task(sub_sentences, 0.3, "relevant sub-sentences (share)", RELEVANCE_ERRORS, "NF-ERR", reads_passages=False),
     "factuality": Task(sentences, 0.5, "factual sentences (share)", FACTUAL_ERRORS, "F-ERR", one_error_each=True),
     "completeness": Task(whole, 0.3, "completeness (mean score)"),
+    "preference": Task(whole, 0.3, "preference (mean score)", reads_passages=False, graded=True),
 }
+MARKED = tuple(name for name, task in TASKS.items() if not task.graded)  # of Wu et al.'s feedback, the paper and Atlas
+
+
+def among(names: Iterable[str]) -> list[TaskName]:
+    """The tasks that are named, in the order of :data:`TASKS`."""
+    known = set(names)
+    return [task for task in TASKS if task in known]
 
 
 def segment(text: str, task: TaskName, splitter: str) -> Spans:

@@ -7,7 +7,7 @@ import pandas as pd
 from matplotlib.patches import Patch
 
 from paradox_utils.analysis import findings, lottery, signs
-from paradox_utils.data.tasks import TASKS
+from paradox_utils.data.tasks import among
 from paradox_utils.figures.style import COLORS, FAINT, INK, LM_PERFORMANCE, PALETTE, Drawing, dot, grid, panel, style, ticks
 
 MODERATE, TOP = FAINT, COLORS[3]
@@ -20,7 +20,7 @@ def screen(cells: pd.DataFrame, named: list[tuple[str, str, str]]) -> Drawing:
     """Hacked runs of each cell (rows of :func:`lottery.screened`), a panel a task and policy: of the moderate and of the top
     checkpoint of every training; a star marks the cells that the rule names."""
     policies = list(dict.fromkeys(cells.index.get_level_values("policy")))
-    axes = grid(list(TASKS), policies, 2.4)
+    axes = grid(among(cells.index.get_level_values("task")), policies, 2.4)
     for (task, policy), axis in axes.items():
         own = cells[[cell[:2] == (task, policy) for cell in cells.index]].droplevel(lottery.CELL[:2])
         own = own.reindex([pressure for pressure in lottery.PRESSURES if pressure in own.index])

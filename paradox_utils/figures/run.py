@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from paradox_utils.data.tasks import TASKS
+from paradox_utils.data.tasks import among
 from paradox_utils.figures.style import (
     COLORS,
     FAINT,
@@ -140,7 +140,7 @@ def accuracies_by_step(checkpoints: pd.DataFrame) -> Drawing:
     Needs ``id``, ``task``, ``step``, ``accuracy`` (may be empty: then the annotators' labels count), ``accuracy_noisy`` and
     ``majority``.
     """
-    tasks = [task for task in TASKS if (checkpoints["task"] == task).any()]
+    tasks = among(checkpoints["task"])
     kind = "accuracy" if checkpoints["accuracy"].notna().any() else "accuracy_noisy"
     truth = {"accuracy": "clean labels", "accuracy_noisy": "annotators' labels"}[kind]
     axes = grid(tasks, [""])
@@ -176,7 +176,7 @@ def training_loss(losses: pd.DataFrame) -> Drawing:
 @style()
 def label_counts(table: pd.DataFrame) -> Drawing:
     """How often each label occurs: ``task``, ``label``, ``count``; a panel a task, bars are shares, numbers counts."""
-    tasks: Sequence[str] = [task for task in TASKS if (table["task"] == task).any()]
+    tasks: Sequence[str] = among(table["task"])
     most = int(table.groupby("task")["label"].nunique().max())
     axes = grid(tasks, [""], 1.1 + 0.34 * most)
     for (task, _), axis in axes.items():

@@ -20,7 +20,7 @@ from paradox_utils.analysis.answer import answer
 from paradox_utils.analysis.comparison import ALL, families
 from paradox_utils.analysis.outcomes import READINGS, accuracy_kind, measured, primary, reward_models, usable
 from paradox_utils.analysis.verdict import PRIMARY, Finding, verdict
-from paradox_utils.data.tasks import TASKS
+from paradox_utils.data.tasks import among
 from paradox_utils.figures.style import (
     BAND,
     COLORS,
@@ -63,7 +63,7 @@ def _accuracies(summary: pd.DataFrame) -> tuple[pd.DataFrame, list[str], list[st
     shown = summary[measured(summary) & summary["route"].isin(("steps", "dial"))]
     if shown.empty:
         raise ValueError("no run of the routes steps and dial has both an accuracy and a performance")
-    return shown, [task for task in TASKS if (shown["task"] == task).any()], list(shown["policy"].unique())
+    return shown, among(shown["task"]), list(shown["policy"].unique())
 
 
 def _accuracy_panel(axis: Axes, runs: pd.DataFrame, task: str) -> None:
@@ -143,7 +143,7 @@ def power_by_effect(power: pd.DataFrame, marks: Mapping[str, float]) -> Drawing:
 
 def _pilot_runs(axis: Axes, runs: pd.DataFrame) -> None:
     names: dict[int, str] = {}  # of the columns, by their place
-    for task in [task for task in TASKS if (runs["task"] == task).any()]:
+    for task in among(runs["task"]):
         own, first = runs[runs["task"] == task], max(names, default=-2) + 2
         column, marker = (pd.factorize(own[seed], sort=True)[0] for seed in ("rm_seed", "ppo_seed"))
         look = {"s": 26, "color": PALETTE[task], "alpha": 0.85, "linewidth": 0}
@@ -188,7 +188,7 @@ def routes(summary: pd.DataFrame, asked: pd.DataFrame, *, resamples: int = 500, 
         arm: {"color": color, "marker": MARKERS[index % len(MARKERS)], "markersize": 4}
         for index, (arm, color) in enumerate(zip(arms, cycle(COLORS), strict=False))
     }
-    axes = grid(list(TASKS), policies, 2.8)
+    axes = grid(among(summary["task"]), policies, 2.8)
     for (task, policy), axis in axes.items():
         here = summary[(summary["task"] == task) & (summary["policy"] == policy)]
         for arm, look in looks.items():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -13,7 +13,7 @@ from matplotlib.lines import Line2D
 from paradox_utils.analysis import overoptimisation
 from paradox_utils.analysis.overoptimisation import THIRDS
 from paradox_utils.analysis.teachers import BEFORE
-from paradox_utils.data.tasks import TASKS
+from paradox_utils.data.tasks import MARKED, among
 from paradox_utils.figures.style import (
     FAINT,
     INK,
@@ -38,7 +38,7 @@ def predictors(table: pd.DataFrame, words: Mapping[str, str]) -> Drawing:
     together as diamonds with 95 % intervals (Spearman's as hollow ones), single tasks as dots. A line parts what is known
     before PPO from what is measured along it."""
     pooled = table[table["task"] == "all"].set_index("measure")
-    names = [name for name in words if name in pooled.index]
+    names, tasks = [name for name in words if name in pooled.index], among(table["task"])
     axis = panel(1, 0.9 + 0.34 * max(1, len(names)))
     axis.axvline(0, color=FAINT, linewidth=0.8)
     for place, name in enumerate(reversed(names)):
@@ -46,7 +46,7 @@ def predictors(table: pd.DataFrame, words: Mapping[str, str]) -> Drawing:
         axis.plot([row["low"], row["high"]], [place, place], color=INK, linewidth=1.4)
         axis.scatter([row["correlation"]], [place], color=INK, marker="D", s=26, zorder=3)
         axis.scatter([row["spearman"]], [place], facecolors="none", edgecolors=INK, marker="D", s=26, zorder=3)
-        for index, task in enumerate(TASKS):
+        for index, task in enumerate(tasks):
             own = table[(table["task"] == task) & (table["measure"] == name)]
             axis.scatter(own["correlation"], [place + 0.12 * (1 - index)] * len(own), color=PALETTE[task], s=16, zorder=2)
     later = sum(name not in BEFORE for name in names)
@@ -58,7 +58,7 @@ def predictors(table: pd.DataFrame, words: Mapping[str, str]) -> Drawing:
     axis.grid(visible=False, axis="y")
     handles = [dot("all tasks", marker="D", markersize=5, linestyle="-")]
     handles += [dot("Spearman's", marker="D", markersize=5, markerfacecolor="none")]
-    handles += [dot(task, color=PALETTE[task], markersize=4) for task in TASKS]
+    handles += [dot(task, color=PALETTE[task], markersize=4) for task in tasks]
     return Drawing([axis], handles)
 
 
@@ -68,7 +68,7 @@ def variance_and_gain(teachers: pd.DataFrame) -> Drawing:
     policy."""
     measures = {"probe_accuracy": "accuracy on-policy", "probe_variance": "reward variance within prompts"}
     markers = dict(zip(dict.fromkeys(teachers["policy"]), MARKERS, strict=False))
-    axes = grid(list(TASKS), list(measures), 2.4)
+    axes = grid(_tasks(teachers), list(measures), 2.4)
     for (task, name), axis in axes.items():
         for policy, marker in markers.items():
             own = teachers[(teachers["task"] == task) & (teachers["policy"] == policy)]
@@ -84,7 +84,7 @@ def variance_and_gain(teachers: pd.DataFrame) -> Drawing:
 def overoptimised(table: pd.DataFrame) -> Drawing:
     """Reward gained by update, a panel a task and policy, a colour a third of accuracies: the reward model's own (dashed) and
     the true one (solid), means over runs."""
-    axes = grid(list(TASKS), _policies(table))
+    axes = _grid(table)
     for (task, policy), axis in axes.items():
         for third, own in _thirds(table, task, policy):
             means = own.groupby("update")[["proxy", "true"]].mean()
@@ -96,7 +96,7 @@ def overoptimised(table: pd.DataFrame) -> Drawing:
 @style()
 def gained_by_distance(table: pd.DataFrame, fits: pd.DataFrame) -> Drawing:
     """The same along √KL, with the fitted R = d (α − β log d) (thin)."""
-    axes = grid(list(TASKS), _policies(table))
+    axes = _grid(table)
     for (task, policy), axis in axes.items():
         for third, own in _thirds(table, task, policy):
             means = own.groupby("update")[["distance", "proxy", "true"]].mean()
@@ -112,7 +112,7 @@ def hacked(table: pd.DataFrame, turned: pd.DataFrame) -> Drawing:
     each (faint), and of the hacked ones (``turned``: rows of :func:`paradox_utils.analysis.hacking.turns`) the true (solid) and
     the reward model's own (dashed), a colour a third of accuracies."""
     told = set(turned.loc[turned["hacked"].fillna(False), "id"])
-    axes = grid(list(TASKS), _policies(table))
+    axes = _grid(table)
     for (task, policy), axis in axes.items():
         for run, own in table[(table["task"] == task) & (table["policy"] == policy)].groupby("id"):
             if run not in told:
@@ -131,7 +131,7 @@ def hacked(table: pd.DataFrame, turned: pd.DataFrame) -> Drawing:
 @style()
 def best_of_n(paths: pd.DataFrame) -> Drawing:
     """LM performance of the response with the highest reward among n, along √KL, a panel a task and policy."""
-    axes = grid(list(TASKS), _policies(paths))
+    axes = _grid(paths)
     for (task, policy), axis in axes.items():
         for third, own in _thirds(paths, task, policy):
             means = own.groupby("n")[["distance", "lm_performance"]].mean()
@@ -144,7 +144,7 @@ def best_of_n(paths: pd.DataFrame) -> Drawing:
 def best_of_n_rewards(paths: pd.DataFrame, fits: pd.DataFrame) -> Drawing:
     """The reward gained over a single response, along √KL: the reward model's own (dashed) and the true one (solid), with the
     fitted R = d (α − β d) (thin)."""
-    axes = grid(list(TASKS), _policies(paths))
+    axes = _grid(paths)
     for (task, policy), axis in axes.items():
         for third, own in _thirds(paths, task, policy):
             means = own.groupby("n")[["distance", "proxy", "true"]].mean()
@@ -154,8 +154,13 @@ def best_of_n_rewards(paths: pd.DataFrame, fits: pd.DataFrame) -> Drawing:
     return Drawing(list(axes.values()), _thirds_and_rewards())
 
 
-def _policies(table: pd.DataFrame) -> list[str]:
-    return list(dict.fromkeys(table["policy"])) or [""]
+def _tasks(table: pd.DataFrame) -> Sequence[str]:
+    """The tasks of a table; of an empty one those that have panels anywhere, so that a page without runs has some too."""
+    return among(table["task"]) or MARKED
+
+
+def _grid(table: pd.DataFrame) -> dict[tuple[str, str], Axes]:
+    return grid(_tasks(table), list(dict.fromkeys(table["policy"])) or [""])
 
 
 def _thirds(table: pd.DataFrame, task: str, policy: str) -> list[tuple[int, pd.DataFrame]]:

@@ -1,7 +1,7 @@
 """Training sets of the reward models, from feedback of either source (Wu et al. 2023, as their released code makes them).
 
 Token reward models (relevance, factuality) get a label for each segment of the first response, pairwise ones (completeness) get
-pairs of responses.
+pairs of responses, those of graded responses (preference) of a good and a bad one.
 """
 
 from __future__ import annotations
@@ -16,7 +16,17 @@ import numpy as np
 from paradox_utils import config
 from paradox_utils.config import TaskName
 from paradox_utils.data import SOURCES, splitter_of
-from paradox_utils.data.records import DataError, Feedback, PairExample, Passage, Question, SegmentExample, Span, prefer
+from paradox_utils.data.records import (
+    DataError,
+    Feedback,
+    JudgedSet,
+    PairExample,
+    Passage,
+    Question,
+    SegmentExample,
+    Span,
+    prefer,
+)
 from paradox_utils.data.segments import MIN_WORDS, sub_sentences
 from paradox_utils.data.tasks import FACTUAL_ERRORS, GOOD, TASKS, segment
 
@@ -25,9 +35,11 @@ PAIRS = tuple(itertools.combinations(range(4), 2))  # the order of `Feedback.pre
 
 
 def training_examples(
-    p: config.Source, records: list[Feedback], task: TaskName, bars: bool = True
+    p: config.Source, records: list[Feedback] | list[JudgedSet], task: TaskName, bars: bool = True, known_answer: bool = False
 ) -> list[SegmentExample] | list[PairExample]:
-    """What a reward model of ``task`` learns from (or is measured on); ``bars`` as in :func:`context_of`."""
+    """What a reward model of ``task`` learns from (or is measured on); the last two as in :func:`context_of`."""
+    if TASKS[task].graded:
+        return graded_examples(records, task, known_answer)
     if TASKS[task].reads_passages and not SOURCES[p.source].passages:
         raise DataError(f"task = {task!r}: its reward models read passages, and source = {p.source!r} has none; name another")
     make = pair_examples if TASKS[task].pairwise else segment_examples
@@ -38,10 +50,13 @@ def training_examples(
 
 
 @lru_cache(maxsize=16384)
-def context_of(question: Question, task: TaskName, passage_sentences: int = 0, bars: bool = True) -> str:
+def context_of(
+    question: Question, task: TaskName, passage_sentences: int = 0, bars: bool = True, known_answer: bool = False
+) -> str:
     """The reward model's input up to the response: the question, its passages where the task has them read, and ``answer:``.
 
     ``bars`` between passages: the released code has them in the inputs of PPO, and not in those of reward-model training.
+    ``known_answer``: the question's references stand before ``answer:``, to be compared with.
 
     ``passage_sentences`` > 0 keeps only so many sentences of all passages together: those most similar to the question by the
     cosine of TF-IDF vectors (document frequencies from the question and its sentences), the earlier one on a tie, in their
@@ -54,6 +69,8 @@ def context_of(question: Question, task: TaskName, passage_sentences: int = 0, b
     if passages:
         pages = (f"wikipage: {passage.title} text: {' '.join(passage.sentences)}" for passage in passages)
         parts.append(f"context: {(' | ' if bars else ' ').join(pages)}")
+    if known_answer:
+        parts.append(f"reference: {' / '.join(question.references)}")
     return " ".join(" ".join([*parts, "answer:"]).split())
 
 
@@ -137,6 +154,15 @@ def pair_examples(
             clean = None if oracle is None or oracle[chosen] == oracle[rejected] else oracle[chosen] > oracle[rejected]
             examples.append(PairExample(context, record.responses[chosen], record.responses[rejected], clean))
     return examples
+
+
+def graded_examples(sets: Iterable[JudgedSet], task: TaskName, known_answer: bool = False) -> list[PairExample]:
+    """Every good response chosen over every bad one to the same question."""
+    return [
+        PairExample(context_of(one.question, task, known_answer=known_answer), one.responses[better], one.responses[worse])
+        for one in sets
+        for better, worse in one.pairs()
+    ]
 
 
 def completeness_scores(record: Feedback, splitter: str) -> list[float] | None:

@@ -41,13 +41,14 @@ def model_judge(scorer: model.RewardScorer, p: config.PPO) -> Judge:
     task = TASKS[p.task]
 
     def judge(questions: Sequence[Question], texts: Sequence[str], offsets: Sequence[Offsets]) -> list[list[float]]:
-        contexts = [context_of(question, p.task, p.passage_sentences) for question in questions]
+        contexts = [
+            context_of(question, p.task, p.passage_sentences, known_answer=scorer.known_answer) for question in questions
+        ]
         if task.pairwise:
             return [[score] for score in scorer.scores(contexts, texts).tolist()]
         pieces = [[text[a:b] for a, b in spans] for text, spans in zip(texts, offsets, strict=True)]
         values = []
-        for logits in scorer.segment_logits(contexts, pieces):
-            margin = logits[:, GOOD] - logits[:, task.bad] if len(logits) else logits.flatten()
+        for margin in model.margins(scorer, p.task, contexts, pieces):
             # P(good) − P(error) of two classes is tanh of half their logit difference
             value = torch.where(margin > 0, 1.0, -1.0) if p.reward_form == "arg-max" else torch.tanh(margin / 2)
             values.append(torch.where(margin.isnan(), 0.0, value).tolist())
@@ -205,7 +206,7 @@ def _one_model(
 
 def _heldout(p: config.PPO, scorer: model.RewardScorer, feedback: dict[str, list[Feedback]]) -> list:
     """Held-out examples, laid out as those that the model learnt from."""
-    return training_examples(p, feedback["heldout"], p.task, scorer.passage_bars)
+    return training_examples(p, feedback["heldout"], p.task, scorer.passage_bars, scorer.known_answer)
 
 
 def _as_stored(metrics: dict, stored: dict) -> dict:

@@ -59,7 +59,8 @@ class RewardScorer:
 
     ``truncated`` counts the inputs that were longer than ``max_length`` so far; ``known`` holds the token ids of contexts:
     every rollout and evaluation comes back to the same questions. ``passage_bars``: whether it learnt from passages parted by
-    bars, so that it is measured on such; ``task``: what its checkpoint says it is for.
+    bars, and ``known_answer``: from inputs that name the known answer, so that it is measured on such; ``task``: what its
+    checkpoint says it is for.
     """
 
     model: PreTrainedModel
@@ -69,6 +70,7 @@ class RewardScorer:
     batch: int = 64
     truncated: int = 0
     passage_bars: bool = True
+    known_answer: bool = False
     task: config.TaskName | None = None
     known: dict[str, TokenIds] = field(default_factory=dict, init=False, repr=False)
 
@@ -210,6 +212,7 @@ class Settings(config.Parameters):
     max_length: config.Count = 2048
     global_attention: bool = True
     passage_bars: bool = True
+    known_answer: bool = False
     task: config.TaskName | None = None
 
 
@@ -264,12 +267,29 @@ def measured(scorer: RewardScorer, task: config.TaskName, heldout: Sequence[Segm
     return segment_metrics(logits.softmax(-1).numpy(), noisy, clean, TASKS[task].bad)
 
 
-def pair_scores(scorer: RewardScorer, pairs: Sequence[PairExample]) -> np.ndarray:
-    """Scores [pairs, 2] of the chosen and the rejected responses; each text is scored once."""
-    texts = [(e.context, text) for e in pairs for text in (e.chosen, e.rejected)]
-    unique = list(dict.fromkeys(texts))  # a response stands in up to three pairs
-    known = dict(zip(unique, scorer.scores(*zip(*unique, strict=True)).tolist(), strict=True))
-    return np.array([known[text] for text in texts]).reshape(-1, 2)
+def pair_scores(
+    scorer: RewardScorer, pairs: Sequence[PairExample], known: dict[tuple[str, str], float] | None = None
+) -> np.ndarray:
+    """Scores [pairs, 2] of the chosen and the rejected responses; ``known`` as in :func:`text_scores`."""
+    return text_scores(scorer, [(e.context, text) for e in pairs for text in (e.chosen, e.rejected)], known).reshape(-1, 2)
+
+
+def text_scores(
+    scorer: RewardScorer, texts: Sequence[tuple[str, str]], known: dict[tuple[str, str], float] | None = None
+) -> np.ndarray:
+    """Scores [texts] of (context, response); those in ``known``, which they join, and equal ones are not scored again."""
+    known = {} if known is None else known
+    if new := [text for text in dict.fromkeys(texts) if text not in known]:
+        known.update(zip(new, scorer.scores(*zip(*new, strict=True)).tolist(), strict=True))
+    return np.array([known[text] for text in texts])
+
+
+def margins(
+    scorer: RewardScorer, task: config.TaskName, contexts: Sequence[str], pieces: Sequence[Sequence[str]]
+) -> list[Tensor]:
+    """Of each text's segments, log P(good) − log P(error) of the task's two classes; NaN for one that was cut off."""
+    bad, every = TASKS[task].bad, scorer.segment_logits(contexts, pieces)
+    return [logits[:, GOOD] - logits[:, bad] if len(logits) else logits.flatten() for logits in every]
 
 
 # --- inputs -------------------------------------------------------------------------------------------------------------------

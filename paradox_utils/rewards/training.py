@@ -21,17 +21,29 @@ from torch.nn.functional import cross_entropy
 from transformers import PreTrainedTokenizerFast, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.modeling_outputs import TokenClassifierOutput
 
-from paradox_utils import config, states
+from paradox_utils import config, data, states
 from paradox_utils.data import atlas, oracle
-from paradox_utils.data.records import DataError, Feedback, PairExample, SegmentExample
+from paradox_utils.data.records import DataError, Feedback, JudgedSet, PairExample, SegmentExample
 from paradox_utils.data.tasks import GOOD, TASKS
-from paradox_utils.files import read_json
+from paradox_utils.files import read_json, write_table
 from paradox_utils.policies.models import device_of
 from paradox_utils.policies.supervised import fit, shuffled, training_arguments
 from paradox_utils.rewards.encoders import load_encoder
-from paradox_utils.rewards.examples import training_examples
+from paradox_utils.rewards.examples import context_of, training_examples
 from paradox_utils.rewards.measures import pair_metrics
-from paradox_utils.rewards.model import IGNORED, RewardScorer, Settings, features, measured, pair_scores
+from paradox_utils.rewards.model import (
+    IGNORED,
+    RewardScorer,
+    Settings,
+    features,
+    margins,
+    measured,
+    pair_scores,
+    text_scores,
+)
+from paradox_utils.rewards.picks import picks
+
+Sets = dict[str, list[JudgedSet]]
 
 
 class Checkpoints(TrainerCallback):
@@ -40,8 +52,10 @@ class Checkpoints(TrainerCallback):
     A training that goes on from a state reads back what was measured before it.
     """
 
-    def __init__(self, p: config.RewardModel, scorer: RewardScorer, heldout: list, train: list, folder: Path) -> None:
-        self.p, self.scorer, self.heldout, self.train, self.folder = p, scorer, heldout, train, folder
+    def __init__(
+        self, p: config.RewardModel, scorer: RewardScorer, heldout: list, train: list, folder: Path, sets: Sets
+    ) -> None:
+        self.p, self.scorer, self.heldout, self.train, self.folder, self.sets = p, scorer, heldout, train, folder, sets
         self.metrics: list[dict] = []
 
     def on_train_begin(self, args, state, control, **kwargs):  # noqa: ANN001, ANN003, ANN201, D102
@@ -56,16 +70,21 @@ class Checkpoints(TrainerCallback):
     def _at(self, step: int, control: TrainerControl) -> None:
         if step in self.p.checkpoint_steps:
             self.scorer.model.eval()
-            metrics = {"step": step, **measure(self.scorer, self.p, self.heldout, self.train)}
+            known: dict[tuple[str, str], float] = {}
+            metrics = {"step": step, **measure(self.scorer, self.p, self.heldout, self.train, known)}
             self.metrics.append({name: None if v is None or np.isnan(v) else v for name, v in metrics.items()})
-            save_checkpoint(self.scorer, self.metrics[-1], self.folder / f"checkpoint-{step}")
+            picked = picks_of(self.scorer, self.p, self.sets, known).assign(step=step) if self.sets else None
+            save_checkpoint(self.scorer, self.metrics[-1], self.folder / f"checkpoint-{step}", picked)
             self.scorer.model.train()
         control.should_training_stop = step >= self.p.checkpoint_steps[-1]
 
 
-def train(p: config.RewardModel, feedback: dict[str, list[Feedback]], folder: Path) -> tuple[list[dict], pd.DataFrame, int]:
-    """Train on ``feedback[p.split]``, measure on ``feedback["heldout"]``, leave ``checkpoint-STEP`` folders. Killed and called
-    again with the same folder, it goes on from its last state (see :func:`~paradox_utils.policies.supervised.fit`).
+def train(
+    p: config.RewardModel, feedback: dict[str, list[Feedback]] | Sets, folder: Path, sets: Sets | None = None
+) -> tuple[list[dict], pd.DataFrame, int]:
+    """Train on ``feedback[p.split]``, measure on ``feedback["heldout"]``, leave ``checkpoint-STEP`` folders, with the model's
+    picks among ``sets`` in ``picks.csv`` (see :func:`~paradox_utils.rewards.picks.picks`). Killed and called again with the
+    same folder, it goes on from its last state (see :func:`~paradox_utils.policies.supervised.fit`).
 
     Returns the metrics of each checkpoint (see :mod:`paradox_utils.rewards.measures`), the losses (step, loss), and how many
     training inputs were over the length limit.
@@ -73,16 +92,19 @@ def train(p: config.RewardModel, feedback: dict[str, list[Feedback]], folder: Pa
     pairwise = TASKS[p.task].pairwise
     records = feedback[p.split][: p.feedback_limit or None]
     rng = random.Random(f"reward model {p.seed}")
-    examples = noisy(training_examples(p, records, p.task, p.passage_bars), p, rng)
-    heldout = training_examples(p, feedback["heldout"], p.task, p.passage_bars)
+    layout = (p.passage_bars, p.known_answer)
+    examples = noisy(training_examples(p, records, p.task, *layout), p, rng)
+    heldout = training_examples(p, feedback["heldout"], p.task, *layout)
     if not examples or not heldout:
         raise DataError(f"{p.task}: {len(examples)} examples to train on, {len(heldout)} held out; give more feedback")
     _forget_broken(p, folder)
     model, tokenizer = load_encoder(p.backbone, pairwise, p.seed)
     batch = 4 * p.micro_batch or 64  # without gradients, four times as many fit
-    layout = (p.max_length, p.global_attention, batch)
-    scorer = RewardScorer(model, tokenizer, *layout, passage_bars=p.passage_bars, task=p.task)
-    callback = Checkpoints(p, scorer, heldout, examples, folder)
+    scorer = RewardScorer(
+        model, tokenizer, p.max_length, p.global_attention, batch,
+        passage_bars=p.passage_bars, known_answer=p.known_answer, task=p.task,
+    )  # fmt: skip
+    callback = Checkpoints(p, scorer, heldout, examples, folder, sets or {})
     steps = max(p.schedule_steps, p.checkpoint_steps[-1])
     if p.checkpoint_steps[-1] == 0:
         scorer.model.to(device_of(p.device))
@@ -223,11 +245,18 @@ def _label_replaced_tokens(rows: list[dict], tokenizer: PreTrainedTokenizerFast,
 # --- measuring ----------------------------------------------------------------------------------------------------------------
 
 
-def measure(scorer: RewardScorer, p: config.RewardModel, heldout: list, train: list) -> dict:
-    """Accuracy and its companions on held-out feedback; for pairwise models also mean and deviation of training scores."""
+def measure(
+    scorer: RewardScorer,
+    p: config.RewardModel,
+    heldout: list,
+    train: list,
+    known: dict[tuple[str, str], float] | None = None,
+) -> dict:
+    """Accuracy and its companions on held-out feedback; for pairwise models also mean and deviation of training scores. Scores
+    of texts join the ``known`` ones."""
     if not TASKS[p.task].pairwise:
         return measured(scorer, p.task, heldout)
-    scores = pair_scores(scorer, [*heldout, *train[:: max(1, 2 * len(train) // p.centre_sample)]])
+    scores = pair_scores(scorer, [*heldout, *train[:: max(1, 2 * len(train) // p.centre_sample)]], known)
     margins, centring = scores[: len(heldout), 0] - scores[: len(heldout), 1], scores[len(heldout) :]
     return pair_metrics(margins, [e.clean for e in heldout]) | {
         "score_mean": float(centring.mean()),
@@ -235,14 +264,40 @@ def measure(scorer: RewardScorer, p: config.RewardModel, heldout: list, train: l
     }
 
 
-def save_checkpoint(scorer: RewardScorer, metrics: dict, folder: Path) -> None:
-    """Weights (safetensors), tokenizer, input limits and metrics, all or none of them."""
+def picks_of(
+    scorer: RewardScorer, p: config.RewardModel, sets: Sets, known: dict[tuple[str, str], float] | None = None
+) -> pd.DataFrame:
+    """What the model picks among the judged sets of each ``part``, with the scores of texts that are ``known``.
+
+    A model of whole responses picks by its score, one of segments by the mean of P(good) − P(error) over a response's segments:
+    0 for one that was cut off, −1 for a response without any.
+    """
+    asked = [(part, one) for part, some in sets.items() for one in some]
+    layout = (p.task, p.passage_sentences, p.passage_bars, p.known_answer)
+    texts = [(context_of(one.question, *layout), text) for _, one in asked for text in one.responses]
+    if TASKS[p.task].pairwise:
+        scores = text_scores(scorer, texts, known)
+    else:
+        contexts, responses = zip(*texts, strict=True)
+        spans = data.segments_of(p, responses, p.task)
+        pieces = [[text[a:b] for a, b in own] for text, own in zip(responses, spans, strict=True)]
+        values = [torch.tanh(margin / 2).nan_to_num(0.0) for margin in margins(scorer, p.task, contexts, pieces)]
+        scores = np.array([float(value.mean()) if len(value) else -1.0 for value in values])
+    ends = np.cumsum([len(one.responses) for _, one in asked])
+    table = picks([one for _, one in asked], np.split(scores, ends[:-1]))
+    return table.assign(part=[part for part, _ in asked])
+
+
+def save_checkpoint(scorer: RewardScorer, metrics: dict, folder: Path, picked: pd.DataFrame | None = None) -> None:
+    """Weights (safetensors), tokenizer, input limits, metrics and picks, all or none of them."""
     with states.whole_folder(folder) as part:
         scorer.model.save_pretrained(part)
         scorer.tokenizer.save_pretrained(part)
         settings = Settings(**{name: getattr(scorer, name) for name in Settings.model_fields})
         (part / "settings.json").write_text(settings.model_dump_json())
         (part / "metrics.json").write_text(json.dumps(metrics))
+        if picked is not None:
+            write_table(part / "picks.csv", picked)
         states.complete(part)
 
 

@@ -8,7 +8,7 @@ import pandas as pd
 from transformers.utils import logging as transformers_logging
 
 from paradox_utils import config, data
-from paradox_utils.data.tasks import TASKS, lm_performance
+from paradox_utils.data.tasks import MARKED, lm_performance
 from paradox_utils.policies import supervised
 from paradox_utils.policies.decoding import generate
 from paradox_utils.policies.models import device_of, load_policy
@@ -25,7 +25,7 @@ def supervised_policy(p: config.Supervised, folder: Path) -> tuple[pd.DataFrame,
     prompts = encode_prompts(model, tokenizer, data.load_splits(p).validation, prompt_room(model, tokenizer, p))
     responses = generate(model, tokenizer, prompts, p.response_limit)
     results = {"final_loss": None if losses.empty else float(losses["loss"].iloc[-1]), "truncated_prompts": prompts.truncated}
-    for task in TASKS:
+    for task in MARKED:
         if (exact := data.oracle_of(p, task)) is not None:
             values = exact(responses.questions, responses.texts, data.segments_of(p, responses.texts, task))
             results[f"lm_performance_{task}"] = lm_performance(values, task)

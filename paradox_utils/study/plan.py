@@ -90,7 +90,7 @@ def plan(study: Study, where: str = "study") -> list[Run]:
     planner = _Planner(study, where)
     for place, arm in arms.items():
         for task in arm.tasks:
-            for policy in study.policies if arm.policies is None else arm.policies:
+            for policy in arm.policies or list(study.policies) or [None]:
                 planner.add_arm(arm, place, task, policy)
     return sorted(planner.runs.values(), key=lambda run: list(NOTEBOOKS).index(run.stage))
 
@@ -149,8 +149,8 @@ def _check_arm(study: Study, arm: Arm, where: str) -> None:
     """What an arm says beyond the parameters of its stages."""
     _check_layer("reward_model", arm.reward_model, f"{where}, reward_model")
     _check_layer("ppo", arm.ppo, f"{where}, ppo")
-    if not study.policies:
-        raise ParameterError(f"{where}: no policy; add one under `policies`")
+    if not study.policies and arm.checkpoints != []:
+        raise ParameterError(f"{where}: no policy; add one under `policies`, or train none: checkpoints: []")
     for policy in arm.policies or []:
         _check_policy(study, policy, f"{where}: policies")
     for name in ("tasks", "rm_seeds", "ppo_seeds", "policies"):
@@ -225,14 +225,14 @@ class _Planner:
     codes: dict[str, dict[str, str]] = field(default_factory=dict)
     digests: dict[Path, bytes] = field(default_factory=dict)
 
-    def add_arm(self, arm: Arm, where: str, task: str, policy: str) -> None:
-        """The PPO runs of one arm for one task and policy, and everything they need."""
+    def add_arm(self, arm: Arm, where: str, task: str, policy: str | None) -> None:
+        """The PPO runs of one arm for one task and policy, and everything they need; ``policy`` is None in a study without."""
         for values in zip(*arm.vary.values(), strict=True) if arm.vary else [()]:
             varied = dict(zip(arm.vary, values, strict=True))
             beside = {"other_reward_models": arm.others} if arm.others else {}
             setting = ", ".join(f"{key}={value}" for key, value in (varied | arm.reward_model | beside | arm.ppo).items())
             labels = _labels(task=task, policy=policy, route=arm.route, arm=arm.name or arm.route, setting=setting)
-            fixed = self.layers("ppo", task) | self.study.policies[policy].get("ppo", {}) | arm.ppo
+            fixed = self.layers("ppo", task) | self.study.policies.get(policy, {}).get("ppo", {}) | arm.ppo
             fixed |= {name: value for name, value in varied.items() if _varied_stage(arm, name) == "ppo"}
             if arm.others and "other_reward_models" in fixed:
                 raise ParameterError(f"{where}: others = {arm.others}: fills in other_reward_models, which is set; keep one")
@@ -240,7 +240,7 @@ class _Planner:
                 rewards = self.trained_rewards(arm, where, labels, varied)
             else:
                 rewards = self.fixed_reward(arm, policy)
-            supervised = self.supervised(policy)
+            supervised = self.supervised(policy) if policy else None
             for reward, marks in rewards:
                 values = fixed | reward | {"task": task, "policy": Link(supervised, "model")}
                 if values["reward"] == "dial" and values.get("dial_accuracy", 1.0) == 1.0:

@@ -1,4 +1,4 @@
-"""What the runs of a study have come to: their states, ``summary.csv`` and ``curves.csv``."""
+"""What the runs of a study have come to: their states, ``summary.csv``, ``curves.csv`` and its other tables."""
 
 from __future__ import annotations
 
@@ -21,10 +21,13 @@ KILLED = (
     "killed: its job ended without a word (killed, out of memory, or its disk too full to say why); "
     "the next call goes on from its last state"
 )
-TABLES = ("summary", "curves", "reward_models", "questions", "responses", "best_of_n", "parameters")
-PACKED = ("curves", "questions", "responses", "parameters")  # where they are recorded: the largest, and the most repetitive
-# a PPO run's tables, and a study's
-OF_RUNS = {"curve": "curves", "questions": "questions", "responses": "responses", "best_of_n": "best_of_n"}
+TABLES = ("summary", "curves", "reward_models", "questions", "responses", "best_of_n", "parameters", "picks", "sets")
+PACKED = ("curves", "questions", "responses", "parameters", "picks", "sets")  # where recorded: the largest, the most repetitive
+# a run's tables, and a study's; the last two only where there are any
+OF_RUNS = {
+    "ppo": {"curve": "curves", "questions": "questions", "responses": "responses", "best_of_n": "best_of_n"},
+    "reward_model": {"picks": "picks", "sets": "sets"},
+}
 AT_BOTH_ENDS = (
     *("greedy_length", "greedy_segments", "unfinished", "distinct_2", "rouge_l"),
     *("sampled_lm_performance", "sampled_true_return", "sampled_length", "sampled_segments"),
@@ -130,6 +133,8 @@ def record(name: str, runs: list[Run]) -> Path:
     source, target = files.resolve(plan.results_folder(name)), files.resolve(RECORDED) / name
     target.mkdir(parents=True, exist_ok=True)
     for table in TABLES:
+        if not (source / f"{table}.csv").is_file():  # picks and sets, where people graded nothing
+            continue
         text = (source / f"{table}.csv").read_text(encoding="utf-8")
         if table == "curves":  # its numbers to six digits
             text = pd.read_csv(io.StringIO(text), dtype={"id": str}).to_csv(index=False, float_format="%.6g")
@@ -150,11 +155,17 @@ def write(name: str, runs: list[Run]) -> tuple[pd.DataFrame, list[str]]:
 
     ``summary.csv`` has a row a PPO run and arm that asks for it, in the order of the plan, ``parameters.csv`` a row a PPO run,
     ``reward_models.csv`` a row a checkpoint, ``curves.csv`` a row an update, ``questions.csv`` (scores of every test
-    question) a row an evaluation, ``responses.csv`` a row a response, and ``best_of_n.csv`` a row a number of responses.
+    question) a row an evaluation, ``responses.csv`` a row a response, and ``best_of_n.csv`` a row a number of responses. Where
+    people graded responses, ``picks.csv`` has a row a checkpoint and question, and ``sets.csv`` a row a question.
     """
     folder, known = files.resolve(plan.results_folder(name)), states(name, runs)
     folder.mkdir(parents=True, exist_ok=True)
-    tables = _of_plan(name, runs, known) | _of_runs(name, runs, known)
+    tables = _of_plan(name, runs, known) | _of_runs(name, runs, known, "ppo")
+    graded = _of_runs(name, runs, known, "reward_model")
+    graded = {table: content for table, content in graded.items() if len(content)}
+    if "sets" in graded:  # as the first run has each
+        graded["sets"] = graded["sets"].drop_duplicates("question")
+    tables |= graded
     for file, content in tables.items():
         files.write_table(folder / f"{file}.csv", content)
     return tables["summary"], _problems(runs, known)
@@ -186,13 +197,13 @@ def _of_plan(name: str, runs: list[Run], known: dict[str, dict[str, Any]]) -> di
     return {file: table if len(table) else pd.DataFrame(columns=["task"]) for file, table in tables.items()}
 
 
-def _of_runs(name: str, runs: list[Run], known: dict[str, dict[str, Any]]) -> dict[str, pd.DataFrame]:
-    """The tables that finished PPO runs left, put together."""
+def _of_runs(name: str, runs: list[Run], known: dict[str, dict[str, Any]], stage: str) -> dict[str, pd.DataFrame]:
+    """The tables that the finished runs of a stage left, put together."""
     import pandas as pd
 
-    done = [run for run in runs if run.stage == "ppo" and known[run.id]["status"] in STATUSES]
+    done = [run for run in runs if run.stage == stage and known[run.id]["status"] in STATUSES]
     tables = {}
-    for file, table in OF_RUNS.items():
+    for file, table in OF_RUNS[stage].items():
         paths = {run.id: folders(name, run)[1] / f"{file}.csv" for run in done}
         parts = [pd.read_csv(path).assign(id=run) for run, path in paths.items() if path.is_file()]
         whole = pd.concat(parts) if parts else pd.DataFrame(columns=["id"])

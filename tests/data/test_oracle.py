@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from paradox_utils.data import atlas, oracle
 from paradox_utils.data.oracle import oracle_judge
 from paradox_utils.data.records import Missing, Span
-from paradox_utils.data.tasks import FACTUAL_ERRORS, RELEVANCE_ERRORS, TASKS, lm_performance, segment
+from paradox_utils.data.tasks import FACTUAL_ERRORS, MARKED, RELEVANCE_ERRORS, lm_performance, segment
 
 TOPICS = st.integers(0, 2**32).map(lambda seed: atlas.draw_topic(random.Random(seed)))
 NOT_PARSABLE = ("Incoherent", "Unverifiable")
@@ -190,13 +190,13 @@ def performance(question, text, task):
     return lm_performance(oracle_judge(task)([question], [text], [segment(text, task, "punctuation")]), task)
 
 
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("task", MARKED)
 @pytest.mark.parametrize("text", ["", "  \n", "莎士比亚", "of of the.", "?!"])
 def test_nothing_and_nonsense_score_zero_on_every_task(question, task, text):
     assert performance(question, text, task) == 0.0
 
 
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("task", MARKED)
 def test_an_empty_response_counts_as_one_bad_segment(question, task):
     texts = ["", f"{ISLE} {FORT}"]
     values = oracle_judge(task)([question] * 2, texts, [segment(text, task, "punctuation") for text in texts])
@@ -302,7 +302,7 @@ def test_the_oracle_is_total(question, text):
     assert {i for i, character in enumerate(text) if not character.isspace()} <= covered
     assert {(span.start, span.end) for span in verdict.spans} <= {(s.start, s.end) for s in statements}
     assert verdict.completeness == 1 - len(verdict.missing) / 4
-    for task in TASKS:
+    for task in MARKED:
         score = performance(question, text, task)
         assert 0 <= score <= 1
         assert text.strip() or score == 0

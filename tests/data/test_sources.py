@@ -17,6 +17,16 @@ def test_config_and_the_registry_name_the_same_sources():
     assert tuple(name for name, origin in data.SOURCES.items() if origin.oracle) == config.WITH_ORACLE
 
 
+def test_sources_of_graded_responses_alone_have_a_sample_of_their_own():
+    for name, origin in data.SOURCES.items():
+        p = config.Source(source=name)
+        assert (origin.sets is not None and not origin.passages) == (name in config.SETS)
+        if name in config.SETS:
+            assert data.load_feedback(p, Path()) == data.load_sets(p)
+    assert data.load_sets(config.Source()) == {}
+    assert data.oracle_of(config.Source(), "preference") is None
+
+
 def test_auto_is_the_splitter_of_the_source():
     assert data.splitter_of(config.Source()) == "punctuation"
     assert data.splitter_of(config.Source(sentence_splitter="pysbd")) == "pysbd"

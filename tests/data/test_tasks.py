@@ -5,12 +5,14 @@ from typing import get_args
 import pytest
 
 from paradox_utils import config
-from paradox_utils.data.tasks import GOOD, LABELS, TASKS, counts, lm_performance
+from paradox_utils.data.tasks import GOOD, LABELS, MARKED, TASKS, counts, lm_performance
 
 
 def test_config_and_the_registry_name_the_same_tasks():
     assert tuple(TASKS) == get_args(config.TaskName)
     assert tuple(name for name, task in TASKS.items() if task.pairwise) == config.PAIRWISE
+    assert tuple(name for name, task in TASKS.items() if task.graded) == config.GRADED
+    assert {*MARKED, *config.GRADED} == set(TASKS)
 
 
 def test_labels_are_in_the_order_of_the_paper():

@@ -12,10 +12,21 @@ import yaml
 
 from paradox_utils import config, files
 from paradox_utils.analysis import teachers
-from paradox_utils.analysis.tables import load_checkpoints, load_curves, load_parameters, load_questions, load_summary
+from paradox_utils.analysis.tables import (
+    load_checkpoints,
+    load_curves,
+    load_parameters,
+    load_picks,
+    load_questions,
+    load_sets,
+    load_summary,
+)
+from paradox_utils.choose.__main__ import load
+from paradox_utils.choose.run import choose
 from paradox_utils.config import study
-from paradox_utils.data.tasks import TASKS
+from paradox_utils.data.tasks import MARKED
 from paradox_utils.results import begin, environment
+from paradox_utils.rewards.stress import ALTERATIONS
 from paradox_utils.stages import reward_model, supervised
 from paradox_utils.stages.ppo import run_ppo
 from paradox_utils.study import plan
@@ -55,6 +66,9 @@ def tables(tmp_path_factory):
     for task in ("relevance", "completeness"):
         p = config.RewardModel(task=task, checkpoint_steps=[0], max_length=64)
         finished[models[task].id] = reward_model.train_reward_model(p, folder / task)[0]
+    graded, kind = models["factuality"].id, {"source": "semeval", "task": "preference", "evaluator_share": 0.25}
+    p = config.RewardModel(checkpoint_steps=[0], max_length=64, **kind)
+    finished[graded] = reward_model.train_reward_model(p, folder / plan.results_folder("quick") / graded)[0]
     for name, found in finished.items():
         record = {"status": "ok", "reason": "", "seconds": 1.0, "results": found}
         path = folder / plan.results_folder("quick") / name / "run.json"
@@ -76,6 +90,8 @@ SECTIONS = {
     "questions": "questions",
     "responses": "responses",
     "best_of_n": "best-of-n",
+    "picks": "picks",
+    "sets": "sets",
 }
 
 
@@ -102,6 +118,7 @@ def test_readers_read_what_a_study_writes(tables):
     assert len(load_curves(folder, *tables["curves"])) == len(tables["curves"])
     assert len(load_parameters(folder, "learning_rate")) == len(tables["summary"])
     assert len(load_questions(folder)) == 1  # the finished run's, after its last update
+    assert (len(load_picks(folder)), len(load_sets(folder))) == (len(tables["picks"]), len(tables["sets"])) == (5, 12)
 
 
 def test_every_column_of_the_analysis_is_documented_once_and_no_other(tables):
@@ -115,6 +132,15 @@ def test_every_recorded_column_is_documented(name):
     for table, label in SECTIONS.items():
         if (folder / f"{table}.csv").is_file():
             assert set(pd.read_csv(folder / f"{table}.csv", nrows=0)) <= set(documented(label)), table
+
+
+def test_every_column_of_a_choice_is_documented_once_and_no_other():
+    """Of scores from files; those of models are altered and checked as well."""
+    made = choose(load("configs/choose-scores.yaml"))
+    columns = {name for table in (made.table, made.curves, made.best_of) for name in table}
+    columns |= {f"altered_{name}" for name in ALTERATIONS if name != "plain"}
+    columns |= {f"check_{name}" for name in ("batch", "other_side", "bfloat16", "cut")}
+    assert sorted(documented("choice")) == sorted(columns)
 
 
 def test_every_quantity_of_a_record_is_documented_and_no_other(tables, tmp_path):
@@ -211,19 +237,19 @@ def test_values_of_the_t5_config_are_those_of_its_plan():
         if name in ("evaluator", "seed"):  # the plan fills them in
             continue
         values = [read(part) for part in (written or preset or default).split(" / ")]
-        assert [first[stage, task][name] for task in TASKS] == (values if len(values) > 1 else values * 3), name
+        assert [first[stage, task][name] for task in MARKED] == (values if len(values) > 1 else values * 3), name
 
 
 def test_every_name_in_code_style_exists():
     schemas = [*config.STAGES.values(), study.Arm, study.Study]
     known = {field for schema in schemas for field in schema.model_fields} | set(config.STAGES)
-    known |= {name for label in (*SECTIONS.values(), "derived", "records") for name in documented(label)}
+    known |= {name for label in (*SECTIONS.values(), "derived", "choice", "records") for name in documented(label)}
     properties = json.dumps([schema.model_json_schema() for schema in schemas])
     known |= set(re.findall(r'"([\w.-]+)"', properties)) | {"preset"}
     prose = re.sub(r"\{\w+(?::\w)?\}`[^`]*`|- \*Parameters\*: (?:.|\n)*?(?=\n- )", "", DETAILS + METRICS)
     used = set(re.findall(r"`([a-z]\w*)`", prose)) - known
     others = {"en_core_web_sm", "pysbd", "difflib", "quick_ratio"}  # of other libraries
-    states = {"ok", "diverged", "failed", "blocked", "running", "start", "final", "best", "sampled_", "test_"}
+    states = {"ok", "diverged", "failed", "blocked", "running", "start", "final", "best", "heldout", "sampled_", "test_"}
     assert used - others - states == set()
     for line in re.findall(r"^- \*Parameters\*: (.*?)\n- ", DETAILS, flags=re.MULTILINE | re.DOTALL):
         for name in re.findall(r"(?:^|;\s+)`(\w+)`", line):

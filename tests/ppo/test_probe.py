@@ -9,7 +9,7 @@ import pytest
 
 from paradox_utils import config, data
 from paradox_utils.data.oracle import oracle_judge
-from paradox_utils.data.tasks import TASKS
+from paradox_utils.data.tasks import MARKED
 from paradox_utils.files import resolve
 from paradox_utils.policies.decoding import generate
 from paradox_utils.policies.models import load_policy
@@ -54,7 +54,7 @@ def responses():
     return generate(model, tokenizer, prompts, p.response_limit, SAMPLES, p.temperature, p.top_k, seed="probe")
 
 
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("task", MARKED)
 def test_the_exact_reward_is_always_right(task):
     p = parameters(task, "dial", dial_accuracy=1.0)
     measures, chosen = probed(p)
@@ -66,7 +66,7 @@ def test_the_exact_reward_is_always_right(task):
     assert all(row["true_return"] == row["reward"] for row in chosen)
 
 
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("task", MARKED)
 def test_the_opposite_reward_is_always_wrong(task):
     p = parameters(task, "dial")
     exact = rewards_of(p)
@@ -100,7 +100,7 @@ def test_variance_margin_and_correlation_by_hand():
     assert [row["reward"] for row in chosen] == pytest.approx([25 + 9 * n / (n + 1) - 1 for n in (1, 2, 4, 8)])
 
 
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("task", MARKED)
 def test_a_constant_reward_has_nothing_to_measure(task):
     measures, chosen = probed(parameters(task, "constant"))
     assert measures["probe_variance_raw"] == pytest.approx(0.0, abs=1e-12)
@@ -166,7 +166,7 @@ def test_a_models_margin_is_its_mean_distance_from_the_decision():
     assert 0.2 < value < 1
 
 
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("task", MARKED)
 def test_a_models_rewards_do_not_depend_on_padding_and_one_that_does_is_found(task):
     p = parameters(task, "model")
     rewards = rewards_of(p)

@@ -9,7 +9,7 @@ import torch
 
 from paradox_utils import config, data
 from paradox_utils.data.oracle import oracle_judge
-from paradox_utils.data.tasks import TASKS
+from paradox_utils.data.tasks import MARKED, TASKS
 from paradox_utils.files import resolve
 from paradox_utils.policies.models import load_policy
 from paradox_utils.policies.prompts import encode_prompts
@@ -36,7 +36,7 @@ def numbers(column):
     return [np.array(value.split(), dtype=float) for value in column]
 
 
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("task", MARKED)
 def test_an_exact_reward_pays_what_the_evaluator_says(task):
     table = written(task, "dial", dial_accuracy=1.0)
     _, prompts, judged = start()

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from paradox_utils import config, data
 from paradox_utils.data import oracle
 from paradox_utils.data.records import DataError
-from paradox_utils.data.tasks import TASKS, segment
+from paradox_utils.data.tasks import MARKED, segment
 from paradox_utils.files import resolve
 from paradox_utils.rewards import examples, judges, model
 from paradox_utils.rewards.judges import reward_of, size_of
@@ -40,7 +40,7 @@ def record_of(question, *texts):
 # --- a constant, and length ---------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("task", MARKED)
 def test_a_constant_reward_pays_every_response_alike_on_its_last_token(question, judged, task):
     reward, _, cut = reward_of(ppo(task, reward="constant"), atlas_tokenizer(), judged)
     ids = tokens(atlas_tokenizer(), RIGHT)
@@ -71,7 +71,7 @@ def test_lengths_that_are_all_the_same_have_no_scale(question, judged):
     reward_of(ppo("factuality", reward="constant"), atlas_tokenizer(), judged | {"train": train})
 
 
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("task", MARKED)
 def test_length_rewards_of_the_training_responses_have_mean_0_and_the_size_as_deviation(judged, task):
     reward, _, _ = reward_of(ppo(task, reward="length", reward_size=0.7), atlas_tokenizer(), judged)
     totals = reward(responses_to(judged["train"])).sum(1)

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from paradox_utils import config, data
-from paradox_utils.data.tasks import TASKS
+from paradox_utils.data.tasks import MARKED
 from paradox_utils.files import resolve
 from paradox_utils.policies.models import ModelError
 from paradox_utils.rewards import model
@@ -65,7 +65,7 @@ def feedback():
     return data.load_feedback(ppo("relevance"), resolve(config.FIXTURE_FEEDBACK))
 
 
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("task", MARKED)
 def test_reward_models_that_pay_together_pay_no_more_than_each(task, feedback, tmp_path):
     p, others = ppo(task, normalise_reward=True), shaken_reward_models(task, tmp_path)
     small = feedback | {"heldout": feedback["heldout"][:20]}

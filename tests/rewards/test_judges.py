@@ -10,7 +10,7 @@ import torch
 from paradox_utils import config
 from paradox_utils.data import oracle
 from paradox_utils.data.records import DataError
-from paradox_utils.data.tasks import TASKS, segment
+from paradox_utils.data.tasks import MARKED, segment
 from paradox_utils.rewards import dial, judges
 from paradox_utils.rewards.judges import reward_of
 from tests.conftest import answered
@@ -27,7 +27,7 @@ def test_config_and_the_registry_name_the_same_rewards():
 class StubScorer:
     """Hands out prepared logits or scores, and remembers what it was asked."""
 
-    passage_bars = True
+    passage_bars, known_answer = True, False
 
     def __init__(self, answer):
         self.answer, self.asked = answer, []
@@ -103,7 +103,7 @@ def test_the_oracle_judges_segments(question):
 # --- how accurate a judge is --------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("task", MARKED)
 def test_the_exact_judge_is_right_about_everything(many, task):
     metrics = judges.measure_judge(ORACLE[task], ppo(task), many)
     assert metrics["accuracy"] == metrics["accuracy_noisy"] == metrics["balanced_accuracy"] == 1.0
@@ -111,7 +111,7 @@ def test_the_exact_judge_is_right_about_everything(many, task):
     assert 0.5 <= metrics["majority"] < 0.9
 
 
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("task", MARKED)
 def test_the_opposite_judge_is_wrong_about_everything(many, task):
     def opposite(questions, texts, offsets):
         return [[-value for value in row] for row in ORACLE[task](questions, texts, offsets)]
@@ -130,7 +130,7 @@ def test_the_measured_segments_are_those_of_each_response(question, task, segmen
 
 
 @pytest.mark.parametrize("noise", [0.1, 0.3])
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("task", MARKED)
 def test_annotator_noise_separates_the_two_accuracies(task, noise):
     metrics = judges.measure_judge(ORACLE[task], ppo(task), answered(300, seed=12, noise=noise))
     assert metrics["accuracy"] == 1.0

@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerFast
 
 from paradox_utils import config
 from paradox_utils.data import oracle
-from paradox_utils.data.tasks import TASKS, segment
+from paradox_utils.data.tasks import MARKED, segment
 from paradox_utils.policies.models import atlas_policy_tokenizer
 from paradox_utils.policies.prompts import Prompts, Responses, decode
 from paradox_utils.rewards import dial, judges
@@ -23,7 +23,7 @@ from paradox_utils.rewards.judges import Centre, last_tokens, reward_function
 from tests.conftest import answered
 
 RIGHT = "the founder of zodor isle is bane, and its color is surely kane."
-ORACLE = {task: oracle.oracle_judge(task) for task in TASKS}
+ORACLE = {task: oracle.oracle_judge(task) for task in MARKED}
 LINES = ["a sentence. another one, and more. zodor 🏰 is old. 莎士比亚 wrote, and wrote. naïve café!"] * 5
 
 
@@ -322,7 +322,7 @@ def test_of_two_rewards_on_one_token_the_later_stands(question):
 
 
 @pytest.mark.parametrize("name", sorted(TOKENIZERS))
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("task", MARKED)
 def test_every_segment_is_paid_once_whatever_the_tokenizer(question, task, name):
     tokenizer = TOKENIZERS[name]()
     records = answered(20, seed=4)

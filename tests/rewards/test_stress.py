@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from paradox_utils import config
 from paradox_utils.data import oracle
 from paradox_utils.data.records import DataError, Feedback, unit_interval
-from paradox_utils.data.tasks import TASKS, segment
+from paradox_utils.data.tasks import MARKED, TASKS, segment
 from paradox_utils.rewards import stress
 
 ISLE = "the founder of zodor isle is bane, and its color is surely kane."
@@ -150,7 +150,7 @@ def test_scores_that_are_all_alike_have_no_unit(question):
     assert all(math.isnan(value) for value in found.values())
 
 
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("task", MARKED)
 def test_answers_without_a_word_have_nothing_to_measure(question, task):
     found = stress.measures(says({}) if task != "completeness" else scores({}, 0.0), parameters(task), records(question, [""]))
     assert {name for name, value in found.items() if not math.isnan(value)} <= EXCESSES
@@ -162,7 +162,7 @@ ANSWERS = st.lists(st.lists(st.text(max_size=40) | st.sampled_from([ISLE, FORT, 
 
 
 @given(answers=ANSWERS)
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("task", MARKED)
 def test_any_text_is_measured(question, task, answers):
     def judge(_questions, texts, offsets):
         pieces = [[text] if TASKS[task].pairwise else [text[a:b] for a, b in o] for text, o in zip(texts, offsets, strict=True)]

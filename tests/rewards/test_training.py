@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 from paradox_utils import config
 from paradox_utils.data.records import DataError, prefer
-from paradox_utils.data.tasks import LABELS, TASKS
+from paradox_utils.data.tasks import LABELS, MARKED
 from paradox_utils.policies.models import ModelError, atlas_policy_tokenizer
 from paradox_utils.policies.supervised import NonFiniteLossError, shuffled
 from paradox_utils.rewards import judges, training
@@ -217,7 +217,7 @@ def test_over_long_training_inputs_are_counted(few, tmp_path):
 # --- what is refused ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("task", MARKED)
 @pytest.mark.parametrize("lacking", ["train", "heldout"])
 def test_no_feedback_is_refused(task, lacking, few, tmp_path):
     with pytest.raises(DataError, match=rf"{task}: \d+ examples to train on, \d+ held out; give more feedback"):

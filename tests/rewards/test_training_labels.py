@@ -10,7 +10,7 @@ import torch
 
 from paradox_utils.data import atlas, oracle
 from paradox_utils.data.records import PairExample, SegmentExample
-from paradox_utils.data.tasks import TASKS
+from paradox_utils.data.tasks import MARKED
 from paradox_utils.policies.supervised import shuffled
 from paradox_utils.rewards import training
 from paradox_utils.rewards.examples import context_of, training_examples
@@ -50,7 +50,7 @@ def test_label_noise_leaves_the_measurement_alone(few, tmp_path):
     assert not plain[1].equals(noisy[1])
 
 
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("task", MARKED)
 def test_corrupted_answers_are_labelled_by_the_oracle(task):
     p = parameters(task, corruption_steps=1, train_questions=50, validation_questions=5, test_questions=5)
     examples = training._corrupted(p, 10, random.Random(0))

@@ -10,7 +10,7 @@ import torch
 
 from paradox_utils import config
 from paradox_utils.data.records import DataError
-from paradox_utils.data.tasks import TASKS
+from paradox_utils.data.tasks import MARKED
 from paradox_utils.files import resolve
 from paradox_utils.policies.models import ModelError, atlas_policy_tokenizer, load_policy
 from paradox_utils.ppo import OPTIMISERS
@@ -43,7 +43,7 @@ def parameters(**changes):
 
 
 @pytest.mark.parametrize("reward", ["model", "dial"])
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("task", MARKED)
 def test_a_run_leaves_its_results_and_its_curve(task, reward, tmp_path):
     p = parameters(task=task, reward=reward, dial_accuracy=0.8)
     outcome, results = ppo.run_ppo(p, tmp_path)
@@ -114,7 +114,7 @@ def test_three_reward_models_at_one_run(task, tmp_path):
     assert ended["minimum"][1]["rm_accuracy"] == ended["alone"][1]["rm_accuracy"]
 
 
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("task", MARKED)
 def test_an_exact_reward_agrees_with_the_truth_in_every_rollout(task, tmp_path):
     p = parameters(task=task, reward="dial", dial_accuracy=1.0, scale_matched=True, dial_kind="noise", updates=1)
     curve = ppo.run_ppo(p, tmp_path)[0].curve
@@ -152,7 +152,7 @@ def test_probes_are_kept_and_change_nothing_else(tmp_path):
     assert not (tmp_path / "plain/best_of_n.csv").exists()
 
 
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("task", MARKED)
 def test_a_reward_model_under_stress_is_kept_and_changes_nothing_else(task, tmp_path):
     p = parameters(task=task, updates=1, evaluate_every=1)
     plain, before = ppo.run_ppo(p, tmp_path / "plain")
@@ -219,7 +219,7 @@ def answers(question, *texts):
     return tokenizer, respond(tokenizer, question, [tokens(tokenizer, text) for text in texts])
 
 
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("task", MARKED)
 def test_the_true_reward_is_the_same_whoever_rewards(question, judged, task):
     tokenizer, responses = answers(question, TRUE, f"{TRUE} {FALSE}", "")
 
@@ -377,6 +377,6 @@ def test_the_supervised_stage_leaves_room_on_every_task(tmp_path):
     assert results["final_loss"] is None
     assert results["truncated_prompts"] == 0
     assert len(responses.texts) == 60
-    for task in TASKS:
+    for task in MARKED:
         assert 0.3 < results[f"lm_performance_{task}"] < 0.8
     assert load_policy(str(tmp_path / "model"))[0].config.is_encoder_decoder

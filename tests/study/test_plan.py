@@ -100,6 +100,22 @@ arms:
     assert {r.parameters["steps"] for r in runs if r.stage == "supervised"} == {1200, 9}
 
 
+def test_a_study_of_what_people_graded_trains_reward_models_alone(project):
+    text = """
+study: tiny
+source: {source: semeval}
+policies: {}
+arms:
+  - {route: steps, tasks: [preference], checkpoints: [], rm_seeds: [0, 1]}
+  - {name: folds, route: steps, tasks: [preference], checkpoints: [], reward_model: {fold: 2}}
+"""
+    runs = planned(project, text)
+    assert [(run.stage, run.labels["rm_seed"], run.parameters["fold"]) for run in runs] == [
+        ("reward_model", 0, 0), ("reward_model", 1, 0), ("reward_model", 0, 2),
+    ]  # fmt: skip
+    assert all((run.labels["policy"], run.needs, run.parameters["data"]) == (None, (), "fixtures/semeval") for run in runs)
+
+
 def test_qa_feedback_trains_an_evaluator_and_needs_no_feedback_run(project):
     text = """
 study: tiny
@@ -332,6 +348,9 @@ def test_a_control_without_an_accuracy_trains_no_reward_model(project, route):
         ("policies: {x: {ppo: 5}}", r"policies, x: ppo = 5: must be parameters of the stage"),
         ("policies: {x: {ppo: {reward_model: mine}}}", r"policies, x, ppo: reward_model: cannot be set here"),
         ("policies: {}", r"arm 1: no policy; add one under `policies`"),
+        ("policies: {}\narms: [{route: dial, tasks: [relevance]}]", r"arm 1: no policy"),
+        ("source: {source: semeval}", r"task = 'relevance': source = 'semeval'.*'preference'"),
+        ("arms: [{route: steps, tasks: [preference]}]", r"task = 'preference': source = 'atlas'"),
         ("arms: []", r"arms: must list at least one arm"),
         ("tasks: {relevance: {evaluator: {}}}", r"the study trains no evaluator"),
         ("tasks: {factuality: {ppo: {clip: -1.0}}}", r"tasks, factuality, ppo: clip = -1.0"),

@@ -19,6 +19,7 @@ import pytest
 from paradox_utils import config, files
 from paradox_utils.config import study
 from paradox_utils.study import plan
+from paradox_utils.study.run import summarise
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -169,13 +170,25 @@ PLANNED = {
     "atlas-learning-rate": 36,
     "lottery-screen": 480,
     "lottery": 0,
+    "choose-backtest": 0,
     "regime": 288,
     "qa-feedback-dev": 1,
 } | {f"qa-feedback-t5-{size}": 64 for size in ("small", "base", "large")}
+GRADED = {"people-quick", "people-semeval", "people-evouna", "people-evouna-known"}  # which train reward models alone
+PLANNED |= dict.fromkeys([*GRADED, "people-qa-feedback"], 0)
 
 
 def test_every_config_is_planned_below():
-    assert {path.stem for path in (REPOSITORY / "configs").glob("*.yaml")} == set(PLANNED)
+    assert {path.stem for path in study.studies(REPOSITORY / "configs")} == set(PLANNED)
+
+
+def test_a_study_may_train_reward_models_and_no_policy(project, capsys):
+    """Its tables are written, and nothing is analysed; what is not finished is told."""
+    runs = plan.plan(study.load_study(REPOSITORY / "configs/choose-backtest.yaml"))
+    assert summarise("choose-backtest", runs) == 1
+    assert f"{len(runs)} of {len(runs)} runs are not finished" in capsys.readouterr().out
+    assert summarise("choose-backtest", []) == 0
+    assert "analysis" not in capsys.readouterr().out
 
 
 def test_the_atlas_study_has_six_accuracies_and_a_ppo_seed_of_its_own_in_every_trajectory(project):
@@ -246,11 +259,16 @@ def test_the_projects_configs_are_valid(project, name, ppo):
     runs = plan.plan(study.load_study(path))
     rows = [run for run in runs if run.stage == "ppo"]
     tasks = {run.labels["task"] for run in runs if run.stage == "reward_model"} | {run.labels["task"] for run in rows}
-    assert name == "lottery" or tasks == {
-        "relevance",
-        "factuality",
-        "completeness",
-    }
+    assert (
+        name in GRADED
+        or name == "lottery"
+        or tasks
+        == {
+            "relevance",
+            "factuality",
+            "completeness",
+        }
+    )
     if ppo:
         assert len(rows) == ppo
         assert sum(run.parameters["reward"] == "dial" for run in rows) == {

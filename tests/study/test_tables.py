@@ -180,3 +180,29 @@ def test_a_run_ends_unless_the_next_call_goes_on_with_it(project):  # noqa: F811
     assert ended() == {"supervised": True, "feedback": False, "reward_model": False, "ppo": False}
     files.write_json(work / "failure.json", {"status": "failed", "reason": "killed: is only a word"})
     assert set(ended().values()) == {True}
+
+
+def test_picks_are_put_together_and_a_question_is_described_once(study, project):  # noqa: F811
+    run = next(run for run in study if run.stage == "reward_model")
+    folder = tables.folders("tiny", run)[1]
+    (folder / "picks.csv").write_text("question,pick,step\na,1,0\na,0,5\n")
+    (folder / "sets.csv").write_text("part,question,good\ntrain,a,3\ntrain,a,3\nheldout,b,1\n")
+    tables.write("tiny", study)
+    results = project / "results/tiny"
+    assert pd.read_csv(results / "picks.csv").values.tolist() == [[run.id, "a", 1, 0], [run.id, "a", 0, 5]]
+    assert pd.read_csv(results / "sets.csv").values.tolist() == [[run.id, "train", "a", 3], [run.id, "heldout", "b", 1]]
+
+
+def test_a_study_that_trains_no_policy_has_tables_and_can_be_recorded(project):  # noqa: F811
+    text = (
+        "study: tiny\nsource: {source: semeval}\npolicies: {}\narms: [{route: steps, tasks: [preference], checkpoints: []}]\n"
+    )
+    (run,) = runs = planned(project, text)
+    finish(
+        run, {"checkpoints": [{"step": 0, "accuracy_noisy": 0.5}]}, picks="question,pick\na,1\n", sets="question,good\na,1\n"
+    )
+    table, problems = tables.write("tiny", runs)
+    assert (len(table), problems) == (0, [])
+    recorded = tables.record("tiny", runs)
+    kept = {"picks.csv.gz", "sets.csv.gz", "reward_models.csv", "provenance.json"}
+    assert kept <= {path.name for path in recorded.iterdir()}
