@@ -35,7 +35,7 @@ BEFORE = {
     "stress_confidence_wrong": "confidence where it is wrong",
     "stress_length_correlation": "correlation with length",
     **{f"stress_{form}_excess": f"overpayment of {form} text" for form in ("repeated", "long", "unfinished")},
-    **{f"stress_{form}_calibration": f"calibration, {form} text" for form in ("plain", "repeated", "long", "unfinished")},
+    **{f"stress_{form}_calibration": f"calibration on {form} text" for form in ("plain", "repeated", "long", "unfinished")},
     "rm_error_share": "share of segments called errors",
 }
 THRESHOLDS = 20  # tried in each direction, at quantiles of what was seen

@@ -216,7 +216,7 @@ def test_the_page_says_what_it_finds(cured, tmp_path):
     assert "length tells hacked runs best: AUC 1.00 at update 10" in names["words"]["watch"]
     assert list(names["cured"].index) == ["minimum"] * cured
     assert names["found"].loc["PPO", "hacked"].tolist() == [0, 1, 0, 6]
-    assert ("rloo" in names["found"].index) == cured
+    assert ("RLOO" in names["found"].index) == cured
 
 
 @pytest.mark.parametrize("hacked", [0, 1])
