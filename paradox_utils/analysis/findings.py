@@ -187,14 +187,15 @@ def _answer(cell: Sequence[str], counts: pd.DataFrame, own: pd.DataFrame) -> str
         return f"{opening} No run is hacked, of {counts['runs'].sum():.0f}; at most {counts['high'].max():.0%} of a kind."
     paper = own.loc[lottery.PAPER]
     found = "is hacked more often" if paper["adjusted"] <= lottery.LEVEL else "is not shown to be hacked more often"
+    first = f"{opening} The long and top reward model {found} than the short and moderate one ({size(paper)})."
+    if not set(lottery.DECIDED) <= set(own.index):
+        return f"{first} What does it was not asked here."
     accuracy, training, both = (own.loc[name] for name in lottery.DECIDED)
     together = "are not shown to do more or less"
     if both["adjusted"] <= lottery.LEVEL:
         together = f"do {'more' if both['mean'] > 0 else 'less'}"
-    return (
-        f"{opening} The long and top reward model {found} than the short and moderate one ({size(paper)}). Accuracy "
-        f"{_effect(accuracy)}, training {_effect(training)}. Together they {together} than each alone ({size(both)})."
-    )
+    told = f"Accuracy {_effect(accuracy)}, training {_effect(training)}. Together they {together} than each alone"
+    return f"{first} {told} ({size(both)})."
 
 
 def _effect(row: pd.Series) -> str:

@@ -127,8 +127,9 @@ def failures(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def effects(runs: pd.DataFrame) -> pd.DataFrame:
-    """Of every cell, each of :data:`CONTRASTS` within trainings that have all four runs: the mean over ``trainings`` for hacked
-    runs (a difference of shares) and for LM performance, with Student's 95 % intervals (none where no training differs).
+    """Of every cell, each of :data:`CONTRASTS` whose kinds it has, within trainings that have a run of each: the mean over
+    ``trainings`` for hacked runs (a difference of shares) and for LM performance, with Student's 95 % intervals (none where no
+    training differs).
 
     ``p`` of hacked runs is by flipping the signs of trainings (:func:`sign_flip`): one-sided for the paper's design, where it
     is McNemar's exact test, two-sided for the others, exact where a contrast that is 0 on average is as often above as below;
@@ -138,8 +139,9 @@ def effects(runs: pd.DataFrame) -> pd.DataFrame:
     rows = []
     for cell, own in runs.dropna(subset=["hacked"]).groupby(CELL, sort=False):
         for outcome, column in (("hacked", "hacked"), ("LM performance", OUTCOME)):
-            values = own.pivot(index="rm_seed", columns="kind", values=column).reindex(columns=KINDS).astype(float).dropna()
-            for name, weights in CONTRASTS.items():
+            values = own.pivot(index="rm_seed", columns="kind", values=column).astype(float).dropna()
+            asked = {name: weights for name, weights in CONTRASTS.items() if weights.keys() <= set(values)}
+            for name, weights in asked.items():
                 contrast = sum(values[kind] * weight for kind, weight in weights.items())
                 interval, p = _tested(contrast, name, outcome)
                 row = {"contrast": name, "outcome": outcome, "mean": interval.estimate, "low": interval.low}

@@ -42,6 +42,8 @@ TRAININGS = {
     "long-top": ("models-base",),
 }
 
+CHOSEN = ["task", "rm_seed", "kind", "arm", "step", "accuracy"]
+
 
 def chosen(models: pd.DataFrame) -> pd.DataFrame:
     """The checkpoints of each task's trainings that :func:`matched` takes, by the arms of :data:`TRAININGS`: a row a kind
@@ -57,14 +59,28 @@ def chosen(models: pd.DataFrame) -> pd.DataFrame:
         steps = matched(options, {"moderate": design.moderate, "top": design.top})
         for kind, step in steps.items():
             (one,) = options[kind][options[kind]["step"] == step].itertuples()
-            rows.append(
-                {"task": task, "rm_seed": int(seed), "kind": kind, "arm": one.arm, "step": step, "accuracy": one.accuracy}
-            )
-    return pd.DataFrame(rows, columns=["task", "rm_seed", "kind", "arm", "step", "accuracy"])
+            rows.append((task, int(seed), kind, one.arm, step, one.accuracy))
+    return pd.DataFrame(rows, columns=CHOSEN)
+
+
+def pairs(models: pd.DataFrame) -> pd.DataFrame:
+    """The paper's own pair alone, where four do not match: of each training of the arm ``models-base`` the short checkpoint
+    nearest to the accuracy wanted of a moderate one, within :data:`NEAR` (of equals the shorter), and its last checkpoint, if
+    that lacks no more of the accuracy wanted of a top one; rows as of :func:`chosen`, none of a training without both."""
+    rows = []
+    base = models[models["arm"] == "models-base"]
+    for (task, seed), own in base.sort_values("step").groupby(["task", "rm_seed"], sort=False):
+        design, last = DESIGNS[task], own.iloc[-1]
+        far = (own.loc[own["step"] <= design.short, "accuracy"] - design.moderate).abs().round(6)
+        if far.empty or far.min() > NEAR or last["step"] < design.long or last["accuracy"] < design.top - NEAR:
+            continue
+        for kind, one in (("short-moderate", own.loc[far.idxmin()]), ("long-top", last)):
+            rows.append((task, int(seed), kind, one["arm"], int(one["step"]), one["accuracy"]))
+    return pd.DataFrame(rows, columns=CHOSEN)
 
 
 def first(picked: pd.DataFrame, count: int) -> pd.DataFrame:
-    """The rows of :func:`chosen` of each task's first ``count`` trainings, by their seeds."""
+    """The rows of :func:`chosen` or :func:`pairs` of each task's first ``count`` trainings, by their seeds."""
     order = picked.groupby("task")["rm_seed"].rank(method="dense")
     return picked[order <= count]
 

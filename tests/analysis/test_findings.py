@@ -53,6 +53,15 @@ def test_a_setting_is_told_whatever_is_found(hacked, parts):
         assert part in said
 
 
+def test_a_setting_with_the_papers_pair_alone():
+    hacked = [[0] * 8, [0] * 8, [0] * 8, [1] * 8]
+    rows = [row for row in second(hacked) if row["arm"].endswith(("short-moderate", "long-top"))]
+    runs = lottery.confirmed(*study(rows))
+    (said,) = findings.answers(lottery.failures(runs), lottery.effects(runs))
+    assert "is hacked more often" in said
+    assert "Accuracy" not in said
+
+
 def test_the_cause_is_told_over_settings():
     rows = [(*cell, name, "hacked", mean, p) for cell, name, mean, p in (
         (SETTING, "accuracy", 0.3, 0.01),

@@ -172,6 +172,17 @@ def test_a_failed_run_has_an_unknown_end():
     assert lottery.effects(runs)["trainings"].unique().tolist() == [3]
 
 
+def test_a_cell_of_two_kinds_has_the_papers_contrast_alone():
+    rows = second([[0] * 8, [0] * 8, [0] * 8, [1] * 8])
+    both = {"short-moderate", "long-top"}
+    pair = [row for row in second([[0] * 8] * 4, "completeness") if row["arm"].removeprefix("low-kl-") in both]
+    hacked = lottery.effects(lottery.confirmed(*study(rows + pair))).xs("hacked", level="outcome")
+    assert list(hacked.loc[("completeness", "small", "low-kl")].index) == [lottery.PAPER]
+    own = hacked.loc[("relevance", "small", "low-kl")]
+    assert own.loc[lottery.PAPER, "adjusted"] == pytest.approx(2 / 2**8)  # of two cells
+    assert own.loc["accuracy", "adjusted"] == own.loc["accuracy", "p"]  # of one
+
+
 def test_a_cell_without_runs_is_told():
     runs = lottery.confirmed(*study(second([[0] * 4] * 4)))
     with pytest.raises(tables.AnalysisError, match="factuality"):

@@ -54,6 +54,27 @@ def checkpoints(arm, accuracies, seed=1, noisy=0.0):
     return [named | {"step": step, "accuracy": a, "accuracy_noisy": a - noisy} for step, a in accuracies.items()]
 
 
+def test_the_papers_pair_is_a_short_moderate_checkpoint_and_the_last():
+    design = matching.DESIGNS["completeness"]
+    steps = [design.short - 20, design.short - 10, design.short, design.short + 10, design.long, design.long + 50]
+
+    def training(seed, *accuracies):
+        return [
+            {"task": "completeness", "rm_seed": seed, "arm": "models-base", "step": step, "accuracy": accuracy}
+            for step, accuracy in zip(steps, accuracies, strict=True)
+        ]
+
+    moderate, top = design.moderate, design.top
+    rows = training(1, 0.7, moderate - 0.01, moderate + 0.01, moderate, top, top - 0.02)  # of equals the shorter
+    rows += training(2, 0.7, 0.7, 0.7, moderate, top, top)  # none short is moderate
+    rows += training(3, moderate, 0.7, 0.7, 0.7, top, top - 0.03)  # the last is not top
+    found = matching.pairs(pd.DataFrame(rows))
+    assert list(zip(found["rm_seed"], found["kind"], found["step"], strict=True)) == [
+        (1, "short-moderate", steps[1]),
+        (1, "long-top", steps[-1]),
+    ]
+
+
 def test_early_stopping_keeps_what_the_next_two_do_not_beat():
     rows = checkpoints("models-base", {45: 0.84, 50: 0.84, 55: 0.86, 62: 0.94, 70: 0.93, 80: 0.944, 90: 0.99}, noisy=0.1)
     rows += checkpoints("models-base", {45: 0.8, 50: 0.9, 55: 0.95}, seed=2)  # risen to its last
