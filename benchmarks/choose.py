@@ -47,9 +47,7 @@ def trainings(p: config.Choose, more: Mapping[str, object]) -> dict[str, dict]:
     """Parameters of a PPO run of the ``atlas`` study against each candidate, by its name."""
     common = atlas.parameters_of(p.task) | {"kl_coefficient": p.kl_coefficient} | dict(more)
     size = TASKS[p.task].reward_size
-    return {
-        name: common | {"reward_model": one.model, "reward_size": size * one.scale} for name, one in p.candidates.items()
-    }
+    return {name: common | {"reward_model": one.model, "reward_size": size * one.scale} for name, one in p.candidates.items()}
 
 
 def timed(more: Mapping[str, object]) -> Lap:
