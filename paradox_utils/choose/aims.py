@@ -20,7 +20,7 @@ REGRET, TAIL = 0.025, 0.15  # in pools: mean, and 95th percentile
 WORSE = 0.005  # than the most accurate, on average
 LOST = 0.05  # in the families where the most accurate are worse teachers
 HOLD = (0.75, 0.90)  # of the sets of 80 % contain the best
-TEXT = ("id", "task", "policy", "arm", "route", "setting", "limit", "hacked", "choice", "family", "measure", "of")
+TEXT = ("id", "task", "policy", "arm", "route", "setting", "limit", "choice", "family", "measure", "of")
 
 Tables = Mapping[str, pd.DataFrame]
 Aim = tuple[str, float, float | None, float | None]  # what, found, and the bounds
@@ -73,10 +73,7 @@ def _of_sets(judged: pd.DataFrame) -> Iterator[Aim]:
 def sentence(made: Tables) -> str:
     """What the back-test found, or that there is none."""
     if not made:
-        return (
-            f"The choice has not been tested on a recorded study yet: `{config.BACKTEST}` is not there. Once it is, what was "
-            "predicted stands here beside what PPO reached."
-        )
+        return f"Nothing stands here yet of what PPO made of such predictions: `{config.BACKTEST}` is not there."
     aimed, by = aims(made), made["regrets"]
     said = f"{(aimed['met'] == 'met').sum()} of {len(aimed)} aims are met."
     if by.empty or "choice" not in by:
@@ -84,7 +81,8 @@ def sentence(made: Tables) -> str:
     lost = by.set_index("choice")["mean"]
     return (
         f"{said} Among {POOL} trained reward models, choosing by predicted gain costs {lost[TOOL]:.3f} of final LM performance "
-        f"on average, choosing the {ACCURATE} {lost[ACCURATE]:.3f}, and choosing at random {lost['random']:.3f}."
+        f"on average, choosing the {ACCURATE} {lost[ACCURATE]:.3f}, and choosing at random {lost['random']:.3f}. The reward "
+        "models of the recorded study were trained again for this, and read as the candidates above; PPO had been run on each."
     )
 
 

@@ -293,7 +293,7 @@ def run(runs: Sequence[Run], study: str, out: Path) -> str:
     found, judged = predictions(out)
     table = pd.DataFrame([one.row for one in found])
     ends = hacking.ends(trained(table), tables.load_curves(files.resolve(RECORDED)))
-    table["hacked"] = ends["hacked"].reindex(table.index)
+    table["hacked"] = ends["hacked"].astype(float).reindex(table.index)
     said = [f"{told['kept']} recorded runs with their rewards, {told['lost']} whose reward model or policy is not here; "]
     said[0] += f"{told['another']} whose reward model has another accuracy than the recorded one"
     enough = any(True for _ in pools(table))
