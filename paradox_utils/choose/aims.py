@@ -174,7 +174,7 @@ def _foretold(rows: pd.DataFrame) -> Shown:
     wide = rows.pivot(index="measure", columns="task", values="auc").loc[list(words)]
     every = rows[rows["task"] == "all"].set_index("measure").loc[list(words)]
     wide = wide[["all", *among(wide)]].rename(index=words)
-    wide.insert(1, "95 % interval", interval(every["low"], every["high"]).to_numpy())
+    wide.insert(1, "95 % interval", interval(every["low"], every["high"]))
     return table(
         wide.rename_axis("measure"),
         name="backtest-foretold",

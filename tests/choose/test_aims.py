@@ -39,14 +39,18 @@ def test_recorded_tables_are_read_and_absent_ones_are_said_to_be(made, tmp_path)
     assert aims.aims(aims.load(str(tmp_path)))["met"].tolist() == aims.aims(made)["met"].tolist()
 
 
-def test_a_page_shows_each_table_that_has_rows(made):
-    """Of every part, as the back-test leaves it."""
+def test_a_page_shows_each_table_that_has_rows(made, tmp_path):
+    """Of every part, as the back-test leaves it and it is read again."""
     rows = pd.DataFrame([one.row for one in world(luck=0.05)[0]])
     whole = rows.assign(arm="known-paradox", rm_seed=0, **dict.fromkeys([*pools.BASELINES.values(), "variance"], 1.0))
     told = foretold.foretold(runs(1.0, 1.0), resamples=20)
     tables = {"predictions": rows, "agreement": pools.agreement(rows), "known": pools.known(whole).reset_index()}
     tables |= {"regrets": made["regrets"], "judged": made["judged"].assign(regret=0, size=2, size_fitted=3, spread=0, pools=9)}
-    shown = aims.shown(tables | {"foretold": told})
+    for name, table in (tables | {"foretold": told}).items():
+        files.write_table(tmp_path / f"{name}.csv", table)
+    read = aims.load(str(tmp_path))
+    shown = aims.shown(read)
+    assert foretold.answer(read["foretold"]) == foretold.answer(told)
     assert [*shown] == ["aims", "gains", "agreement", "regrets", "known", "judged", "foretold"]
     assert len({one.name for one in shown.values()}) == 7
     assert aims.shown({}) == {}
