@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 
 import pandas as pd
 
-from paradox_utils import config, files
+from paradox_utils import files
 from paradox_utils.analysis import tables
 from paradox_utils.choose import foretold
 from paradox_utils.choose.pools import ACCURATE, BASELINES, KNOWN, POOL, TOOL
@@ -14,8 +14,9 @@ from paradox_utils.data.tasks import among
 from paradox_utils.figures import choose as draw
 from paradox_utils.figures.show import Shown, show
 from paradox_utils.figures.table import interval, table
-from paradox_utils.study.tables import BACKTEST
+from paradox_utils.study.tables import BACKTEST, RECORDED
 
+KEPT = f"{RECORDED}/choose-backtest"
 REGRET, TAIL = 0.025, 0.15  # in pools: mean, and 95th percentile
 WORSE = 0.005  # than the most accurate, on average
 LOST = 0.05  # in the families where the most accurate are worse teachers
@@ -26,7 +27,7 @@ Tables = Mapping[str, pd.DataFrame]
 Aim = tuple[str, float, float | None, float | None]  # what, found, and the bounds
 
 
-def load(folder: str = config.BACKTEST) -> dict[str, pd.DataFrame]:
+def load(folder: str = KEPT) -> dict[str, pd.DataFrame]:
     """The tables of a recorded back-test by name; none where it is not recorded."""
     path = files.resolve(folder)
     if not (path / "regrets.csv").is_file():
@@ -73,7 +74,7 @@ def _of_sets(judged: pd.DataFrame) -> Iterator[Aim]:
 def sentence(made: Tables) -> str:
     """What the back-test found, or that there is none."""
     if not made:
-        return f"Nothing stands here yet of what PPO made of such predictions: `{config.BACKTEST}` is not there."
+        return f"Nothing stands here yet of what PPO made of such predictions: `{KEPT}` is not there."
     aimed, by = aims(made), made["regrets"]
     said = f"{(aimed['met'] == 'met').sum()} of {len(aimed)} aims are met."
     if by.empty or "choice" not in by:

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 
 from paradox_utils import threads
-from paradox_utils.config.choose import BACKTEST, Candidate, Choose
+from paradox_utils.config.choose import Candidate, Choose
 from paradox_utils.config.pages import Analysis, Cost, Design, OneRun, People, Published
 from paradox_utils.config.stages import (
     AS_PUBLISHED,
@@ -39,7 +39,6 @@ from paradox_utils.config.words import explain
 
 __all__ = [
     "AS_PUBLISHED",
-    "BACKTEST",
     "FIXTURE_FEEDBACK",
     "FIXTURE_POLICY",
     "FIXTURE_REWARD_MODEL",

@@ -23,7 +23,6 @@ from paradox_utils.config.stages import (
 )
 
 TABLES = (".jsonl", ".jsonl.gz", ".csv", ".csv.gz")  # how the name of a file of scores ends
-BACKTEST = "results/recorded/choose-backtest"  # what the page shows of how right it is
 FIXTURES: dict[str, Any] = {  # three checkpoints of one training, and the last at a twentieth of its reward
     "early": "fixtures/atlas/reward-relevance-32",
     "middle": "fixtures/atlas/reward-relevance-45",

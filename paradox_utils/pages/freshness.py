@@ -95,7 +95,7 @@ def _data(schema: type[config.Stage], parameters: Mapping[str, Any]) -> list[Pat
     if issubclass(schema, config.FeedbackParameters | config.RewardModel | config.PPO | config.Choose):
         named.append(files.ROOT / "fixtures")
     if issubclass(schema, config.Choose):
-        named += [files.resolve(config.BACKTEST), *sorted((files.ROOT / "configs").glob("choose-*.yaml"))]
+        named += sorted(files.ROOT.glob("configs/choose-*.yaml")) + sorted(files.ROOT.glob("results/recorded/choose-*"))
     return [path for path in named if path.exists() and path.is_relative_to(files.ROOT)]
 
 
