@@ -40,7 +40,9 @@ def main() -> int:
         "--precision", choices=["float32", "bfloat16"], help="of both sides; unset: float32 on a CPU, else bfloat16"
     )
     parser.add_argument("--threads", type=int, default=0, help=f"of all but {', '.join(ALONE)}; 0: one a core")
-    parser.add_argument("--rollouts", type=int, default=0, help="rollouts measured on each side; 0: 2 on a CPU, 5 on a GPU")
+    parser.add_argument(
+        "--rollouts", type=int, default=0, help="rollouts (choose: rounds) measured on each side; 0: 2 on a CPU, 5 on a GPU"
+    )
     parser.add_argument("--unrecorded", action="store_true", help="print the table and leave the recorded one as it is")
     parser.add_argument("--seeds", type=int, default=5, help="runs a side in the comparison with TRL")
     given = parser.parse_args()
