@@ -19,8 +19,10 @@ PARTS = {
     "trl": ("benchmarks.trl", "run", "against TRL's last PPOTrainer, a decoder-only policy"),
     "study": ("benchmarks.study", "run", "a study of twelve runs, two workers against one"),
     "atlas": ("benchmarks.atlas", "run", "a whole PPO run of the atlas size on one core"),
+    "choose": ("benchmarks.choose", "run", "a choice among reward models against PPO on each of them, one core"),
     "profile": ("benchmarks.t5", "profile", "where the engine's time goes, operator by operator"),
 }
+ALONE = ("study", "atlas", "choose")  # have one thread and no GPU, whatever the rest has
 
 
 def main() -> int:
@@ -32,13 +34,15 @@ def main() -> int:
         "--quick", action="store_true", help="tiny shapes: shows that it runs, measures nothing, records nothing"
     )
     parser.add_argument(
-        "--device", choices=["cpu", "cuda"], help="of all but study and atlas; unset: the GPU where there is one"
+        "--device", choices=["cpu", "cuda"], help=f"of all but {', '.join(ALONE)}; unset: the GPU where there is one"
     )
     parser.add_argument(
         "--precision", choices=["float32", "bfloat16"], help="of both sides; unset: float32 on a CPU, else bfloat16"
     )
-    parser.add_argument("--threads", type=int, default=0, help="of all but study and atlas; 0: one a core")
-    parser.add_argument("--rollouts", type=int, default=0, help="rollouts measured on each side; 0: 2 on a CPU, 5 on a GPU")
+    parser.add_argument("--threads", type=int, default=0, help=f"of all but {', '.join(ALONE)}; 0: one a core")
+    parser.add_argument(
+        "--rollouts", type=int, default=0, help="rollouts (choose: rounds) measured on each side; 0: 2 on a CPU, 5 on a GPU"
+    )
     parser.add_argument("--unrecorded", action="store_true", help="print the table and leave the recorded one as it is")
     parser.add_argument("--seeds", type=int, default=5, help="runs a side in the comparison with TRL")
     given = parser.parse_args()
@@ -62,9 +66,7 @@ def main() -> int:
     failed = []
     for name in given.parts or PARTS:
         module, function, _ = PARTS[name]
-        # a study and an atlas run have one thread and no GPU, whatever the rest has
-        alone = name in ("study", "atlas")
-        place = ("cpu", 1, "float32") if alone else (options.device, options.threads, options.precision)
+        place = ("cpu", 1, "float32") if name in ALONE else (options.device, options.threads, options.precision)
         try:
             rows = getattr(importlib.import_module(module), function)(options)
         except (DataError, SideError, files.FileError, config.ParameterError, subprocess.CalledProcessError) as error:

@@ -113,7 +113,7 @@ def timed(parameters: dict) -> tuple[float, float, float]:
         environment = os.environ | {"OMP_NUM_THREADS": "1", "MPLBACKEND": "module://matplotlib_inline.backend_inline"}
         started = time.perf_counter()
         subprocess.run(
-            command, cwd=files.ROOT, env=environment, check=True, preexec_fn=_on_one_core,
+            command, cwd=files.ROOT, env=environment, check=True, preexec_fn=on_one_core,
             stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
         )  # fmt: skip
         whole = time.perf_counter() - started
@@ -122,6 +122,7 @@ def timed(parameters: dict) -> tuple[float, float, float]:
         return whole, updates, files.read_json(Path(folder) / "out" / "result.json")["seconds"]
 
 
-def _on_one_core() -> None:
+def on_one_core() -> None:
+    """Keep this process, a child before its program starts, to one core."""
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})

@@ -8,12 +8,14 @@ import pandas as pd
 import pytest
 import torch
 
+from benchmarks import choose as versus_ppo
 from benchmarks import plain, table, terminal, workload
 from benchmarks import t5 as versus_plain
 from benchmarks import trl as versus_trl
 from benchmarks.table import Row
 from paradox_utils import config, files
 from paradox_utils.analysis import cost
+from paradox_utils.choose.__main__ import load
 from paradox_utils.policies.prompts import Responses, encode_prompts
 from paradox_utils.ppo import loop, ppo
 from tests.conftest import answered
@@ -233,6 +235,33 @@ def test_the_engine_runs_against_trl(tmp_path):
     assert len(rows) == terminal.SIZES["quick"].updates
     assert abs(rows[0]["kl"]) < 1e-5 < abs(rows[-1]["kl"])
     assert 0 < rows[0]["reward"] < terminal.SIZES["quick"].scale
+
+
+def test_a_choice_is_set_beside_ppo_round_by_round():
+    """Ratios 30 and 15: the median lies above the target, the lowest below it."""
+
+    def lap(ppo):
+        return {"whole": 4.0, "choice": 2.0, "scoring": 1.5, "ppo": ppo, "ppo updates": 80.0}
+
+    found = {row.measure: row for row in versus_ppo.rows([lap(120.0), lap(60.0)], 4, 80)}
+    first = found["4 candidates, a choice against a PPO run on each"]
+    assert (first.value, first.baseline, first.ratio, first.met()) == (4.0, 90.0, 22.5, "met")
+    assert [found[f"the same, {which} ratio of a round"].value for which in ("lowest", "highest")] == [15.0, 30.0]
+    assert found["the same, without start-up and pages"].ratio == 40.0
+    assert found["sampling, judging and deciding"].value == 0.5
+
+
+def test_ppo_is_paid_by_each_candidate_as_the_choice_reads_it():
+    runs = versus_ppo.trainings(load(str(versus_ppo.CONFIG)), {"updates": 2})
+    late, weak = config.PPO(**runs["late"]), config.PPO(**runs["late/20"])
+    assert late.reward_model == weak.reward_model
+    assert weak.reward_size == pytest.approx(late.reward_size / 20)
+    assert (late.updates, late.kl_coefficient, late.reward_size) == (2, 0.05, 0.3)
+
+
+def test_a_choice_is_timed():
+    lap = versus_ppo.timed(versus_ppo.TINY)
+    assert lap["whole"] > lap["choice"] > lap["scoring"] > 0
 
 
 # --- the cost of the paper's grid ---------------------------------------------------------------------------------------------

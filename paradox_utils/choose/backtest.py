@@ -1,9 +1,9 @@
 """Is the choice right? What it predicts of a recorded study's reward models, beside what PPO made of each.
 
-First ``python -m paradox_utils.choose backtest STUDY.yaml``, after that study has trained the reward models again: one shared
-set of responses a policy is scored by each reward that a recorded run was paid, and the rewards [P, K] of each are kept. Then
-what those predict is joined with what was reached, and choices are made in pools of :data:`POOL` reward models. A run whose
-reward model is not there is left out, and counted.
+``python -m paradox_utils.choose backtest STUDY.yaml``, after that study has trained the reward models again: one shared set of
+responses a policy is scored by each reward that a recorded run was paid, and the rewards [P, K] of each are kept, with those of
+altered responses. Then what those predict is joined with what was reached: in pools (:mod:`.pools`), and for hacked runs
+(:mod:`.foretold`). A run whose reward model is not there is left out, and counted.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import functools
 import io
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,51 +21,43 @@ import pandas as pd
 import torch
 
 from paradox_utils import config, data, files
-from paradox_utils.analysis import outcomes, tables
-from paradox_utils.choose import gain
-from paradox_utils.choose.decision import SET_LEVEL, contains_best, gains_of, standing
+from paradox_utils.analysis import hacking, outcomes, tables
+from paradox_utils.choose import aims, gain
+from paradox_utils.choose.candidates import ALTERED
 from paradox_utils.choose.diagnostics import accuracies
-from paradox_utils.choose.gain import Array, Reading
+from paradox_utils.choose.foretold import foretold
+from paradox_utils.choose.gain import Array
+from paradox_utils.choose.pools import KNOWN, Predicted, agreement, judged_prompts, known, pools, regrets, trained
 from paradox_utils.config.study import TRAINED
-from paradox_utils.data.records import DataError, Feedback
+from paradox_utils.data.records import DataError, Feedback, Question
 from paradox_utils.data.tasks import counts
 from paradox_utils.policies.decoding import generate
 from paradox_utils.policies.models import device_of, load_policy
 from paradox_utils.policies.prompts import Prompts, Responses, choose, encode_prompts, prompt_room, take
 from paradox_utils.rewards.dial import dial_of
 from paradox_utils.rewards.judges import RewardFunction, reward_function, reward_of
+from paradox_utils.rewards.measures import rank_correlation
 from paradox_utils.rewards.model import saved
+from paradox_utils.rewards.stress import ALTERATIONS
 from paradox_utils.study.plan import Run, work_folder
 
 RECORDED = "results/recorded/atlas"
-KNOWN = ("known-paradox", "known-monotone")  # families of dials whose truth is known
 PROMPTS, SAMPLES = 300, 48
 TOGETHER = 16  # prompts sampled at a time
 SAME = 1e-6  # of an accuracy
 PASS = 1024  # responses rewarded at a time
-POOL, POOLS = 6, 500  # reward models to choose among, and how often from those of a task and policy
-JUDGED = (50, 100, 300)  # prompts whose responses are judged
-RESAMPLES = 200
-# What a choice can go by. `recipe`: the recipe's β whatever the samples show; a number: read where the effective sample size is
-# that part of the samples, as the tool does with 8.
-READINGS = ("gain", "gain/2", "gain/4", "gain/16", "recipe")
-BASELINES = {
-    "most accurate": "rm_accuracy",
-    "best of 16": "best_of_16",
-    "normalised variance": "variance_normalised",
-    "accuracy on the policy's responses": "accuracy",
-}
-TOOL = "predicted gain"
-FITTED = "fitted on the other tasks"
 
 
 @dataclass(frozen=True)
 class Shared:
-    """One policy's responses: the different ones as ``unique``, and ``places`` [P, K] in them; good and size [P, K] by task."""
+    """One policy's responses: the different ones as ``unique``, and ``places`` [P, K] in them; good, size and ``words`` [P, K],
+    by task where they are judged. ``altered``: to the first prompts a response each, by alteration (``plain``: as it is)."""
 
     unique: Responses
     places: np.ndarray
     judged: dict[str, tuple[Array, Array]]
+    words: Array
+    altered: dict[str, Responses]
 
 
 # --- scoring --------------------------------------------------------------------------------------------------------
@@ -96,8 +88,10 @@ def score(runs: Sequence[Run], study: str, out: Path, prompts: int = PROMPTS, sa
         if labels["policy"] not in shared:
             shared[labels["policy"]] = respond(own, prompts, samples)
             for task, (good, size) in shared[labels["policy"]].judged.items():
-                _keep(out / f"judged-{labels['policy']}-{task}.npz", good=good, size=size)
-        _keep(target, rewards=paid(own, shared[labels["policy"]], feedback))
+                words = shared[labels["policy"]].words
+                _keep(out / f"judged-{labels['policy']}-{task}.npz", good=good, size=size, words=words)
+        rewards, altered = paid(own, shared[labels["policy"]], feedback)
+        _keep(target, rewards=rewards, **altered)
         files.say(f"{told['kept']} of {len(wanted)}: {run} ({labels['task']}, {labels['arm']})")
     return told
 
@@ -172,37 +166,62 @@ def respond(p: config.PPO, prompts: int, samples: int) -> Shared:
     return _shared(p, questions, texts, parts, samples)
 
 
-def _shared(p: config.PPO, questions: list, texts: list[str], tokens: list[list[int]], samples: int) -> Shared:
+def _shared(p: config.PPO, questions: list[Question], texts: list[str], tokens: list[list[int]], samples: int) -> Shared:
     owners = [question for question in questions for _ in range(samples)]
     first: dict[tuple[str, str], int] = {}
     places = [first.setdefault((question.id, text), len(first)) for question, text in zip(owners, texts, strict=True)]
     rows = np.unique(places, return_index=True)[1].tolist()
-    longest = max(len(tokens[row]) for row in rows)
-    ids = torch.tensor([tokens[row] + [0] * (longest - len(tokens[row])) for row in rows])
-    mask = torch.tensor([[1] * len(tokens[row]) + [0] * (longest - len(tokens[row])) for row in rows])
-    asked = Prompts([owners[row] for row in rows], mask, mask, 0)  # of the prompts, rewards read the questions alone
-    unique = Responses(asked, ids, mask, [texts[row] for row in rows], 1)
+    unique = _responses([owners[row] for row in rows], [texts[row] for row in rows], [tokens[row] for row in rows])
     table, judged = np.array(places).reshape(-1, samples), {}
     for task in ("relevance", "factuality", "completeness"):
         offsets = data.segments_of(p, unique.texts, task)
         good, size = counts(data.oracle_of(p, task)(unique.questions, unique.texts, offsets), task)
         judged[task] = np.array(good, dtype=float)[table], np.array(size, dtype=float)[table]
-    return Shared(unique, table, judged)
+    words = np.array([len(text.split()) for text in unique.texts], dtype=float)[table]
+    own = [texts[start : start + samples] for start in range(0, len(texts), samples)]
+    return Shared(unique, table, judged, words, _altered(p, questions[:ALTERED], own[:ALTERED]))
 
 
-def paid(p: config.PPO, shared: Shared, feedback: dict[str, list[Feedback]]) -> Array:
-    """What PPO was paid for each response [P, K], summed over its tokens."""
+def _altered(p: config.PPO, questions: list[Question], texts: list[list[str]]) -> dict[str, Responses]:
+    """Of each question's responses the first that says anything, altered as the tool alters it."""
+    _, tokenizer = load_policy(p.policy)
+    told = {
+        question.id: [text for text in dict.fromkeys(own) if text.strip()]
+        for question, own in zip(questions, texts, strict=True)
+    }
+    asked = [question for question in questions if told[question.id]]
+    found = {}
+    for name, alter in ALTERATIONS.items():
+        made = [alter(own, [(0, len(own[0]))]) for own in (told[question.id] for question in asked)]
+        tokens = [[*row, tokenizer.eos_token_id] for row in tokenizer(made, add_special_tokens=False).input_ids]
+        found[name] = _responses(asked, made, tokens)
+    return found
+
+
+def _responses(questions: list[Question], texts: list[str], tokens: list[list[int]]) -> Responses:
+    """A response each, as a reward function takes them: of the prompts it reads the questions alone."""
+    longest = max(map(len, tokens))
+    ids = torch.tensor([row + [0] * (longest - len(row)) for row in tokens])
+    mask = torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in tokens])
+    return Responses(Prompts(questions, mask, mask, 0), ids, mask, texts, 1)
+
+
+def paid(p: config.PPO, shared: Shared, feedback: dict[str, list[Feedback]]) -> tuple[Array, dict[str, Array]]:
+    """What PPO was paid for each response [P, K], summed over its tokens; and for the altered ones, [prompts] by alteration."""
     _, tokenizer = load_policy(p.policy)
     function: RewardFunction
     if p.reward == "dial":
         function = reward_function(tokenizer, *dial_of(p, feedback), p)
     else:
         function = reward_of(p, tokenizer, feedback | {"heldout": []}).function
-    number, rewards = len(shared.unique.texts), []
-    for start in range(0, number, PASS):
-        part = take(shared.unique, list(range(start, min(start + PASS, number))))
-        rewards.append(function(part).sum(1).cpu().numpy())
-    return np.concatenate(rewards).astype(float)[shared.places]
+    return _sums(function, shared.unique)[shared.places], {name: _sums(function, one) for name, one in shared.altered.items()}
+
+
+def _sums(function: RewardFunction, responses: Responses) -> Array:
+    """The reward of each response, [responses]."""
+    number = len(responses.texts)
+    parts = [take(responses, list(range(start, min(start + PASS, number)))) for start in range(0, number, PASS)]
+    return np.concatenate([function(part).sum(1).cpu().numpy() for part in parts]).astype(float)
 
 
 def _keep(path: Path, **arrays: Array) -> None:
@@ -215,14 +234,6 @@ def _keep(path: Path, **arrays: Array) -> None:
 # --- joining --------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Predicted:
-    """One recorded run: its labels, and the ``reading`` of its reward; ``row``: what is known of it before and after PPO."""
-
-    reading: Reading
-    row: dict[str, Any]
-
-
 def predictions(out: Path) -> tuple[list[Predicted], dict[tuple[str, str], tuple[Array, Array]]]:
     """Every run whose rewards were kept, and by policy and task the judgement of the policy itself [P] (good, size).
 
@@ -233,24 +244,24 @@ def predictions(out: Path) -> tuple[list[Predicted], dict[tuple[str, str], tuple
         if not (path := out / "rewards" / f"{run}.npz").is_file():
             continue
         place = labels["policy"], labels["task"]
-        good, size = (_read(out / f"judged-{place[0]}-{place[1]}.npz", name) for name in ("good", "size"))
-        judged[place] = good.mean(1), size.mean(1)
-        found.append(_predicted(run, labels, _read(path, "rewards"), good, size, values))
+        truth = _read(out / f"judged-{place[0]}-{place[1]}.npz")
+        judged[place] = truth["good"].mean(1), truth["size"].mean(1)
+        found.append(_predicted(run, labels, _read(path), truth, values["kl_coefficient"]))
     if not found:
         raise DataError(f"{out}: holds no rewards; run `python -m paradox_utils.choose backtest` first")
     return found, judged
 
 
-def _read(path: Path, name: str) -> Array:
+def _read(path: Path) -> dict[str, Array]:
     with np.load(path) as kept:
-        return kept[name].astype(float)
+        return {name: kept[name].astype(float) for name in kept.files}
 
 
 def _predicted(
-    run: str, recorded: Mapping[str, Any], rewards: Array, good: Array, size: Array, values: Mapping[str, Any]
+    run: str, recorded: Mapping[str, Any], kept: Mapping[str, Array], truth: Mapping[str, Array], beta: float
 ) -> Predicted:
-    beta, start = values["kl_coefficient"], float(good.sum() / size.sum())
-    far, limit = gain.strongest(rewards, beta)
+    rewards, good, size = kept["rewards"], truth["good"], truth["size"]
+    start, (far, limit) = float(good.sum() / size.sum()), gain.strongest(rewards, beta)
     reading = gain.read(rewards, good, size, far)
     made = {"gain": reading.score - start, "limit": limit, "kl": float(reading.kl.mean())}
     made |= {"recipe": gain.read(rewards, good, size, beta).score - start}
@@ -259,112 +270,21 @@ def _predicted(
     within, normalised = gain.variances(rewards)
     made |= {"best_of_16": gain.best_of(rewards, good, size, 16).score - start, "variance": within}
     made |= {"variance_normalised": normalised, "accuracy": accuracies(rewards, good / size)["accuracy"]}
+    made |= {"length_correlation": rank_correlation(rewards, truth["words"])} | probed(kept)
     labels = {
         name: recorded[name]
         for name in ("task", "policy", "arm", "route", "setting", "rm_seed", "rm_step", "rm_accuracy", "seconds")
     }
-    reached = recorded["lm_performance_final"]
-    return Predicted(
-        reading, {"id": run} | labels | made | {"reached": reached - recorded["lm_performance_start"], "final": reached}
-    )
+    ends = {"final": recorded["lm_performance_final"]}
+    for name, column in {"reached": "lm_performance", "reached_sampled": "sampled_lm_performance"}.items():
+        ends[name] = recorded[f"{column}_final"] - recorded[f"{column}_start"]
+    return Predicted(reading, {"id": run} | labels | made | ends)
 
 
-# --- choosing -------------------------------------------------------------------------------------------------------
-
-
-def pools(table: pd.DataFrame, seed: int = 0) -> Iterator[tuple[str, pd.DataFrame]]:
-    """Task, and rows of :data:`POOL` trained reward models of one task and policy, :data:`POOLS` times for each of these; fewer
-    than that many reward models make none."""
-    rng = np.random.default_rng(seed)
-    trained = table[~table["arm"].isin(KNOWN)]
-    for (task, _), own in trained.groupby(["task", "policy"], sort=True):
-        for _ in range(POOLS if len(own) >= POOL else 0):
-            yield task, own.iloc[rng.choice(len(own), POOL, replace=False)]
-
-
-def families(table: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
-    """Name and rows of each family of known truth, by task and seed."""
-    known = table[table["arm"].isin(KNOWN)]
-    for (arm, task, _), own in known.groupby(["arm", "task", "rm_seed"], sort=True):
-        yield f"{arm}, {task}", own
-
-
-def regret(pool: pd.DataFrame, measure: str) -> float:
-    """What choosing by a measure loses in final performance; the first of equals is chosen."""
-    return float(pool["final"].max() - pool.loc[pool[measure].fillna(-math.inf).idxmax(), "final"])
-
-
-def regrets(table: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
-    """Mean and 95th percentile of the regret in all pools, a row a way to choose. :data:`FITTED`: the reading, or its mean rank
-    with accuracy, that lost least in the pools of the other tasks."""
-    made = [(task, pool) for task, pool in pools(table, seed)]
-    ways = {TOOL: "gain"} | BASELINES | {name: name for name in READINGS[1:]}
-    lost = {name: [regret(pool, column) for _, pool in made] for name, column in ways.items()}
-    mixed = [pool.assign(mixed=pool[["gain", "rm_accuracy"]].rank().mean(axis=1)) for _, pool in made]
-    lost["gain and accuracy"] = [regret(pool, "mixed") for pool in mixed]
-    lost["random"] = [float(pool["final"].max() - pool["final"].mean()) for _, pool in made]
-    tasks = np.array([task for task, _ in made])
-    lost[FITTED] = _fitted({name: np.array(lost[name]) for name in (TOOL, *READINGS[1:], "gain and accuracy")}, tasks)
-    rows = {
-        name: {"mean": np.mean(own), "95 %": np.quantile(own, 0.95), "pools": len(own)}
-        for name, own in lost.items()
-        if len(own)
-    }
-    by_task = {name: {task: np.array(own)[tasks == task].mean() for task in np.unique(tasks)} for name, own in lost.items()}
-    return pd.DataFrame.from_dict({name: row | by_task[name] for name, row in rows.items()}, orient="index")
-
-
-def _fitted(lost: Mapping[str, Array], tasks: np.ndarray) -> Array:
-    """The regret of the way that lost least elsewhere, pool by pool."""
-    found = np.full(len(tasks), np.nan)
-    for task in np.unique(tasks):
-        own = tasks == task
-        best = min(lost, key=lambda name: lost[name][~own].mean() if (~own).any() else lost[name].mean())
-        found[own] = lost[best][own]
-    return found
-
-
-def known(table: pd.DataFrame) -> pd.DataFrame:
-    """Mean regret in the families of known truth, a row a family and a column a way to choose; ``rank``: the mean place, by
-    final performance, of what the tool chose (1: the best)."""
-    ways, rows = {TOOL: "gain"} | BASELINES | {"variance": "variance"}, []
-    for name, own in families(table):
-        places = own["final"].rank(ascending=False)
-        rows.append({"family": name} | {way: regret(own, column) for way, column in ways.items()})
-        rows[-1]["rank"] = float(places[own["gain"].idxmax()])
-    return pd.DataFrame(rows).groupby("family").mean() if rows else pd.DataFrame()
-
-
-def judged_prompts(
-    found: Sequence[Predicted], judged: Mapping[tuple[str, str], tuple[Array, Array]], seed: int = 0
-) -> pd.DataFrame:
-    """What so many judged prompts make of it: mean regret, and how often the set of 80 % contains the best by PPO
-    (``contains``) and by the reading on all prompts (``contains_reading``)."""
-    table, by_id = pd.DataFrame([one.row for one in found]), {one.row["id"]: one for one in found}
-    rng, rows = np.random.default_rng(seed), []
-    for number in JUDGED:
-        lost, contains, predicted = [], [], []
-        for place, (_, pool) in enumerate(pools(table, seed)):
-            start = judged[pool["policy"].iloc[0], pool["task"].iloc[0]]
-            if number > len(start[0]) or place % 5:
-                continue
-            some = rng.choice(len(start[0]), number, replace=False)
-            readings = [_at(by_id[run].reading, some) for run in pool["id"]]
-            good, size = (part[some] for part in start)
-            best = int(np.argmax(gains_of(readings, good, size, np.ones((1, number)))[0]))
-            likely = contains_best(standing(readings, good, size, resamples=RESAMPLES, seed=place).probability, SET_LEVEL)
-            lost.append(float(pool["final"].max() - pool["final"].iloc[best]))
-            contains.append(int(pool["final"].to_numpy().argmax()) in likely)
-            predicted.append(int(pool["gain"].to_numpy().argmax()) in likely)
-        if lost:
-            rows.append({"judged prompts": number, "regret": np.mean(lost), "contains": np.mean(contains)})
-            rows[-1] |= {"contains_reading": np.mean(predicted), "pools": len(lost)}
-    return pd.DataFrame(rows)
-
-
-def _at(reading: Reading, some: np.ndarray) -> Reading:
-    parts: dict[str, Callable[[], Array]] = {name: getattr(reading, name)[some] for name in ("kl", "effective", "good", "size")}
-    return Reading(reading.beta, **parts)
+def probed(kept: Mapping[str, Array]) -> dict[str, float]:
+    """Mean change of the reward of a response when it is altered, in deviations of all rewards; NaN where these are alike."""
+    spread = float(kept["rewards"].std()) or math.nan
+    return {f"altered_{name}": float((kept[name] - kept["plain"]).mean()) / spread for name in ALTERATIONS if name != "plain"}
 
 
 def run(runs: Sequence[Run], study: str, out: Path) -> str:
@@ -372,17 +292,22 @@ def run(runs: Sequence[Run], study: str, out: Path) -> str:
     told = score(runs, study, out)
     found, judged = predictions(out)
     table = pd.DataFrame([one.row for one in found])
-    files.write_table(out / "predictions.csv", table)
+    ends = hacking.ends(trained(table), tables.load_curves(files.resolve(RECORDED)))
+    table["hacked"] = ends["hacked"].astype(float).reindex(table.index)
     said = [f"{told['kept']} recorded runs with their rewards, {told['lost']} whose reward model or policy is not here; "]
     said[0] += f"{told['another']} whose reward model has another accuracy than the recorded one"
-    trained = table[~table["arm"].isin(KNOWN)]
+    enough = any(True for _ in pools(table))
     made = {
-        "regrets": regrets(table).rename_axis("choice").reset_index() if any(True for _ in pools(table)) else pd.DataFrame(),
+        "predictions": table,
+        "agreement": agreement(table),
+        "regrets": regrets(table).rename_axis("choice").reset_index() if enough else pd.DataFrame(),
         "known": known(table).reset_index(),
-        "judged": judged_prompts(found, judged) if len(trained) >= POOL else pd.DataFrame(),
+        "judged": judged_prompts(found, judged) if enough else pd.DataFrame(),
+        "foretold": foretold(table),
     }
     for name, rows in made.items():
-        if len(rows):
-            files.write_table(out / f"{name}.csv", rows)
+        files.write_table(out / f"{name}.csv", rows if len(rows.columns) else pd.DataFrame(columns=["task"]))
+        if len(rows) and name != "predictions":
             said += ["", f"{name}:", rows.to_string(index=False, float_format="{:.4f}".format)]
-    return "\n".join(said)
+    aimed = aims.aims(made)
+    return "\n".join([*said, "", aimed.to_string(index=False, float_format="{:.4f}".format), "", aims.sentence(made)])

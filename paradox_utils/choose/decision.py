@@ -27,17 +27,20 @@ Kind = Literal["train", "undecided", "none", "unjudged"]
 @dataclass(frozen=True)
 class Standing:
     """What is known of each of C candidates, in their order: the ``gain`` in judged score with its 95 % interval, the
-    ``probability`` of being the best, and the ``regret``, what choosing it costs on average."""
+    ``probability`` of being the best, and the ``regret``, what choosing it costs on average; ``drawn`` [R, C] are the gains on
+    other prompts that the last two are of."""
 
     gain: list[Interval]
     probability: Array
     regret: Array
+    drawn: Array
 
 
 @dataclass(frozen=True)
 class Decision:
-    """``train`` with the one, any of several that are ``undecided``, or ``none`` where all make the policy worse; ``unjudged``:
-    nothing is ranked. ``names``, the likeliest first; ``more`` judged prompts would tell, None where no number would."""
+    """``train`` with the one, any of several that are ``undecided``, or ``none`` where all make the policy worse, or the best
+    is predicted to; ``unjudged``: nothing is ranked. ``names``, the likeliest first; ``more`` judged prompts would tell, None
+    where no number would."""
 
     kind: Kind
     names: tuple[str, ...] = ()
@@ -59,9 +62,13 @@ def standing(readings: Sequence[Reading], good: Array, size: Array, *, resamples
     away = (gains - found) * math.sqrt(prompts / (prompts - 1))
     intervals = [student(gain, error, prompts) for gain, error in zip(found, away.std(0, ddof=1), strict=True)]
     drawn = found + away * stats.t.ppf(0.975, prompts - 1) / stats.norm.ppf(0.975)
-    best = drawn.max(1, keepdims=True)
-    ties = drawn >= best - 1e-12
-    return Standing(intervals, (ties / ties.sum(1, keepdims=True)).mean(0), (best - drawn).mean(0))
+    return Standing(intervals, chances(drawn), (drawn.max(1, keepdims=True) - drawn).mean(0), drawn)
+
+
+def chances(drawn: Array) -> Array:
+    """How often each candidate has the largest of ``drawn`` gains [R, C]; equals share."""
+    ties = drawn >= drawn.max(1, keepdims=True) - 1e-12
+    return (ties / ties.sum(1, keepdims=True)).mean(0)
 
 
 def gains_of(readings: Sequence[Reading], good: Array, size: Array, times: Array) -> Array:
@@ -87,7 +94,7 @@ def decide(
     if all(interval.high < 0 for interval in known.gain):
         return Decision("none", chosen), known
     if len(likely) == 1:
-        return Decision("train", chosen), known
+        return Decision("train" if known.gain[likely[0]].estimate >= 0 else "none", chosen), known
     return Decision("undecided", chosen, more(readings, likely, resamples=resamples, seed=seed, size=size, good=good)), known
 
 

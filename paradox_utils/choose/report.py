@@ -169,10 +169,10 @@ def drawn(choice: Choice) -> Shown:
     )
 
 
-def listed(choice: Choice) -> Shown:
-    """The ranked table."""
+def listed(choice: Choice, name: str = "choice-ranked") -> Shown:
+    """The ranked table, called ``name`` on a page."""
     said = "**The candidates, the best first**" if "gain" in choice.table else "**The candidates**, in no order"
-    return table(ranked(choice), name="choice-ranked", caption=f"{said}.", units={"KL": "nats"}, data=choice.table)
+    return table(ranked(choice), name=name, caption=f"{said}.", units={"KL": "nats"}, data=choice.table)
 
 
 def page(choice: Choice, title: str) -> str:
@@ -197,7 +197,7 @@ STYLE = (
     "h2{font-size:1.1rem}figure{margin:1.5rem 0}svg{width:100%}figcaption{font-size:.9rem}.scroll{overflow-x:auto}"
     "table{border-collapse:collapse;font-size:.9rem}th,td{text-align:left;padding:.3rem .6rem;border-bottom:1px solid #ddd}"
     ".number{text-align:right}.unit{font-weight:normal}dt{font-weight:600}dd{margin:0 0 .5rem}"
-    ".legend{list-style:none;display:flex;flex-wrap:wrap;gap:.2rem 1rem;padding:0;font-size:.85rem}"
+    ".legend{list-style:none;display:flex;flex-wrap:wrap;gap:.2rem 1rem;padding:0;font-size:.85rem;overflow-wrap:anywhere}"
     ".legend svg{width:2rem;vertical-align:middle;margin-right:.3rem}"
 )
 

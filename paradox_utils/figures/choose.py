@@ -1,4 +1,4 @@
-"""Figure of a choice among reward models: what each would make of the policy, along the KL."""
+"""Figures of a choice among reward models: what each would make of the policy, along the KL; and how right that was."""
 
 from __future__ import annotations
 
@@ -7,8 +7,11 @@ from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from paradox_utils.figures.style import COLORS, FAINT, INK, Drawing, dot, line, panel, style
+from paradox_utils.data.tasks import among
+from paradox_utils.figures.style import COLORS, FAINT, INK, PALETTE, Drawing, dot, line, panel, style, ticks
 
+ROOM = 84  # letters in a row of the picture's legend, marks aside
+MARKERS = "osD^"  # a policy
 DASHES = ("-", (0, (5, 2)), (0, (5, 2, 1, 2)), (0, (1, 1.5)))  # equal curves show both
 
 
@@ -24,8 +27,31 @@ def curves(paths: pd.DataFrame, best_of: pd.DataFrame, table: pd.DataFrame, star
 def in_brief(paths: pd.DataFrame, best_of: pd.DataFrame, table: pd.DataFrame, start: float) -> Figure:
     """:func:`curves` with their legend, in one picture for those who have no page."""
     figure = Figure(figsize=(7.5, 3.9), layout="constrained", facecolor="white")
-    figure.legend(handles=_curves(figure.subplots(), paths, best_of, table, start), loc="outside lower center", ncols=3)
+    handles = _curves(figure.subplots(), paths, best_of, table, start)
+    longest = max(len(str(mark.get_label())) for mark in handles)
+    columns = max(1, min(3, ROOM // longest))  # more would reach over the picture's edges
+    figure.legend(handles=handles, loc="outside lower center", ncols=columns)
     return figure
+
+
+@style()
+def backtest(predictions: pd.DataFrame) -> Drawing:
+    """Gain that PPO reached against the gain that was predicted, a dot a recorded run, a panel a task; on the line both are
+    equal."""
+    panels, policies = [], list(dict.fromkeys(predictions["policy"]))
+    for task in among(predictions["task"]):
+        own, axis = predictions[predictions["task"] == task], panel(3, 2.8)
+        ends = [own[["gain", "reached_sampled"]].min().min(), own[["gain", "reached_sampled"]].max().max()]
+        axis.plot(ends, ends, color=FAINT, linewidth=0.8)
+        for policy, marker in zip(policies, MARKERS, strict=False):
+            some = own[own["policy"] == policy]
+            look = {"color": PALETTE[task], "alpha": 0.6, "linewidth": 0, "s": 14}
+            axis.scatter(some["gain"], some["reached_sampled"], marker=marker, **look)
+        axis.set(title=task.capitalize(), xlabel="predicted gain", ylabel="" if panels else "gain reached by PPO")
+        ticks(axis.xaxis, 4)
+        panels.append(axis)
+    handles = [dot(policy, marker=marker, markersize=4) for policy, marker in zip(policies, MARKERS, strict=False)]
+    return Drawing(panels, handles if len(policies) > 1 else ())
 
 
 def _curves(axis: Axes, paths: pd.DataFrame, best_of: pd.DataFrame, table: pd.DataFrame, start: float) -> list[Artist]:
@@ -46,4 +72,9 @@ def _curves(axis: Axes, paths: pd.DataFrame, best_of: pd.DataFrame, table: pd.Da
         axis.errorbar(row["kl"], row["score"], error, color=look["color"], **mark)
         handles.append(line(name, **look))
     axis.set(xlabel="KL from the policy (nats)", ylabel="judged score", xlim=(0, None))
-    return [*handles, dot("where the recipe goes"), dot("best of n", marker=".", alpha=0.5)]
+    shown = best_of["n"].astype(int)
+    return [
+        *handles,
+        dot("where the recipe goes"),
+        dot(f"best of {shown.min()} to {shown.max()} responses", marker=".", alpha=0.5),
+    ]

@@ -94,6 +94,8 @@ def _data(schema: type[config.Stage], parameters: Mapping[str, Any]) -> list[Pat
     named = [files.resolve(value) for value in parameters.values() if isinstance(value, str) and value]
     if issubclass(schema, config.FeedbackParameters | config.RewardModel | config.PPO | config.Choose):
         named.append(files.ROOT / "fixtures")
+    if issubclass(schema, config.Choose):
+        named += sorted(files.ROOT.glob("configs/choose-*.yaml")) + sorted(files.ROOT.glob("results/recorded/choose-*"))
     return [path for path in named if path.exists() and path.is_relative_to(files.ROOT)]
 
 

@@ -23,6 +23,7 @@ KILLED = (
 )
 TABLES = ("summary", "curves", "reward_models", "questions", "responses", "best_of_n", "parameters", "picks", "sets")
 PACKED = ("curves", "questions", "responses", "parameters", "picks", "sets")  # where recorded: the largest, the most repetitive
+BACKTEST = ("predictions", "agreement", "regrets", "known", "judged", "foretold")  # of a study that `choose backtest` reads
 # a run's tables, and a study's; the last two only where there are any
 OF_RUNS = {
     "ppo": {"curve": "curves", "questions": "questions", "responses": "responses", "best_of_n": "best_of_n"},
@@ -132,8 +133,8 @@ def record(name: str, runs: list[Run]) -> Path:
     write(name, runs)
     source, target = files.resolve(plan.results_folder(name)), files.resolve(RECORDED) / name
     target.mkdir(parents=True, exist_ok=True)
-    for table in TABLES:
-        if not (source / f"{table}.csv").is_file():  # picks and sets, where people graded nothing
+    for table in (*TABLES, *BACKTEST):
+        if not (source / f"{table}.csv").is_file():  # picks and sets, where people graded nothing; no back-test
             continue
         text = (source / f"{table}.csv").read_text(encoding="utf-8")
         if table == "curves":  # its numbers to six digits

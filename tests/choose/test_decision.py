@@ -70,6 +70,15 @@ def test_what_is_said():
     assert (worse.kind, worse.names[0]) == ("none", "0")
 
 
+def test_the_best_of_bad_ones_is_not_trained_with():
+    """Its interval reaches above zero, its gain does not."""
+    noise = np.random.default_rng(0).normal(0, 0.3, 100)
+    best = reading(noise - noise.mean() - 0.01)
+    known, standing = decide(["a", "b"], [best, reading(best.good - 0.5)], np.zeros(100), np.ones(100), **QUICK)
+    assert standing.gain[0].estimate < 0 < standing.gain[0].high
+    assert (known.kind, known.names) == ("none", ("a",))
+
+
 def test_so_many_more_prompts_are_those_that_a_study_of_the_usual_power_needs():
     """δ = 0.1, σ of the difference 0.3 √2: n = (2.80 · 0.42 / 0.1)² = 141."""
     rng, found = np.random.default_rng(5), []

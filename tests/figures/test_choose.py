@@ -28,3 +28,22 @@ def test_curves_and_marks(measured):
 def test_in_one_picture_the_legend_stands_below(measured):
     figure = choose.in_brief(*measured)
     assert [text.get_text() for text in figure.legends[0].get_texts()][:2] == ["a", "b"]
+
+
+@pytest.mark.parametrize("length", [1, 24, 70])
+def test_no_name_reaches_over_the_pictures_edges(measured, length):
+    paths, best, table, start = measured
+    names = {"a": "a" * length, "b": "b" * length}
+    figure = choose.in_brief(*(part.replace({"candidate": names}) for part in (paths, best, table)), start)
+    figure.draw_without_rendering()
+    box = figure.legends[0].get_window_extent()
+    assert figure.bbox.x0 <= box.x0 < box.x1 <= figure.bbox.x1
+
+
+def test_predicted_stands_beside_reached_by_task_and_policy():
+    rows = pd.DataFrame({"task": ["relevance", "relevance", "factuality"], "policy": ["p", "q", "p"]})
+    drawing = choose.backtest(rows.assign(gain=[0.1, 0.2, 0.3], reached_sampled=[0.0, 0.1, 0.2]))
+    relevance, factuality = drawing.panels
+    assert [one.get_offsets().tolist() for one in relevance.collections] == [[[0.1, 0.0]], [[0.2, 0.1]]]
+    assert next(one.get_offsets().tolist() for one in factuality.collections) == [[0.3, 0.2]]
+    assert [mark.get_label() for mark in drawing.legend] == ["p", "q"]
