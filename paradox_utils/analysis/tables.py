@@ -188,7 +188,7 @@ def load_responses(folder: Path | str) -> pd.DataFrame:
     for name, own in lists.items():
         _refuse(path, table, name, own.isna(), "must be numbers parted by spaces")
         _refuse(path, table, name, own.map(len) != lists["ends"].map(len), "must have a number for each segment")
-    rise = [[0, *ends] == sorted({0, *ends}) for ends in lists["ends"]]
+    rise = [[*ends] == sorted({*ends}) and min(ends, default=0) >= 0 for ends in lists["ends"]]
     within = [max(ends, default=0) <= len(text) for ends, text in zip(lists["ends"], table["text"], strict=True)]
     _refuse(path, table, "ends", ~pd.Series(rise, table.index, dtype=bool), "must rise")
     _refuse(path, table, "ends", ~pd.Series(within, table.index, dtype=bool), "must lie within the text")
@@ -216,6 +216,24 @@ def load_picks(folder: Path | str) -> pd.DataFrame:
     """The study's ``picks.csv``, one row a checkpoint and judged question; empty where it has none."""
     columns = ("question", "part", "step", "pick", "average_precision", "length_correlation", *PAIRS)
     return _load(folder, "picks", columns, columns[:2])
+
+
+KINDS = (
+    "good",
+    "bad",
+    "sampled",
+    "best",
+    "evaluator",
+)  # of answers in gap.csv: people's, the policy's, the best by either judge
+
+
+def load_gap(folder: Path | str) -> pd.DataFrame:
+    """The study's ``gap.csv``, one row a PPO run, question and kind of answer (:data:`KINDS`); empty where it has none."""
+    table = _load(folder, "gap", ("question", "kind", "reward", "evaluator", "words"), ("question", "kind"))
+    path = Path(folder) / "gap.csv"
+    _refuse(path, table, "kind", ~table["kind"].isin(KINDS), f"must be one of {', '.join(KINDS)}")
+    _refuse(path, table, "question", table.duplicated(["id", "question", "kind"]), "this kind of answer stands twice")
+    return table
 
 
 def load_sets(folder: Path | str) -> pd.DataFrame:

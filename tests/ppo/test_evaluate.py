@@ -82,6 +82,7 @@ def test_an_evaluation_by_hand(policy, monkeypatch, task, performance, true_retu
             "length": sum(lengths) / 4,
             "segments": segments,
             "unfinished": 1 / 4,
+            "repetition": 0.0,
             "distinct_2": len(set(pairs)) / len(pairs),
             "rouge_l": pytest.approx(sum(overlap) / 4, abs=0.05),
         }
@@ -144,8 +145,9 @@ def test_completeness_is_compared_by_pairs(question, judged):
 
 
 def test_greedy_shapes_are_named_apart_from_those_of_rollouts():
-    scores = evaluate.Scores({"lm_performance": 0.5, "length": 9.0, "segments": 2.0, "rouge_l": 0.1}, [1.0], [2])
-    named = {"lm_performance": 0.5, "greedy_length": 9.0, "greedy_segments": 2.0, "rouge_l": 0.1}
+    shape = {"length": 9.0, "segments": 2.0, "repetition": 0.25}
+    scores = evaluate.Scores({"lm_performance": 0.5, **shape, "rouge_l": 0.1}, [1.0], [2])
+    named = {"lm_performance": 0.5, "rouge_l": 0.1} | {f"greedy_{name}": value for name, value in shape.items()}
     assert evaluate.named(scores) == named
 
 
