@@ -129,11 +129,7 @@ GRADED = {"source": "semeval", "task": "preference", "evaluator": "a"}
         (RewardModel, {"source": "semeval", "task": "preference", "known_answer": True}, ["known_answer", "'evouna'"]),
         (RewardModel, {"source": "qa-feedback", "official_split": True}, ["official_split", "'semeval'"]),
         (PPO, {"other_evaluators": ["a"]}, ["other_evaluators", "'oracle'", "'completeness', 'preference'"]),
-        (
-            PPO,
-            {"source": "qa-feedback", "evaluator": "a", "other_evaluators": ["b"]},
-            ["other_evaluators", "task = 'relevance'"],
-        ),
+        (PPO, {"source": "qa-feedback", "evaluator": "a", "other_evaluators": ["b"]}, ["other_evaluators", "'relevance'"]),
         (PPO, GRADED | {"other_evaluators": ["b", "a"]}, ["other_evaluators", "'a'"]),
         (config.FeedbackParameters, {"source": "semeval"}, ["source = 'semeval'", "graded"]),
     ],

@@ -218,13 +218,7 @@ def load_picks(folder: Path | str) -> pd.DataFrame:
     return _load(folder, "picks", columns, columns[:2])
 
 
-KINDS = (
-    "good",
-    "bad",
-    "sampled",
-    "best",
-    "evaluator",
-)  # of answers in gap.csv: people's, the policy's, the best by either judge
+KINDS = ("good", "bad", "sampled", "best", "evaluator")  # of answers: people's, the policy's, its best by either judge
 
 
 def load_gap(folder: Path | str) -> pd.DataFrame:

@@ -1,4 +1,4 @@
-"""The stages on answers that people graded, from the made-up sample: what a policy learns, PPO by preference, its evaluators."""
+"""The stages on answers that people graded, from the made-up sample: what a policy learns, PPO by preference, evaluators."""
 
 import numpy as np
 import pandas as pd
@@ -83,10 +83,8 @@ def test_ppo_by_preference_runs_whole(run, parameters):
     assert 0 <= results["rm_accuracy_noisy"] <= 1
     assert results["probe_accuracy"] is None
     assert results["probe_variance_raw"] >= 0
-    assert all(
-        np.isfinite(results[f"{name}_final"]) for name in ("lm_performance", "sampled_lm_performance", "greedy_repetition")
-    )
-    assert outcome.curve["rm_agreement"].isna().all() if "rm_agreement" in outcome.curve else True
+    finite = ("lm_performance", "sampled_lm_performance", "greedy_repetition", "sampled_repetition", "rouge_l", "distinct_2")
+    assert all(np.isfinite(results[f"{name}_final"]) for name in finite)
     asked = pd.read_csv(folder / "questions.csv").set_index("when")
     scores = np.array(asked.loc["final", "good"].split(), dtype=float)
     assert len(scores) == parameters.test_questions
@@ -100,9 +98,9 @@ def test_the_gap_is_of_validation_questions_and_of_the_samples_that_best_of_n_ch
     means = table.groupby("kind")[["reward", "evaluator"]].mean()
     chosen = pd.read_csv(folder / "best_of_n.csv").set_index("n")
     reward = means["reward"] * 0.3  # as paid
-    assert reward["sampled"] == pytest.approx(chosen.loc[1, "reward"], abs=1e-5)
-    assert reward["best"] == pytest.approx(chosen.loc[4, "reward"], abs=1e-5)
-    assert means.loc["sampled", "evaluator"] == pytest.approx(chosen.loc[1, "lm_performance"], abs=1e-5)
+    assert reward["sampled"] == pytest.approx(chosen.loc[1, "reward"], abs=1e-3)  # one pass of a batch rounds as another
+    assert reward["best"] == pytest.approx(chosen.loc[4, "reward"], abs=1e-3)
+    assert means.loc["sampled", "evaluator"] == pytest.approx(chosen.loc[1, "lm_performance"], abs=1e-3)
     assert means.loc["evaluator", "evaluator"] >= means.loc["best", "evaluator"]
     assert means.loc["best", "reward"] >= means.loc["evaluator", "reward"]
 

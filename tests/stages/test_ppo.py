@@ -27,14 +27,8 @@ RESULTS = {
     *("rm_accuracy", "rm_accuracy_noisy", "rm_balanced_accuracy", "rm_majority", "rm_f1"),
     *("lm_performance_start", "lm_performance_final", "lm_performance_best", "lm_performance_best_logged"),
     *("true_return_start", "true_return_final", "kl_final", "updates", "truncated_prompts"),
-    *(
-        "greedy_length_final",
-        "greedy_segments_final",
-        "greedy_repetition_final",
-        "unfinished_final",
-        "distinct_2_final",
-        "rouge_l_final",
-    ),
+    *("greedy_length_final", "greedy_segments_final", "greedy_repetition_final", "unfinished_final"),
+    *("distinct_2_final", "rouge_l_final"),
 }
 CURVE = {
     *("update", "reward_mean", "reward_variance", "kl", "entropy", "length", "policy_loss", "value_loss", "clip_share"),
