@@ -26,18 +26,18 @@ def gap(p: config.PPO, sets: Sequence[JudgedSet], evaluator: Judge, drawn: Drawn
     from the mean of those on what it learnt from, see :func:`~paradox_utils.rewards.judges.standardised`), what the
     ``evaluator`` says, and how many ``words`` there are.
 
-    Kinds: ``good`` and ``bad``, the first answer of a judged set (which a key shuffles) that people call so, none where there
-    is none; ``sampled``, the mean of those the policy drew; ``best``, the one of these with the highest reward; and
-    ``evaluator``, the one that the evaluator scores highest. Of equals the first. No text is in it.
+    Kinds: ``good`` and ``bad``, the first answer of a judged set (which a key shuffles) that people call so, if there is one;
+    ``sampled``, the mean of those the policy drew; ``best``, the one of these with the highest reward; and ``evaluator``, the
+    one that the evaluator scores highest. Of equals the first. No text is in it.
     """
     questions, known = drawn.responses.prompts.questions, {one.question.id: one for one in sets}
     texts = np.array(drawn.responses.texts, dtype=object).reshape(len(questions), -1)
     asked = [(question, text) for question, own in zip(questions, texts, strict=True) for text in own]
     kinds = ["sampled"] * len(asked)
     for question in questions:
+        one = known.get(question.id)
         for kind, grade in PEOPLE.items():
-            one = known[question.id]
-            if grade in one.grades:
+            if one and grade in one.grades:
                 asked.append((question, one.responses[one.grades.index(grade)]))
                 kinds.append(kind)
     said = {"reward": standardised(for_task(p.reward_model, p.task), p), "evaluator": evaluator}

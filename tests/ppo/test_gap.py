@@ -25,12 +25,23 @@ def looked_up(table):
 
 
 @pytest.fixture
-def said(monkeypatch):
+def say(monkeypatch):
     monkeypatch.setattr(gap, "standardised", lambda name, p: {"paid-by": looked_up(REWARD)}[name])
     texts = [f"{name} {k}" for name in "fs" for k in range(3)]
     grid = torch.ones(6, 1, dtype=torch.long)
     responses = Responses(Prompts([FIRST, SECOND], grid[:2], grid[:2], 0), grid, grid, texts, 3)
-    return gap.gap(P, SETS, looked_up(EVALUATOR), Drawn(responses, grid, grid, None))
+    return lambda sets: gap.gap(P, sets, looked_up(EVALUATOR), Drawn(responses, grid, grid, None))
+
+
+@pytest.fixture
+def said(say):
+    return say(SETS)
+
+
+def test_a_question_that_nobody_graded_answers_to_has_those_of_the_policy(say):
+    found = say(SETS[1:]).groupby("question", sort=False)["kind"].agg(set)
+    assert found["second"] == {"sampled", "best", "evaluator"}
+    assert len(found["first"]) == 5
 
 
 def test_every_kind_of_answer_by_hand(said):
