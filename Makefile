@@ -18,7 +18,7 @@ export HF_HUB_DISABLE_TELEMETRY := 1
 export PYDEVD_DISABLE_FILE_VALIDATION := 1
 unexport MPLBACKEND # a backend from outside would keep figures out of the notebooks
 
-.PHONY: help paper test test-slurm lint unit notebooks book browser study record pages bench fixtures clean
+.PHONY: help paper choose test test-slurm lint unit notebooks book browser study record pages bench fixtures clean
 .DEFAULT_GOAL := help
 .NOTPARALLEL: # the targets of `test` share both cores already
 
@@ -67,6 +67,10 @@ study: $(INSTALLED) ## run a study: CONFIG=configs/NAME.yaml [WORKERS=2 THREADS=
 	$(BIN)/python -m paradox_utils.study run "$$CONFIG" $(foreach option,$(OPTIONS),$(call given,$(option)))
 
 given = $(if $($(1)),--$(subst _,-,$(shell echo $(1) | tr A-Z a-z)) "$$$(1)")
+
+choose: CONFIG := $(if $(filter file,$(origin CONFIG)),configs/choose-atlas.yaml,$(CONFIG))
+choose: $(INSTALLED) ## which of several reward models to train with: CONFIG=configs/choose-atlas.yaml
+	$(BIN)/python -m paradox_utils.choose run "$$CONFIG"
 
 record: $(INSTALLED) ## keep a finished study's tables in results/recorded, and draw the README's figure from them
 	$(BIN)/python -m paradox_utils.study record "$$CONFIG"

@@ -96,10 +96,12 @@ def page_code(notebook: Path) -> str:
     Imports are followed as written, those inside functions included. Raises :class:`FileError` as :func:`code_of` does.
     """
     source = "\n".join(cells(notebook, frozenset({"parameters", "injected-parameters"})))
-    made = {
-        name: _digest(_stripped(path.read_text(encoding="utf-8"))) for name, path in imported(source, notebook.name).items()
-    }
-    return total(made | {"cells": _digest(_stripped(source, notebook.name))})
+    return total(reached(source, notebook.name) | {"cells": _digest(_stripped(source, notebook.name))})
+
+
+def reached(source: str, where: str) -> dict[str, str]:
+    """The digest (hex) of each module of the package that ``source`` imports, directly or not."""
+    return {name: _digest(_stripped(path.read_text(encoding="utf-8"))) for name, path in imported(source, where).items()}
 
 
 def cells(notebook: Path, skipped: frozenset[str]) -> list[str]:
@@ -225,10 +227,13 @@ def _read(values: dict[str, Any]) -> Iterator[tuple[str, Path, Callable[[Path], 
 def named(values: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
     """Parameter, its value, and name of each model or file that a stage of these parameters reads: its path, or its hub id."""
     unread = {"reward_model"} if values.get("reward", "model") != "model" else set()  # a control has none
-    for name in (*MODELS, "feedback", "benchmarks"):
+    chosen = values.get("candidates", {}) | {"judge": values.get("judge") or {}}
+    for which, candidate in chosen.items():
+        yield from ((which, one, one) for kind in ("model", "scores") if (one := candidate.get(kind)))
+    for name in (*MODELS, "feedback", "benchmarks", "prompts", "responses", "judgement", "held_out"):
         task = values.get("task") if name in JUDGES else None  # other names are taken as they are
         for value in listed(values.get(name)) if name not in unread else []:
-            if value:
+            if value and isinstance(value, str):  # `prompts` is also a number of them
                 yield name, value, for_task(value, task)
 
 

@@ -166,6 +166,7 @@ def test_no_cell_that_makes_numbers_reads_what_a_cell_that_shows_has_made(stage)
 BESIDE = {
     "__init__.py",
     "config/__init__.py",
+    "config/choose.py",
     "config/pages.py",
     "config/stages.py",
     "config/words.py",

@@ -21,7 +21,8 @@ def make(tmp_path):
 
     def call(*words, **environment):
         command = ["make", "--silent", "INSTALLED=", f"BIN={tmp_path}", *words]
-        outer = {name: value for name, value in os.environ.items() if name not in ("OMP_NUM_THREADS", "MAKEFLAGS", "MAKELEVEL")}
+        inner = ("OMP_NUM_THREADS", "MAKEFLAGS", "MAKELEVEL", "CONFIG")  # what a make that runs these tests hands on
+        outer = {name: value for name, value in os.environ.items() if name not in inner}
         return subprocess.run(command, cwd=ROOT, env=outer | environment, capture_output=True, text=True)
 
     return call
@@ -52,3 +53,10 @@ def test_a_variable_that_nothing_reads_is_refused(make, target):
 def test_the_environments_variables_of_other_programs_may_stand_on_the_command_line(make):
     given = ["PIP_EXTRA_INDEX_URL=x", "TMPDIR=/tmp", "PYTEST_ADDOPTS=-x", "LC_ALL=C", "SHELL=/bin/sh", "OMP_NUM_THREADS=2"]
     assert make("study", *given, MINE="1").stdout.endswith("threads: 2\n")
+
+
+@pytest.mark.parametrize("given", [{}, {"CONFIG": "configs/mine.yaml"}])
+def test_a_choice_has_a_config_of_its_own(make, given):
+    path = given.get("CONFIG", "configs/choose-atlas.yaml")
+    assert make("choose", **given).stdout.splitlines()[:4] == ["-m", "paradox_utils.choose", "run", path]
+    assert make("choose", *(f"{name}={value}" for name, value in given.items())).stdout.splitlines()[3] == path

@@ -21,6 +21,8 @@ EXPLAINED = {
     "_fill_preset": "pydantic calls validators",
     "_consistent": "pydantic calls validators",
     "_free_name": "pydantic calls validators",
+    "_named_alone": "pydantic calls validators",
+    "_one_kind": "pydantic calls validators",
     "cls": "of a validator",
     "on_log": "transformers calls callbacks",
     "on_save": "transformers calls callbacks",

@@ -86,7 +86,7 @@ PARADOX.commands.notebook = (form, { notebooks, schemas }, write) => {
 // What a parameter takes, as a control that starts from the notebook's own value.
 PARADOX.commands.input = ({ kind, choices, minimum, maximum }, value) => {
   const { html } = PARADOX;
-  const text = Array.isArray(value) ? `[${value.join(", ")}]` : String(value ?? "");
+  const text = Array.isArray(value) ? `[${value.join(", ")}]` : kind === "object" ? JSON.stringify(value) : String(value ?? "");
   if (choices) {
     const box = html("select", {}, ...choices.map((choice) => html("option", { value: choice }, choice)));
     box.value = kind === "boolean" ? PARADOX.capital(text) : text;
@@ -99,10 +99,10 @@ PARADOX.commands.input = ({ kind, choices, minimum, maximum }, value) => {
   return box;
 };
 
-// A parameter on papermill's command line: -p takes plain values, -y lists.
+// A parameter on papermill's command line: -p takes plain values, -y lists and names with values.
 PARADOX.commands.option = ({ name, kind, input }) => {
   const { quoted } = PARADOX.commands;
-  if (kind === "array") return ["-y", quoted(`${name}: ${input.value}`)];
+  if (kind === "array" || kind === "object") return ["-y", quoted(`${name}: ${input.value}`)];
   return ["-p", name, quoted(input.value || (kind === "string" ? "" : "None"))];
 };
 

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 
 from paradox_utils import threads
+from paradox_utils.config.choose import Candidate, Choose
 from paradox_utils.config.pages import Analysis, Cost, Design, OneRun, People, Published
 from paradox_utils.config.stages import (
     AS_PUBLISHED,
@@ -48,6 +49,8 @@ __all__ = [
     "STAGES",
     "WITH_ORACLE",
     "Analysis",
+    "Candidate",
+    "Choose",
     "Cost",
     "Count",
     "CountOrZero",
@@ -86,6 +89,7 @@ STAGES: dict[str, type[Stage]] = {
     "people": People,
     "published": Published,
     "cost": Cost,
+    "choose": Choose,
 }
 Model = TypeVar("Model", bound=Parameters)
 NOTEBOOK = "parameters"  # where the values of a notebook stand

@@ -127,7 +127,7 @@ def _nodes(node: yaml.Node) -> Iterator[yaml.Node]:
             yield from _nodes(part)
 
 
-def _read(path: Path) -> Any:
+def read_config(path: Path) -> Any:
     """What a YAML file holds; raises :class:`ParameterError` for one that cannot be read."""
     try:
         content = path.read_bytes()
@@ -151,13 +151,18 @@ def _read(path: Path) -> Any:
         raise ParameterError(f"{path}: {problem}; take levels out, or write out what aliases (*name) stand for") from error
 
 
+def studies(folder: Path) -> list[Path]:
+    """The config files of a folder that are studies; others are of a choice among reward models."""
+    return [path for path in sorted(folder.glob("*.yaml")) if "study" in (read_config(path) or ())]
+
+
 def load_study(path: Path, extended_by: tuple[Path, ...] = ()) -> Study:
     """The study of a config file; raises :class:`ParameterError` for an unreadable file or an impossible parameter.
 
     ``extends: OTHER.yaml`` in the file starts from a config beside it and states only what differs; its `policies` and
     `arms` replace those of the other. ``extended_by``: the files on the way here, which cannot be extended again.
     """
-    raw = _read(path)
+    raw = read_config(path)
     if not isinstance(raw, dict):
         raise ParameterError(f"{path}: must hold a mapping with `study:` and `arms:`")
     if "extends" in raw:

@@ -41,6 +41,8 @@ def explain(schema: type[BaseModel], problem: Mapping[str, Any], papermill: bool
         return f"parameter {name!r} is missing; give it a value"
     if not place:
         return message
+    if problem["type"] == "value_error" and isinstance(problem["input"], Mapping):  # of several fields together
+        return f"{name}: {message}"
     wrong, example = TYPES.get(problem["type"], (re.sub(r"^\w+ should ", "must ", message), ""))
     if problem["type"] == "int_type" and isinstance(problem["input"], float) and problem["input"].is_integer():
         wrong += f", written as {int(problem['input'])}"

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from paradox_utils import config, files
-from paradox_utils.config.study import load_study
+from paradox_utils.config.study import load_study, studies
 from paradox_utils.config.words import describe
 from paradox_utils.figures.interactive import Interactive
-from paradox_utils.pages.freshness import pages, parameters_of, read_page
+from paradox_utils.pages.freshness import assigned, pages, parameters_of, read_page
 
 WORDS = "Where scripts run, a form stands here that writes the command; what it may say stands on the page of all parameters."
 
@@ -21,8 +21,9 @@ def command_builder() -> str:
         schema = type(given).__name__
         schemas[schema] = _fields(type(given))
         title = next(cell.source for cell in read_page(path).cells if cell.cell_type == "markdown").split("\n")[0].lstrip("# ")
-        notebooks.append({"name": path.stem, "title": title, "schema": schema, "values": given.model_dump(mode="json")})
-    known = [(path.stem, load_study(path)) for path in sorted((files.ROOT / "configs").glob("*.yaml"))]
+        values = given.model_dump(mode="json") | assigned(read_page(path), path)  # a candidate's own words, not all its fields
+        notebooks.append({"name": path.stem, "title": title, "schema": schema, "values": values})
+    known = [(path.stem, load_study(path)) for path in studies(files.ROOT / "configs")]
     configs = [{"name": name, "about": study.about} for name, study in known]
     data = {"notebooks": notebooks, "schemas": schemas, "configs": configs}
     return Interactive("commands", "Command builder", WORDS, data).html() + "\n"

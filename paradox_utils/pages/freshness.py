@@ -92,7 +92,7 @@ def assigned(notebook: NotebookNode, path: Path) -> dict[str, Any]:
 def _data(schema: type[config.Stage], parameters: Mapping[str, Any]) -> list[Path]:
     """What a page reads: the project's files that its parameters name, and the fixtures where it may start from one."""
     named = [files.resolve(value) for value in parameters.values() if isinstance(value, str) and value]
-    if issubclass(schema, config.FeedbackParameters | config.RewardModel | config.PPO):
+    if issubclass(schema, config.FeedbackParameters | config.RewardModel | config.PPO | config.Choose):
         named.append(files.ROOT / "fixtures")
     return [path for path in named if path.exists() and path.is_relative_to(files.ROOT)]
 

@@ -36,13 +36,21 @@ def parameter_page() -> str:
     for stage, schema in config.STAGES.items():
         own = [name for name in schema.model_fields if not _shared(schema, name)]
         lines += ["", f"## Stage `{stage}`", "", _first_sentence(schema), "", *_table(schema, own)]
-    lines += ["", "### The preset `as-published`", "", "`preset: as-published` sets these; a value given beside it wins.", ""]
+        lines += _preset() if schema is config.PPO else []
+        lines += _whole("### One of its `candidates`, and its `judge`", config.Candidate) if schema is config.Choose else []
+    lines += [*_whole("## A config file", Study), *_whole("### One of its `arms`", Arm)]
+    return "\n".join(lines) + "\n"
+
+
+def _whole(title: str, schema: type[config.Parameters]) -> list[str]:
+    return ["", title, "", _first_sentence(schema), "", *_table(schema, schema.model_fields)]
+
+
+def _preset() -> list[str]:
+    lines = ["", "### The preset `as-published`", "", "`preset: as-published` sets these; a value given beside it wins.", ""]
     lines += ["| parameter | default | as published |", "|---|---|---|"]
     defaults = config.PPO().model_dump()
-    lines += [f"| `{k}` | {_code_span(defaults[k])} | {_code_span(v)} |" for k, v in config.AS_PUBLISHED.items()]
-    for title, schema in {"## A config file": Study, "### One of its `arms`": Arm}.items():
-        lines += ["", title, "", _first_sentence(schema), "", *_table(schema, schema.model_fields)]
-    return "\n".join(lines) + "\n"
+    return lines + [f"| `{k}` | {_code_span(defaults[k])} | {_code_span(v)} |" for k, v in config.AS_PUBLISHED.items()]
 
 
 def _table(schema: type[config.Parameters], names: Iterable[str]) -> list[str]:

@@ -153,7 +153,7 @@ def as_own(notebook: NotebookNode) -> None:
 
 def foot(notebook: NotebookNode, page: str, given: Mapping[str, Any]) -> None:
     """Below a page: its notebook, the command that runs it with its parameters, what these are, and how to cite it."""
-    options = [f"-p {name} {shlex.quote(_plain(value))}" for name, value in given.items() if value != ""]
+    options = [_option(name, value) for name, value in given.items() if value != ""]
     made_by = ANALYSIS if page == OWN else page
     command = " ".join([f"papermill notebooks/{made_by}.ipynb out.ipynb", *options])
     text = f'<a href="../notebooks/{page}.ipynb" download>Download this notebook</a>, or run it with other values:'
@@ -172,5 +172,8 @@ def _clicked(summary: str, language: str, text: str) -> str:
     return f"<details><summary>{summary}</summary>\n\n```{language}\n{text}\n```\n\n</details>"
 
 
-def _plain(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value)
+def _option(name: str, value: Any) -> str:
+    """A parameter as papermill takes it: -p plain values, -y lists and names with values."""
+    if isinstance(value, list | dict):
+        return f"-y {shlex.quote(f'{name}: {json.dumps(value)}')}"
+    return f"-p {name} {shlex.quote(value if isinstance(value, str) else json.dumps(value))}"

@@ -14,8 +14,8 @@ from paradox_utils.stages import reward_model, supervised
 from paradox_utils.stages.feedback import collect
 
 FEEDBACK_PROMPTS = 1000
-REWARD_MODELS = {  # the last checkpoint of each becomes the fixture
-    "relevance": {"checkpoint_steps": [120]},
+REWARD_MODELS = {  # the last checkpoint of each becomes the fixture; those before it have their step in the name
+    "relevance": {"checkpoint_steps": [32, 45, 120]},
     "factuality": {"checkpoint_steps": [240], "corruption_steps": 100, "learning_rate": 2e-3},
     "completeness": {"checkpoint_steps": [120]},
 }
@@ -33,8 +33,10 @@ def build(scratch: Path) -> None:
         p = config.RewardModel(task=task, **REWARD_MODELS[task])
         results, _ = reward_model.train_reward_model(p, scratch / task)
         say(f"{task} {results['checkpoints'][-1]}")
-        target = resolve(for_task(config.FIXTURE_REWARD_MODEL, task))
-        _replace(scratch / task / f"checkpoint-{p.checkpoint_steps[-1]}", target)
+        target = for_task(config.FIXTURE_REWARD_MODEL, task)
+        for step in p.checkpoint_steps:
+            name = target if step == p.checkpoint_steps[-1] else f"{target}-{step}"
+            _replace(scratch / task / f"checkpoint-{step}", resolve(name))
 
 
 def _replace(source: Path, target: Path) -> None:

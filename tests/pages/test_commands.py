@@ -7,6 +7,7 @@ import pytest
 import yaml
 
 from paradox_utils import config, files
+from paradox_utils.config.study import studies
 from paradox_utils.pages import commands
 from paradox_utils.pages.freshness import pages
 
@@ -44,7 +45,9 @@ def test_a_parameter_says_what_it_takes(offered):
 
 
 def test_every_study_is_offered_with_what_it_is_about(offered):
-    paths = sorted((files.ROOT / "configs").glob("*.yaml"))
+    paths = studies(files.ROOT / "configs")
     assert [study["name"] for study in offered["configs"]] == [path.stem for path in paths]
+    assert {"quick", "atlas", "choose-backtest"} <= {path.stem for path in paths}
+    assert "choose-atlas" not in {path.stem for path in paths}
     quick = next(study for study in offered["configs"] if study["name"] == "quick")
     assert quick["about"] == yaml.safe_load((files.ROOT / "configs/quick.yaml").read_text())["about"]

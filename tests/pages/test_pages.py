@@ -286,7 +286,7 @@ def test_staging_leaves_the_sources_alone_and_stages_every_page(book):
     toc = yaml.safe_load((target / "_toc.yml").read_text())
     listed = [toc["root"], *(chapter["file"] for part in toc["parts"] for chapter in part["chapters"])]
     prose = [name for name in listed if name.startswith("book/")]
-    assert len(prose) == 17
+    assert len(prose) == 18
     assert all((target / f"{name}.md").is_file() for name in prose)
     assert {p.name for p in (target / "notebooks").iterdir()} == {"04-ppo.ipynb", staging.ANALYSIS}
     assert all((PROJECT / f"{name}.ipynb").is_file() for name in listed if name.startswith("notebooks/"))
@@ -350,6 +350,8 @@ def test_the_parameter_page_lists_every_parameter():
         common = [f for f in schema.model_fields if f in config.Source.model_fields and f not in rows]
         assert sorted([*rows, *common]) == sorted(schema.model_fields)
         assert set(common) <= set(known)
+    chosen = next(s for s in sections if s.startswith("Stage `choose`"))
+    assert all(f"| `{field}` |" in chosen.split("\n### ")[1] for field in config.Candidate.model_fields)
     for schema in (study.Study, study.Arm):
         assert all(f"| `{field}` |" in sections[-1] for field in schema.model_fields)
 

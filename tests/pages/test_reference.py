@@ -24,9 +24,12 @@ from paradox_utils.analysis.tables import (
     load_sets,
     load_summary,
 )
+from paradox_utils.choose.__main__ import load
+from paradox_utils.choose.run import choose
 from paradox_utils.config import study
 from paradox_utils.data.tasks import MARKED
 from paradox_utils.results import begin, environment
+from paradox_utils.rewards.stress import ALTERATIONS
 from paradox_utils.stages import reward_model, supervised
 from paradox_utils.stages.ppo import run_ppo
 from paradox_utils.study import plan
@@ -140,6 +143,15 @@ def test_every_recorded_column_is_documented(name):
             assert set(pd.read_csv(folder / f"{table}.csv", nrows=0)) <= set(documented(label)), table
 
 
+def test_every_column_of_a_choice_is_documented_once_and_no_other():
+    """Of scores from files; those of models are altered and checked as well."""
+    made = choose(load("configs/choose-scores.yaml"))
+    columns = {name for table in (made.table, made.curves, made.best_of) for name in table}
+    columns |= {f"altered_{name}" for name in ALTERATIONS if name != "plain"}
+    columns |= {f"check_{name}" for name in ("batch", "other_side", "bfloat16", "cut")}
+    assert sorted(documented("choice")) == sorted(columns)
+
+
 def test_every_quantity_of_a_record_is_documented_and_no_other(tables, tmp_path):
     p = config.Supervised(
         policy=config.FIXTURE_POLICY, steps=1, batch_size=2, train_questions=8, validation_questions=2, out=str(tmp_path)
@@ -240,7 +252,7 @@ def test_values_of_the_t5_config_are_those_of_its_plan():
 def test_every_name_in_code_style_exists():
     schemas = [*config.STAGES.values(), study.Arm, study.Study]
     known = {field for schema in schemas for field in schema.model_fields} | set(config.STAGES)
-    known |= {name for label in (*SECTIONS.values(), "derived", "records") for name in documented(label)}
+    known |= {name for label in (*SECTIONS.values(), "derived", "choice", "records") for name in documented(label)}
     properties = json.dumps([schema.model_json_schema() for schema in schemas])
     known |= set(re.findall(r'"([\w.-]+)"', properties)) | {"preset"}
     prose = re.sub(r"\{\w+(?::\w)?\}`[^`]*`|- \*Parameters\*: (?:.|\n)*?(?=\n- )", "", DETAILS + METRICS)

@@ -116,7 +116,7 @@ def test_the_foot_has_the_command_with_every_parameter_and_the_citation():
     notebook = new_notebook(cells=[new_code_cell("seeds = [1, 2]  # of runs", metadata={"tags": ["parameters"]})])
     sources.foot(notebook, "07-why", {"results": "my results", "seeds": [1, 2], "out": ""})
     text = notebook.cells[1].source
-    assert "papermill notebooks/07-why.ipynb out.ipynb -p results 'my results' -p seeds '[1, 2]'\n" in text
+    assert "papermill notebooks/07-why.ipynb out.ipynb -p results 'my results' -y 'seeds: [1, 2]'\n" in text
     assert "seeds = [1, 2]  # of runs" in text
     assert citation.bibtex() in text
     sources.foot(notebook, sources.OWN, {"results": "results/mine"})

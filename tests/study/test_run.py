@@ -19,6 +19,7 @@ import pytest
 from paradox_utils import config, files
 from paradox_utils.config import study
 from paradox_utils.study import plan
+from paradox_utils.study.run import summarise
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -169,6 +170,7 @@ PLANNED = {
     "atlas-learning-rate": 36,
     "lottery-screen": 480,
     "lottery": 0,
+    "choose-backtest": 0,
     "regime": 288,
     "qa-feedback-dev": 1,
     "semeval-t5": 18,
@@ -180,7 +182,16 @@ PLANNED |= dict.fromkeys([*PICKS, "people-qa-feedback"], 0)
 
 
 def test_every_config_is_planned_below():
-    assert {path.stem for path in (REPOSITORY / "configs").glob("*.yaml")} == set(PLANNED)
+    assert {path.stem for path in study.studies(REPOSITORY / "configs")} == set(PLANNED)
+
+
+def test_a_study_may_train_reward_models_and_no_policy(project, capsys):
+    """Its tables are written, and nothing is analysed; what is not finished is told."""
+    runs = plan.plan(study.load_study(REPOSITORY / "configs/choose-backtest.yaml"))
+    assert summarise("choose-backtest", runs) == 1
+    assert f"{len(runs)} of {len(runs)} runs are not finished" in capsys.readouterr().out
+    assert summarise("choose-backtest", []) == 0
+    assert "analysis" not in capsys.readouterr().out
 
 
 def test_the_atlas_study_has_six_accuracies_and_a_ppo_seed_of_its_own_in_every_trajectory(project):

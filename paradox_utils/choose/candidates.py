@@ -1,0 +1,176 @@
+"""Candidates at work: how each kind of reward model is loaded and scores responses, and whether its scores can be believed.
+
+Each is scored in a process of its own: the code that some repositories bring changes libraries for those that come after.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+
+from paradox_utils import config, files, threads
+from paradox_utils.choose import inputs
+from paradox_utils.choose.inputs import Asked, Key
+from paradox_utils.choose.scorers import ELSE, Item, Scorer, load_scorer
+from paradox_utils.data.records import DataError
+from paradox_utils.policies.models import ModelError
+from paradox_utils.rewards.measures import ROUNDING
+from paradox_utils.rewards.model import NonFiniteScoresError, saved
+from paradox_utils.rewards.stress import ALTERATIONS
+
+TOLERANCE = 1e-4  # of a score in float32, from one batch to another
+TRIED = 16  # responses that the checks score again
+ALTERED = 50  # prompts whose first response is altered
+
+Result = TypeVar("Result")
+
+
+@dataclass
+class Scored:
+    """What a candidate says: ``scores`` of responses as its model gives them, and of those ``held_out``; the mean change of the
+    score of ``altered`` responses, in deviations of the scores; what ``checks`` found; ``blocked``: why its scores cannot be
+    believed. ``metrics``: what its training left beside it; ``pairwise``: a difference of scores is a log-odds."""
+
+    scores: dict[Key, float] = field(default_factory=dict)
+    held_out: dict[Key, float] = field(default_factory=dict)
+    altered: dict[str, float] = field(default_factory=dict)
+    checks: dict[str, float] = field(default_factory=dict)
+    blocked: str = ""
+    metrics: dict[str, Any] = field(default_factory=dict)
+    pairwise: bool = True
+    seconds: float = 0.0
+
+
+def score(candidate: config.Candidate, p: config.Choose, asked: Sequence[Asked], held_out: Sequence[Asked] = ()) -> Scored:
+    """Score all responses by a candidate; a file of scores must have one for each.
+
+    Raises :class:`DataError` for a file of scores that does not fit. What is wrong with a model stands in ``blocked``.
+    """
+    started = time.perf_counter()
+    if candidate.scores:
+        found = _from_file(candidate.scores, asked)
+    else:
+        try:
+            found = apart(_by_model, candidate, p, list(asked), list(held_out))
+        except ModelError as error:
+            found = Scored(blocked=str(error))
+    values = np.array(list(found.scores.values()))
+    if not found.blocked and not np.isfinite(values).all():
+        found.blocked = f"{np.mean(~np.isfinite(values)):.0%} of its scores are not finite; try float32 weights, or another"
+    if not found.blocked and np.ptp(values) <= ROUNDING * np.abs(values).max():
+        found.blocked = f"it scores all responses alike ({values[0]:g}): nothing can be learned from it"
+    found.seconds = time.perf_counter() - started
+    return found
+
+
+def apart(function: Callable[..., Result], *arguments: Any) -> Result:
+    """The function's result, from a process of its own, forked from one that has loaded the libraries and nothing else.
+
+    Raises :class:`ModelError` where that process dies.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["paradox_utils.choose.candidates", "paradox_utils.choose.sampling"])
+    with ProcessPoolExecutor(1, mp_context=context) as pool:
+        try:
+            return pool.submit(function, *arguments).result()
+        except BrokenProcessPool as error:
+            raise ModelError("the process at work was killed, or crashed; it may need more memory than there is") from error
+
+
+def _from_file(path: str, asked: Sequence[Asked]) -> Scored:
+    scores = inputs.read_scores(path, asked)
+    lacking = [(one.id, name) for one in asked for name in one.responses if (one.id, name) not in scores]
+    if lacking:
+        raise DataError(
+            f"{path}: lacks the score of prompt_id = {lacking[0][0]!r}, response_id = {lacking[0][1]!r} ({len(lacking)} in "
+            "all); score every response of responses.jsonl"
+        )
+    return Scored(scores)
+
+
+def _by_model(candidate: config.Candidate, p: config.Choose, asked: list[Asked], held_out: list[Asked]) -> Scored:
+    """In the candidate's process."""
+    threads.use({"reward_model": candidate.model})
+    try:
+        scorer = load_scorer(candidate, p)
+        found = Scored(pairwise=scorer.pairwise, metrics=saved(candidate.model, "metrics.json"))
+        some = tried(asked)
+        found.checks, alone = checks(scorer, some, p.batch)
+        if found.checks["batch"] > TOLERANCE:
+            found.blocked = (
+                f"its scores change with the batch by up to {found.checks['batch']:.2g}: padding is read as text; set the "
+                "tokenizer's pad_token and padding_side, or give a file of its scores one by one"
+            )
+            return found
+        found.scores = by_key(scorer, asked, p.batch)
+        found.checks["cut"] = scorer.cut
+        if scorer.cut == 1:
+            found.blocked = f"every input is over its limit of {scorer.limit} tokens; raise max_length, or give shorter texts"
+        found.held_out = by_key(scorer, held_out, p.batch) if held_out else {}
+        found.altered = altered(scorer, asked, p.batch, float(np.std(list(found.scores.values()))))
+        scorer.network.to(torch.bfloat16)  # the last thing, as it loses digits
+        found.checks["bfloat16"] = _change(scorer(some, p.batch), alone)
+        return found
+    except (ModelError, DataError, config.ParameterError, files.FileError, NonFiniteScoresError) as error:
+        return Scored(blocked=str(error))
+    except torch.OutOfMemoryError:
+        return Scored(blocked=f"does not fit the GPU's memory with batch = {p.batch}; lower it, or set device = 'cpu'")
+    except Exception as error:
+        if not candidate.trust_remote_code:
+            raise
+        return Scored(blocked=f"its own code failed ({type(error).__name__}: {error}); {ELSE}")
+
+
+def items(asked: Sequence[Asked]) -> list[Item]:
+    """Every different response, with its prompt."""
+    return [Item(one.prompt, one.question, text) for one in asked for text in dict.fromkeys(one.responses.values())]
+
+
+def by_key(scorer: Scorer, asked: Sequence[Asked], batch: int) -> dict[Key, float]:
+    """A score a response; equal responses to a prompt are scored once, and passes hold texts of similar length."""
+    given = sorted(items(asked), key=lambda item: len(item.question.prompt) + len(item.text))
+    known = {(item.question.id, item.text): score for item, score in zip(given, scorer(given, batch).tolist(), strict=True)}
+    return {(one.id, name): known[one.question.id, text] for one in asked for name, text in one.responses.items()}
+
+
+def tried(asked: Sequence[Asked]) -> list[Item]:
+    """A few responses of all lengths, short beside long."""
+    ordered = sorted(items(asked), key=lambda item: len(item.text))
+    some = [ordered[i] for i in np.linspace(0, len(ordered) - 1, min(TRIED, len(ordered))).astype(int)]
+    return some[::2] + some[1::2][::-1]
+
+
+def checks(scorer: Scorer, some: Sequence[Item], batch: int) -> tuple[dict[str, float], np.ndarray]:
+    """By how much scores change, at most, and the scores alone: from alone to by 2 and by ``batch`` (``batch``), and with
+    padding on the other side (``other_side``), which positions counted from the first token cannot bear. In units of the score,
+    or of the largest where that is above 1."""
+    alone = scorer(some, 1)
+    found = {"batch": max(_change(scorer(some, by), alone) for by in (2, batch))}
+    if scorer.pads_either_side:
+        found["other_side"] = _change(scorer(some, batch, other_side=True), alone)
+    return found, alone
+
+
+def _change(scores: np.ndarray, alone: np.ndarray) -> float:
+    return float(np.abs(scores - alone).max() / max(1.0, np.abs(alone).max()))
+
+
+def altered(scorer: Scorer, asked: Sequence[Asked], batch: int, spread: float) -> dict[str, float]:
+    """Mean change of the score of a response when it is repeated, longer, or unfinished, in deviations of all scores."""
+    some = [one for one in asked[:ALTERED] if any(text.strip() for text in one.responses.values())]
+    found = {}
+    for name, alter in ALTERATIONS.items():
+        texts = [list(dict.fromkeys(one.responses.values())) for one in some]
+        made = [alter(own, [(0, len(own[0]))] if own[0].strip() else []) for own in texts]
+        given = [Item(one.prompt, one.question, text) for one, text in zip(some, made, strict=True)]
+        found[name] = float(scorer(given, batch).mean()) if given else float("nan")
+    plain = found.pop("plain")
+    return {name: (value - plain) / spread if spread else float("nan") for name, value in found.items()}

@@ -1,0 +1,219 @@
+"""What a choice says: a sentence, the table in brief, reasons, and one page."""
+
+from __future__ import annotations
+
+import html
+import io
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from paradox_utils import files
+from paradox_utils.choose.decision import LEVEL, Decision
+from paradox_utils.choose.run import Choice
+from paradox_utils.figures import choose as draw
+from paradox_utils.figures.show import Shown, show
+from paradox_utils.figures.table import column, interval, table
+
+LITTLE = 0.25  # of the farthest candidate's KL: one that moves the policy less is held back by the penalty
+TIES = 0.2  # of the pairs
+APART = 0.05  # of the pairs: a difference in accuracy worth naming
+LONG = 0.2  # of a rank correlation with length, beyond that of the judgement
+SWAYED = 0.5  # deviations that an answer gains by being repeated, longer or unfinished
+SWAYING = {
+    "repeated": "a repeated answer",
+    "long": "an answer with another behind it",
+    "unfinished": "an unfinished answer",
+}
+MOVES = 0.05  # change of a score in bfloat16, or with padding on the other side, worth naming
+
+# What no reading of the policy's own samples can know.
+UNKNOWN = {
+    "What a long training finds": "A policy that wanders off writes what its samples do not contain. Where a reward pays for "
+    "repeated, longer or unfinished answers, that is said above; other ways to please it are not seen.",
+    "Another policy": "Each gain is that of this policy, at this temperature. Another writes other answers: choose again.",
+    "The algorithm's own luck": "A gain is that of the optimum of the recipe. Learning rate, number of updates and seed decide "
+    "how near a training comes to it.",
+    "The judgement": "A candidate that agrees with the judges' mistakes gains by them.",
+}
+
+
+def sentence(choice: Choice) -> str:
+    """The answer."""
+    decision, names = choice.decision, _listed(choice.decision.names)
+    known = choice.table.set_index("candidate")
+    if decision.kind == "unjudged":
+        return "No judgement given: nothing is ranked. Judge the responses of to_judge.jsonl, where the candidates differ most."
+    if decision.kind == "train":
+        best = known.loc[decision.names[0]]
+        return f"Train with {names}: predicted gain {_gain(best)}, the best with probability {best['probability']:.3g}."
+    if decision.kind == "none":
+        best = known.iloc[0]
+        return f"Train with none of them: the best, {known.index[0]}, is predicted to make the policy worse ({_gain(best)})."
+    return f"{names}: these judgements cannot tell. {_more(decision)}{_cost(known, decision)}"
+
+
+def _more(decision: Decision) -> str:
+    if decision.more is None:
+        return "They are so alike that no number of judged prompts is worth it."
+    return f"About {decision.more:,} more judged prompts would."
+
+
+def _cost(known: pd.DataFrame, decision: Decision) -> str:
+    first = decision.names[0]
+    lost = known.loc[first, "regret"]
+    return f" Until then {first}: choosing it costs {f'{lost:.3f}' if lost >= 0.001 else 'less than 0.001'} on average."
+
+
+def _gain(row: pd.Series) -> str:
+    if math.isnan(row["low"]):
+        return f"{row['gain']:+.3f}"
+    return f"{row['gain']:+.3f}, 95 % interval {row['low']:+.3f} to {row['high']:+.3f}"
+
+
+def _listed(names: Sequence[str]) -> str:
+    return " or ".join(filter(None, [", ".join(names[:-1]), names[-1]])) if names else ""
+
+
+def ranked(choice: Choice) -> pd.DataFrame:
+    """The table in brief: a row a candidate, the best first (in the given order where nothing is judged)."""
+    known = choice.table.set_index("candidate")
+    if "gain" not in known:
+        names = {"variance": "variance within prompts", "tied": "ties", "length_correlation": "correlation with length"}
+        return known[[*names]].rename(columns=names)
+    names = {"gain": "predicted gain", "probability": "P(best)", "regret": "expected regret", "kl": "KL", "tied": "ties"}
+    shown = known.rename(columns=names)
+    shown["95 % interval"] = interval(known["low"], known["high"])
+    return shown[["predicted gain", "95 % interval", "P(best)", "expected regret", "KL", "accuracy", "ties"]]
+
+
+def why(choice: Choice) -> dict[str, str]:
+    """What stands out of each candidate, in words."""
+    length = choice.facts["length_correlation"]
+    length = 0.0 if math.isnan(length) else length
+    return {row["candidate"]: "; ".join(reasons(choice.table, row, length)) for _, row in choice.table.iterrows()}
+
+
+def reasons(known: pd.DataFrame, row: pd.Series, judged_length: float) -> list[str]:
+    """What stands out of a candidate, in words; ``judged_length``: rank correlation of the judgement with length, 0 without."""
+    if row["blocked"]:
+        return [f"blocked: {row['blocked']}"]
+    said = []
+    if "gain" in known and row["gain"] == row["gain"]:
+        if row["high"] < 0:
+            said.append("makes the policy worse")
+        elif row["low"] < 0:
+            said.append("its gain is not clear of zero")
+        if row["kl"] < LITTLE * known["kl"].max():
+            said.append("its reward is too small beside the KL penalty to move the policy")
+        if row["limit"] == "samples":
+            said.append(f"read at KL {row['kl']:.2f}: these samples show no farther")
+        if row["accuracy"] < known["accuracy"].max() - APART:
+            said.append(f"orders {row['wrong']:.0%} of the pairs wrong")
+    if row.get("tied", 0) > TIES:
+        said.append(f"calls {row['tied']:.0%} of the pairs equal")
+    if abs(bias := row["length_correlation"] - judged_length) > LONG:
+        said.append(f"pays {'longer' if bias > 0 else 'shorter'} answers than the judgement does (Δρ {bias:+.2f})")
+    for name, kind in SWAYING.items():
+        if row.get(f"altered_{name}", 0) > SWAYED:
+            said.append(f"pays {kind} {row[f'altered_{name}']:.1f} deviations more")
+    if row.get("check_cut", 0) > 0:
+        said.append(f"{row['check_cut']:.0%} of its inputs are cut")
+    for name, words in {"bfloat16": "in bfloat16", "other_side": "with padding on the other side"}.items():
+        if row.get(f"check_{name}", 0) > MOVES:
+            said.append(f"its scores change by {row[f'check_{name}']:.2g} {words}")
+    return said or ["nothing stands out"]
+
+
+def by_accuracy(choice: Choice) -> str:
+    """What choosing by accuracy on these responses would come to."""
+    known = choice.table.set_index("candidate")
+    if "gain" not in known:
+        return "Nothing is judged, so no accuracy is known."
+    first, most = known.index[0], known[known["accuracy"] >= known["accuracy"].max() - 1e-9]
+    if list(most.index) == [first]:
+        return f"Yes: {first} is also the most accurate on these responses."
+    said = " and ".join(f"{name} (predicted gain {gain:+.3f})" for name, gain in most["gain"].items())
+    beside = "" if first in most.index else f", where {first} has {known.loc[first, 'gain']:+.3f}"
+    return f"No: the most accurate on these responses {'are' if len(most) > 1 else 'is'} {said}{beside}."
+
+
+def foot(choice: Choice) -> str:
+    """On what the answer stands."""
+    facts = choice.facts
+    said = f"{facts['responses']:,} responses to {facts['prompts']:,} prompts"
+    if facts["judged_prompts"]:
+        said += (
+            f", {facts['judged_responses']:,} to {facts['judged_prompts']:,} of them judged; the policy's own score is "
+            f"{facts['start']:.3f}"
+        )
+    if facts["told_nothing"]:
+        said += f"; {facts['told_nothing']:,} prompts with one judged response say nothing"
+    return f"{said}. A choice is made where a candidate is the best in {LEVEL:.1%} of resampled sets of prompts."
+
+
+def drawn(choice: Choice) -> Shown:
+    """The one figure, where anything is judged."""
+    ends = choice.table.dropna(subset=["score"])
+    said = "; ".join(f"{row.candidate} {row.score:.3f} at KL {row.kl:.2f}" for row in ends.itertuples())
+    return show(
+        draw.curves(choice.curves, choice.best_of, choice.table, choice.facts["start"]),
+        name="choice-curves",
+        caption="**What each candidate would make of the policy**, from no training on the left to where the samples end. A "
+        "mark is where the recipe goes, with a 95 % interval for other prompts.",
+        alt=f"Judged score against KL from the policy, a curve a candidate. The policy itself has {choice.facts['start']:.3f}; "
+        f"the recipe reaches {said}.",
+        data=choice.curves,
+    )
+
+
+def listed(choice: Choice) -> Shown:
+    """The ranked table."""
+    said = "**The candidates, the best first**" if "gain" in choice.table else "**The candidates**, in no order"
+    return table(ranked(choice), name="choice-ranked", caption=f"{said}.", units={"KL": "nats"}, data=choice.table)
+
+
+def page(choice: Choice, title: str) -> str:
+    """The whole answer as one HTML file."""
+    parts = [f"<h1>{html.escape(sentence(choice))}</h1>", f"<p>{html.escape(foot(choice))}</p>"]
+    parts += [shown(choice).html for shown in ((drawn, listed) if len(choice.curves) else (listed,))]
+    parts += ["<h2>What stands out of each</h2>", _terms(why(choice)), "<h2>What this cannot know</h2>", _terms(UNKNOWN)]
+    body = "\n".join(parts)
+    return (
+        f'<!doctype html>\n<html lang="en">\n<meta charset="utf-8">\n<title>{html.escape(title)}</title>\n'
+        f"<style>{STYLE}</style>\n{body}\n</html>\n"
+    )
+
+
+def _terms(said: Mapping[str, str]) -> str:
+    rows = (f"<dt>{html.escape(name)}</dt><dd>{html.escape(text)}</dd>" for name, text in said.items())
+    return f"<dl>{''.join(rows)}</dl>"
+
+
+STYLE = (
+    "body{font:16px/1.5 system-ui,sans-serif;color:#222;max-width:48rem;margin:2rem auto;padding:0 1rem}h1{font-size:1.4rem}"
+    "h2{font-size:1.1rem}figure{margin:1.5rem 0}svg{width:100%}figcaption{font-size:.9rem}.scroll{overflow-x:auto}"
+    "table{border-collapse:collapse;font-size:.9rem}th,td{text-align:left;padding:.3rem .6rem;border-bottom:1px solid #ddd}"
+    ".number{text-align:right}.unit{font-weight:normal}dt{font-weight:600}dd{margin:0 0 .5rem}"
+    ".legend{list-style:none;display:flex;flex-wrap:wrap;gap:.2rem 1rem;padding:0;font-size:.85rem}"
+    ".legend svg{width:2rem;vertical-align:middle;margin-right:.3rem}"
+)
+
+
+def printed(choice: Choice) -> str:
+    """The answer for a terminal."""
+    brief = ranked(choice)
+    texts = pd.DataFrame({name: column(brief[name]) for name in brief}, index=brief.index)
+    stands = [f"  {name}: {said}" for name, said in why(choice).items()]
+    return "\n".join([sentence(choice), "", texts.to_string(), "", *stands, "", foot(choice)])
+
+
+def write_page(folder: Path, choice: Choice, title: str) -> None:
+    """Leave ``page.html``, and its figure as ``curves.png`` where anything is judged."""
+    files.write_text(folder / "page.html", page(choice, title))
+    if len(choice.curves):
+        shown = io.BytesIO()
+        draw.in_brief(choice.curves, choice.best_of, choice.table, choice.facts["start"]).savefig(shown, format="png", dpi=150)
+        files.write_bytes(folder / "curves.png", shown.getvalue())

@@ -1,0 +1,294 @@
+"""Reward models of all kinds score by one door; those that cannot, or whose scores change, are told why."""
+
+import json
+import sys
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+from paradox_utils import config, data
+from paradox_utils.choose import candidates
+from paradox_utils.choose.candidates import Scored, score
+from paradox_utils.choose.inputs import Asked
+from paradox_utils.choose.scorers import Item, load_scorer
+from paradox_utils.data.records import DataError
+from paradox_utils.policies.models import ModelError
+from paradox_utils.rewards.judges import evaluator_of
+from tests.choose.conftest import TEMPLATE, parameters
+from tests.policies.altered import POINTER, altered, cut, remove, renamed, setting, write
+
+
+def scored(folder, asked, **values):
+    """By a candidate of these fields, in this process."""
+    fields = {name: values.pop(name) for name in list(values) if name in config.Candidate.model_fields}
+    return candidates._by_model(config.Candidate(model=str(folder), **fields), parameters(**values), asked, [])
+
+
+def alone(folder, texts):
+    """Each input's score, by transformers and nothing else; ``texts``: one or two an input."""
+    tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModelForSequenceClassification.from_pretrained(folder).eval()
+    with torch.inference_mode():
+        return [model(**tokenizer(*text, return_tensors="pt")).logits[0] for text in texts]
+
+
+def test_a_sequence_classifier_reads_two_texts(plain, asked):
+    found = scored(plain, asked)
+    by_hand = alone(plain, [(one.question.prompt, text) for one in asked for text in one.responses.values()])
+    assert found.blocked == ""
+    assert list(found.scores.values()) == pytest.approx([float(one[0]) for one in by_hand], abs=1e-5)
+    assert found.checks["batch"] < 1e-5
+    assert found.checks["cut"] == 0
+    assert set(found.altered) == {"repeated", "long", "unfinished"}
+
+
+def test_responses_that_are_not_the_policys_are_scored_apart(plain, asked):
+    candidate = config.Candidate(model=str(plain))
+    found = candidates._by_model(candidate, parameters(), asked[:3], asked[3:])
+    assert {key[0] for key in found.scores} == {"q0", "q1", "q2"}
+    assert {key[0] for key in found.held_out} == {"q3", "q4", "q5"}
+
+
+def test_a_decoder_without_a_padding_token_scores_as_alone(llama, asked):
+    found = scored(llama, asked)
+    by_hand = alone(llama, [(f"{one.question.prompt} {text}",) for one in asked for text in one.responses.values()])
+    assert found.blocked == ""
+    assert list(found.scores.values()) == pytest.approx([float(one[0]) for one in by_hand], abs=1e-5)
+
+
+def test_messages_are_read_by_the_chat_template(llama, asked):
+    setting("tokenizer_config.json", chat_template=TEMPLATE)(llama)
+    said = [{"role": "user", "content": "what is zodor?"}]
+    item = Item(said, asked[0].question, "zodor isle.")
+    got = load_scorer(config.Candidate(model=str(llama)), parameters())([item], 1)
+    assert got == pytest.approx(float(alone(llama, [("what is zodor? zodor isle. ",)])[0][0]), abs=1e-5)
+
+
+def test_one_of_several_outputs_is_named(plain, asked, tmp_path):
+    labels = {"id2label": {0: "helpful", 1: "harmless"}, "label2id": {"helpful": 0, "harmless": 1}, "num_labels": 2}
+    model = AutoModelForSequenceClassification.from_pretrained(plain, ignore_mismatched_sizes=True, **labels)
+    model.save_pretrained(tmp_path / "two")
+    AutoTokenizer.from_pretrained(plain).save_pretrained(tmp_path / "two")
+    found = scored(tmp_path / "two", asked, output="harmless")
+    by_hand = alone(tmp_path / "two", [(one.question.prompt, text) for one in asked for text in one.responses.values()])
+    assert list(found.scores.values()) == pytest.approx([float(one[1]) for one in by_hand], abs=1e-5)
+    assert all(name in scored(tmp_path / "two", asked).blocked for name in ("helpful", "harmless", "output"))
+    assert "'honest'" in scored(tmp_path / "two", asked, output="honest").blocked
+
+
+def test_a_token_classifier_pays_the_mean_of_what_its_labels_are_worth(tagger, asked):
+    found, p = scored(tagger, asked, labels={"bad": -1.0}), parameters()
+    scorer = load_scorer(config.Candidate(model=str(tagger), labels={"bad": -1.0}), p)
+    one, text = asked[0], asked[0].responses["0"]
+    encoded = scorer.run.tokenizer(one.question.prompt, text, return_tensors="pt")
+    with torch.inference_mode():
+        chosen = scorer.network(**encoded).logits[0].argmax(-1)
+    of_text = [place for place, part in enumerate(encoded.sequence_ids(0)) if part == 1]
+    assert found.scores["q0", "0"] == pytest.approx(-float((chosen[of_text] == 1).float().mean()), abs=1e-6)
+    assert "good, bad" in scored(tagger, asked).blocked
+    assert "'awful'" in scored(tagger, asked, labels={"awful": 1.0}).blocked
+
+
+@pytest.mark.parametrize("task", ["relevance", "factuality", "completeness"])
+def test_the_projects_own_pay_what_ppo_pays(task, asked):
+    """Size times the sum over segments of what the model says; completeness less its training's mean, by its deviation."""
+    folder = config.FIXTURE_REWARD_MODEL.format(task=task)
+    found = scored(folder, asked, task=task)
+    p, one = config.PPO(task=task, evaluator=folder), asked[0]
+    texts = list(one.responses.values())
+    values = evaluator_of(p, {"heldout": []})([one.question] * len(texts), texts, data.segments_of(p, texts, task))
+    size = {"relevance": 0.3, "factuality": 0.5, "completeness": 0.3}[task]
+    mean, deviation = (found.metrics.get(name, default) for name, default in (("score_mean", 0.0), ("score_std", 1.0)))
+    by_hand = [size * (sum(row) - mean) / deviation for row in values]
+    assert [found.scores["q0", name] for name in one.responses] == pytest.approx(by_hand, abs=1e-5)
+    assert not found.pairwise
+
+
+def headless(name):
+    return None if name.startswith("classifier") else name
+
+
+BLOCKED = {
+    "a head that was not saved": ([renamed(headless)], ["classifier.weight"]),
+    "an LFS pointer": ([write("model.safetensors", POINTER)], ["model.safetensors", "git lfs pull"]),
+    "half a file": ([cut("model.safetensors")], ["safetensors"]),
+    "no tokenizer": ([remove("tokenizer.json", "tokenizer_config.json")], ["tokenizer"]),
+    "a language model": ([setting("config.json", architectures=["LlamaForCausalLM"])], ["LlamaForCausalLM", "DPO", "scores"]),
+    "a pairwise model": ([setting("config.json", architectures=["DebertaV2PairRM"])], ["two responses", "scores"]),
+    "code of its own": (
+        [setting("config.json", auto_map={"AutoConfig": "own.Own"}, model_type="own"), write("own.py", "class Own: pass")],
+        ["trust_remote_code"],
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BLOCKED)
+def test_what_is_no_reward_model_is_blocked_by_name(case, plain, asked, tmp_path):
+    changes, named = BLOCKED[case]
+    folder = altered(plain, tmp_path / "changed", *changes)
+    found = scored(folder, asked)
+    assert all(word in found.blocked for word in (str(folder), *named)), found.blocked
+    assert found.scores == {}
+
+
+@pytest.mark.parametrize(
+    ("values", "named"),
+    [({"labels": {"good": 1.0}}, "labels"), ({"layout": "chat"}, "chat"), ({"max_length": 3}, "3 tokens")],
+)
+def test_what_does_not_fit_a_candidate_is_blocked(values, named, plain, asked):
+    assert named in scored(plain, asked, **values).blocked
+
+
+def test_messages_need_a_chat_template(plain, asked):
+    said = [Asked(one.id, [{"role": "user", "content": one.prompt}], one.question, one.responses) for one in asked]
+    found = scored(plain, said)
+    assert all(word in found.blocked for word in ("messages", "chat template", "layout"))
+    assert scored(plain, said, layout="pair").scores == scored(plain, asked).scores
+
+
+def test_a_template_that_refuses_a_role_blocks(llama, asked):
+    setting("tokenizer_config.json", chat_template="{{ raise_exception('no system role') }}")(llama)
+    assert all(word in scored(llama, asked).blocked for word in ("chat template", "no system role"))
+
+
+def test_a_doubled_start_token_is_found(plain, asked, tmp_path):
+    folder = altered(plain, tmp_path / "changed", setting("tokenizer_config.json", chat_template="<s><s>" + TEMPLATE))
+    assert "two start tokens" in scored(folder, asked).blocked
+
+
+def test_cut_inputs_are_counted_and_all_of_them_block(plain, asked):
+    longest = max(len(text.split()) for one in asked for text in one.responses.values())
+    assert scored(plain, asked, max_length=4).blocked.endswith("shorter texts")
+    some = scored(plain, asked, max_length=70)
+    assert some.blocked == ""
+    assert 0 <= some.checks["cut"] < 1
+    assert longest > 4
+
+
+def test_scores_that_change_with_the_batch_block(plain, asked, monkeypatch):
+    def padded(scorer, some, batch, other_side=False):
+        return np.arange(len(some)) + 0.01 * batch
+
+    monkeypatch.setattr(candidates.Scorer, "__call__", padded)
+    found = scored(plain, asked)
+    assert "batch" in found.blocked
+    assert found.scores == {}
+
+
+def test_not_a_number_and_all_alike(asked, monkeypatch):
+    keys = [(one.id, name) for one in asked for name in one.responses]
+    for value, named in ((float("nan"), "not finite"), (1.5, "alike")):
+        monkeypatch.setattr(candidates, "apart", lambda *_, value=value: Scored(dict.fromkeys(keys, value)))
+        assert named in score(config.Candidate(model="m"), parameters(), asked).blocked
+
+
+def test_a_process_that_dies_blocks_its_candidate_alone(asked, monkeypatch):
+    monkeypatch.setattr(candidates, "_by_model", _dies)
+    assert "killed" in score(config.Candidate(model="m"), parameters(), asked).blocked
+
+
+def _dies(*_):
+    import os
+
+    os._exit(9)
+
+
+def test_code_of_its_own_that_fails_blocks_its_candidate_alone(asked, monkeypatch):
+    def load(*_):
+        raise RuntimeError("no attribute 'x'")
+
+    monkeypatch.setattr(candidates, "load_scorer", load)
+    assert "RuntimeError: no attribute 'x'" in scored("m", asked, trust_remote_code=True).blocked
+    with pytest.raises(RuntimeError):
+        scored("m", asked)
+
+
+def test_candidates_have_processes_of_their_own():
+    import os
+
+    assert candidates.apart(os.getpid) != os.getpid()
+
+
+@pytest.fixture
+def table(asked, tmp_path):
+    path = tmp_path / "scores.jsonl"
+    rows = [{"prompt_id": one.id, "response_id": k, "score": len(text)} for one in asked for k, text in one.responses.items()]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def test_scores_from_elsewhere(table, asked):
+    found = score(config.Candidate(scores=str(table)), parameters(), asked)
+    assert found.scores["q0", "1"] == len(asked[0].responses["1"])
+
+
+def test_a_missing_score_is_named(table, asked):
+    table.write_text("".join(table.read_text().splitlines(keepends=True)[1:]))
+    with pytest.raises(DataError, match=r"prompt_id = 'q0', response_id = '0' \(1 in all\)"):
+        score(config.Candidate(scores=str(table)), parameters(), asked)
+
+
+def test_an_adapter_whose_base_is_not_here(tmp_path):
+    (tmp_path / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": "org/never-there"}))
+    with pytest.raises(ModelError, match="adapter of 'org/never-there'"):
+        load_scorer(config.Candidate(model=str(tmp_path)), parameters())
+
+
+def test_a_model_of_the_hub_that_cannot_be_reached():
+    with pytest.raises(ModelError, match="org/never-there"):
+        load_scorer(config.Candidate(model="org/never-there"), parameters())
+
+
+def test_an_adapter_without_peft(plain, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "peft", None)
+    folder = tmp_path / "adapter"
+    folder.mkdir()
+    (folder / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": str(plain)}))
+    save_file({"base_model.model.classifier.weight": torch.zeros(1, 64)}, folder / "adapter_model.safetensors")
+    with pytest.raises(ModelError, match=r"adapter.*pip install .*adapters"):
+        load_scorer(config.Candidate(model=str(folder)), parameters())
+
+
+@pytest.fixture
+def adapter(plain, tmp_path):
+    """A function that trains nothing and saves an adapter of ``plain``, with a head of so many outputs or without."""
+    peft = pytest.importorskip("peft")  # of the extra `adapters`
+
+    def save(head):
+        options = {"num_labels": head, "ignore_mismatched_sizes": True} if head else {}
+        base = AutoModelForSequenceClassification.from_pretrained(plain, **options)
+        kept = ["classifier"] if head else None
+        torch.manual_seed(1)
+        lora = peft.LoraConfig(r=2, target_modules=["query"], modules_to_save=kept, init_lora_weights=False)
+        adapted = peft.get_peft_model(base, lora)
+        adapted.peft_config["default"].base_model_name_or_path = str(plain)
+        adapted.save_pretrained(tmp_path / "adapter")
+        return adapted.eval()
+
+    return save
+
+
+@pytest.mark.parametrize(("outputs", "named"), [(1, {}), (2, {"output": "LABEL_1"})])
+def test_an_adapter_scores_as_peft_has_it(outputs, named, adapter, plain, asked, tmp_path):
+    network = adapter(head=outputs)
+    found = scored(tmp_path / "adapter", asked, **named)
+    encoded = AutoTokenizer.from_pretrained(plain)(asked[0].question.prompt, asked[0].responses["0"], return_tensors="pt")
+    with torch.inference_mode():
+        by_hand = float(network(**encoded).logits[0, -1])
+    assert found.scores["q0", "0"] == pytest.approx(by_hand, abs=1e-5)
+    if outputs > 1:
+        assert "LABEL_0, LABEL_1" in scored(tmp_path / "adapter", asked).blocked
+
+
+def test_an_adapter_of_another_model(adapter, asked, tmp_path):
+    adapter(head=1)
+    setting("adapter_config.json", target_modules=["nowhere"])(tmp_path / "adapter")
+    assert "does not fit its base" in scored(tmp_path / "adapter", asked).blocked
+
+
+def test_an_adapter_without_a_head_on_a_base_without_one(adapter, plain, asked, tmp_path):
+    adapter(head=0)
+    renamed(headless)(plain)
+    assert "modules_to_save" in scored(tmp_path / "adapter", asked).blocked

@@ -1,0 +1,130 @@
+"""From gains to a choice: intervals by hand, and how often the words are right in worlds whose truth is known."""
+
+import math
+
+import numpy as np
+import pytest
+
+from paradox_utils.choose import decision
+from paradox_utils.choose.decision import contains_best, decide, standing
+from paradox_utils.choose.gain import Reading
+
+QUICK = {"resamples": 200, "seed": 0}
+
+
+def reading(good, size=None):
+    good = np.asarray(good, dtype=float)
+    size = np.ones_like(good) if size is None else np.asarray(size, dtype=float)
+    return Reading(0.1, np.ones_like(good), np.ones_like(good), good, size)
+
+
+def pool(rng, gains, prompts, noise=0.3):
+    """Candidates whose true gains are known: what a prompt says of each is that, what they share, and noise."""
+    shared = rng.normal(0, noise, prompts)
+    return [reading(gain + shared + rng.normal(0, noise, prompts)) for gain in gains], shared * 0
+
+
+def choice(rng, gains, prompts=100):
+    readings, start = pool(rng, gains, prompts)
+    return decide([str(i) for i in range(len(gains))], readings, start, np.ones(prompts), **QUICK)
+
+
+def test_a_gain_by_hand():
+    """Pooled: (1 + 4) good of (2 + 5) segments, less (1 + 2) of (2 + 4)."""
+    one = reading([1, 4], [2, 5])
+    known = standing([one, one], np.array([1.0, 2.0]), np.array([2.0, 4.0]), **QUICK)
+    assert known.gain[0].estimate == pytest.approx(5 / 7 - 1 / 2)
+
+
+def test_the_interval_is_students_of_the_mean_over_prompts():
+    values = np.random.default_rng(0).normal(size=400)
+    known = standing([reading(values), reading(values * 0)], np.zeros(400), np.ones(400), resamples=4000, seed=0)
+    half = 1.966 * values.std(ddof=1) / math.sqrt(400)  # t(0.975, 399)
+    assert known.gain[0].high - known.gain[0].estimate == pytest.approx(half, rel=0.05)
+    assert known.gain[1].high == known.gain[1].low == 0
+
+
+def test_probabilities_and_regrets():
+    clear = [reading(np.full(10, 0.5)), reading(np.full(10, 0.2))]
+    known = standing(clear, np.zeros(10), np.ones(10), **QUICK)
+    assert known.probability == pytest.approx([1, 0])
+    assert known.regret == pytest.approx([0, 0.3])
+    same = standing([clear[0]] * 4, np.zeros(10), np.ones(10), **QUICK)
+    assert same.probability == pytest.approx([0.25] * 4)
+
+
+@pytest.mark.parametrize(
+    ("probability", "level", "best"),
+    [([0.5, 0.3, 0.2], 0.8, [0, 1]), ([0.1, 0.9], 0.8, [1]), ([0.5, 0.5], 0.975, [0, 1]), ([0.2, 0.79, 0.01], 0.8, [1, 0])],
+)
+def test_sets_are_the_smallest(probability, level, best):
+    assert contains_best(probability, level) == best
+
+
+def test_what_is_said():
+    rng = np.random.default_rng(4)
+    assert choice(rng, [0.5, 0.0])[0].kind == "train"
+    assert choice(rng, [0.5, 0.0])[0].names == ("0",)
+    assert choice(rng, [0.5, 0.5])[0].kind == "undecided"
+    worse, _ = choice(rng, [-0.5, -0.6])
+    assert (worse.kind, worse.names[0]) == ("none", "0")
+
+
+def test_so_many_more_prompts_are_those_that_a_study_of_the_usual_power_needs():
+    """δ = 0.1, σ of the difference 0.3 √2: n = (2.80 · 0.42 / 0.1)² = 141."""
+    rng, found = np.random.default_rng(5), []
+    for _ in range(40):
+        readings, start = pool(rng, [0.1, 0.0], 60)
+        means = [one.good.mean() for one in readings]
+        gap, spread = abs(means[0] - means[1]), (readings[0].good - readings[1].good).std(ddof=1)
+        by_hand = (2.80 * spread / gap) ** 2 - 60
+        got = decision.more(readings, [0, 1], good=start, size=np.ones(60), resamples=1000, seed=0)
+        if 40 < by_hand < 5000:
+            found.append(got / by_hand)
+    assert np.mean(found) == pytest.approx(1, abs=0.15)
+
+
+def test_two_copies_of_one_model_are_never_told_apart():
+    rng = np.random.default_rng(6)
+    for _ in range(30):
+        (one,), start = pool(rng, [0.3], 50)
+        known, _ = decide(["a", "b"], [one, one], start, np.ones(50), **QUICK)
+        assert (known.kind, set(known.names), known.more) == ("undecided", {"a", "b"}, None)
+
+
+def test_equally_good_models_are_told_apart_in_one_of_twenty_pools():
+    """What 150 pools show of a rate of 5 %: at most 9 %."""
+    rng = np.random.default_rng(7)
+    decided = [choice(rng, [0.2, 0.2])[0].kind == "train" for _ in range(150)]
+    assert np.mean(decided) <= 0.09
+
+
+@pytest.mark.parametrize("prompts", [2, 5, 12])
+def test_few_prompts_decide_no_more_often(prompts):
+    rng = np.random.default_rng(10)
+    decided = [choice(rng, [0.2, 0.2], prompts)[0].kind == "train" for _ in range(150)]
+    assert np.mean(decided) <= 0.11
+
+
+def test_sets_of_eighty_percent_contain_the_best_about_so_often():
+    """Pools of six whose true gains differ about as much as 100 prompts can tell."""
+    rng, hits = np.random.default_rng(8), []
+    for _ in range(150):
+        gains = rng.normal(0, 0.05, 6)
+        _, known = choice(rng, gains)
+        hits.append(int(gains.argmax()) in contains_best(known.probability, decision.SET_LEVEL))
+    assert 0.75 <= np.mean(hits) <= 0.90
+
+
+def test_more_judged_prompts_cost_less():
+    def regret(prompts):
+        rng, lost = np.random.default_rng(9), []
+        for _ in range(200):
+            gains = rng.normal(0, 0.05, 6)
+            readings, start = pool(rng, gains, prompts)
+            found = decision.gains_of(readings, start, np.ones(prompts), np.ones((1, prompts)))[0]
+            lost.append(gains.max() - gains[int(found.argmax())])
+        return np.mean(lost)
+
+    few, some, many = (regret(prompts) for prompts in (50, 100, 300))
+    assert few > some > many

@@ -1,0 +1,259 @@
+"""A choice from a config file to its page: what is said, what is left, and that nothing is done twice."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+
+from paradox_utils import config, files
+from paradox_utils.choose import __main__ as command
+from paradox_utils.choose import report, run
+from paradox_utils.data.records import DataError
+from paradox_utils.pages import freshness
+from paradox_utils.policies.models import ModelError
+
+K, P = 8, 40
+
+
+@pytest.fixture
+def world(tmp_path):
+    """Prompts with eight responses each, judged by people; scores of a good, a noisy and a perverse candidate."""
+    rng = np.random.default_rng(0)
+    truth = rng.normal(size=(P, K))
+    rewards = {
+        "good": truth + 0.3 * rng.normal(size=truth.shape),
+        "noisy": truth + 3 * rng.normal(size=truth.shape),
+        "perverse": -truth,
+        "small": 0.01 * truth,
+        "flat": 0 * truth,
+    }
+    keys = [(f"p{i}", str(k)) for i in range(P) for k in range(K)]
+    texts = {key: " ".join(["word"] * (1 + int(key[1]))) for key in keys}
+
+    def lines(name, rows):
+        (tmp_path / name).write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+    asked = [{"prompt_id": p, "response_id": k, "prompt": f"Question {p}?", "response": texts[p, k]} for p, k in keys]
+    lines("responses.jsonl", asked)
+    lines("judged.jsonl", [row | {"score": float(truth.ravel()[i])} for i, row in enumerate(asked)])
+    for name, values in rewards.items():
+        scores = [{"prompt_id": p, "response_id": k, "score": float(v)} for (p, k), v in zip(keys, values.ravel(), strict=True)]
+        lines(f"{name}.jsonl", scores)
+
+    def choose(*names, **values):
+        candidates = {name: str(tmp_path / f"{name}.jsonl") for name in names}
+        given = {
+            "responses": str(tmp_path / "judged.jsonl"),
+            "algorithm": "ppo",
+            "kl_coefficient": 0.5,
+            "out": str(tmp_path / "out"),
+        }
+        return config.check(config.Choose, {"candidates": candidates} | given | {"bootstrap": 300} | values)
+
+    choose.folder = tmp_path
+    return choose
+
+
+def test_the_good_one_is_chosen_and_the_table_says_why(world):
+    choice = run.choose(world("noisy", "good", "small"))
+    assert (choice.decision.kind, choice.decision.names) == ("train", ("good",))
+    table = choice.table.set_index("candidate")
+    assert list(table.index) == ["good", "noisy", "small"]
+    assert (table["low"] <= table["gain"]).all()
+    assert table["probability"].sum() == pytest.approx(1)
+    assert table["right"].loc["small"] == 1  # as accurate as can be, and of no use against this penalty
+    said = report.why(choice)
+    assert "too small beside the KL penalty" in said["small"]
+    assert "wrong" in said["noisy"]
+    assert report.sentence(choice).startswith("Train with good: ")
+
+
+def test_accuracy_does_not_see_a_reward_that_is_too_small(world):
+    p = world("good", "noisy")
+    small = {"scores": p.candidates["good"].scores, "scale": 0.01}
+    said = report.by_accuracy(run.choose(world(candidates={"good": p.candidates["good"].scores, "tiny": small})))
+    assert re.fullmatch(r"No: .* good \(predicted gain \+\d\.\d+\) and tiny \(predicted gain \+0\.\d+\)\.", said)
+    assert report.by_accuracy(run.choose(p)).startswith("Yes: good")
+
+
+def test_size_is_without_effect_within_groups(world):
+    table = run.choose(world("noisy", "good", "small", algorithm="grpo")).table.set_index("candidate")
+    assert table["gain"].loc["small"] > table["gain"].loc["good"] > table["gain"].loc["noisy"]
+
+
+def test_a_scale_is_part_of_the_reward(world):
+    p = world("good", "small")
+    scaled = {
+        "good": {"scores": p.candidates["good"].scores},
+        "small": {"scores": p.candidates["small"].scores, "scale": 100.0},
+    }
+    table, plain = (run.choose(one).table.set_index("candidate") for one in (world(candidates=scaled), p))
+    assert table["gain"].loc["small"] > table["gain"].loc["good"]
+    assert table["variance"].loc["small"] == pytest.approx(100**2 * plain["variance"].loc["small"])
+    assert table["variance_normalised"].loc["small"] == pytest.approx(plain["variance_normalised"].loc["small"])
+
+
+def test_best_of_n_is_read_at_its_n(world):
+    choice = run.choose(world("good", "noisy", algorithm="best-of-n", n=4))
+    own = choice.best_of.set_index(["candidate", "n"])["score"]
+    table = choice.table.set_index("candidate")
+    assert table["score"].loc["good"] == pytest.approx(own["good", 4])
+    assert table["kl"].loc["good"] == pytest.approx(np.log(4) - 3 / 4)
+
+
+def test_copies_are_not_told_apart(world):
+    p = world("good", "noisy")
+    same = {name: p.candidates["good"].model_dump(include={"scores"}) for name in "ab"}
+    choice = run.choose(world(candidates=same))
+    assert (choice.decision.kind, choice.decision.more) == ("undecided", None)
+    assert report.sentence(choice).startswith("a or b: these judgements cannot tell.")
+
+
+def test_none_is_better_than_a_perverse_one(world):
+    p = world("perverse", "good")
+    bad = {"a": p.candidates["perverse"].scores, "b": {"scores": p.candidates["perverse"].scores, "scale": 0.5}}
+    choice = run.choose(world(candidates=bad))
+    assert choice.decision.kind == "none"
+    assert report.sentence(choice).startswith("Train with none of them")
+
+
+def test_without_judgement_nothing_is_ranked_and_the_responses_worth_judging_are_left(world):
+    p = world("noisy", "good", responses=str(world.folder / "responses.jsonl"))
+    choice = run.choose(p)
+    assert choice.decision.kind == "unjudged"
+    assert "gain" not in choice.table
+    assert list(choice.table["candidate"]) == ["noisy", "good"]
+    assert choice.agreement.loc["noisy", "good"] > 0
+    worth = [row["worth"] for row in choice.to_judge]
+    assert len(worth) > 20
+    assert set(choice.to_judge[0]) == {"prompt_id", "response_id", "prompt", "response", "worth"}
+    assert "nothing is ranked" in report.sentence(choice)
+    assert "variance within prompts" in report.ranked(choice)
+
+
+def test_part_of_a_judgement_is_enough(world):
+    rows = [json.loads(line) for line in (world.folder / "judged.jsonl").read_text().splitlines()]
+    some = [{key: row[key] for key in ("prompt_id", "response_id", "score")} for row in rows if int(row["response_id"]) < 4]
+    (world.folder / "some.jsonl").write_text("".join(json.dumps(row) + "\n" for row in some[: 4 * 20 + 1]))
+    p = world("noisy", "good", responses=str(world.folder / "responses.jsonl"), judgement=str(world.folder / "some.jsonl"))
+    facts = run.choose(p).facts
+    assert (facts["judged_prompts"], facts["judged_responses"], facts["told_nothing"]) == (20, 80, 1)
+
+
+def test_equal_rewards_block_and_one_alone_is_no_choice(world):
+    choice = run.choose(world("good", "noisy", "flat"))
+    assert "alike" in choice.table.set_index("candidate")["blocked"].loc["flat"]
+    assert "blocked" in report.why(choice)["flat"]
+    with pytest.raises(ModelError, match="flat"):
+        run.choose(world("good", "flat"))
+
+
+def test_a_judge_may_be_scores_too(world):
+    good = str(world.folder / "good.jsonl")
+    choice = run.choose(world("noisy", "small", responses=str(world.folder / "responses.jsonl"), judge=good))
+    assert choice.facts["judged_prompts"] == P
+
+
+def test_a_budget_is_where_the_reading_stops(world):
+    table = run.choose(world("good", "noisy", kl_coefficient=0.0, kl_budget=0.5)).table
+    assert list(table["kl"]) == pytest.approx([0.5, 0.5], abs=1e-3)
+    assert set(table["limit"]) == {"budget"}
+
+
+def config_file(world, **values):
+    path = world.folder / "choose-mine.yaml"
+    lines = {"candidates": {"good": str(world.folder / "good.jsonl"), "noisy": str(world.folder / "noisy.jsonl")}}
+    lines |= {"responses": str(world.folder / "judged.jsonl"), "out": str(world.folder / "out"), "bootstrap": 300}
+    lines |= {"algorithm": "ppo", "kl_coefficient": 0.5} | values
+    path.write_text("\n".join(f"{name}: {json.dumps(value)}" for name, value in lines.items() if value is not None))
+    return str(path)
+
+
+def test_from_a_config_to_a_page_and_the_second_time_nothing(world, capsys, monkeypatch):
+    path, out = config_file(world), world.folder / "out"
+    assert command.main(["run", path]) == 0
+    said = capsys.readouterr().out
+    assert "Train with good" in said
+    page = (out / "page.html").read_text()
+    assert page.index("<h1>Train with good") < page.index("<svg") < page.index("<table")
+    record = json.loads((out / "choice.json").read_text())
+    assert (record["decision"], record["names"]) == ("train", ["good"])
+    assert {"curves.png", "candidates.csv", "curves.csv", "best_of.csv", "responses.jsonl", "to_judge.jsonl"} <= {
+        file.name for file in out.iterdir()
+    }
+    with monkeypatch.context() as patch:
+        patch.setattr(run, "choose", lambda *_: pytest.fail("was chosen again"))
+        assert command.main(["run", path]) == 0
+    assert "Train with good" in capsys.readouterr().out
+    (out / "page.html").unlink()
+    assert command.main(["run", path]) == 0
+    assert (out / "page.html").is_file()
+
+
+def test_other_scores_are_another_question(world, capsys):
+    path = config_file(world)
+    assert command.main(["run", path]) == 0
+    (world.folder / "good.jsonl").write_text((world.folder / "perverse.jsonl").read_text())
+    assert command.main(["run", path]) == 0
+    assert "Train with noisy" in capsys.readouterr().out
+
+
+def test_a_choice_that_fails_leaves_no_former_answer(world, capsys):
+    path = config_file(world)
+    assert command.main(["run", path]) == 0
+    (world.folder / "good.jsonl").write_text("{")
+    assert command.main(["run", path]) == 2
+    error = capsys.readouterr().err
+    assert "good.jsonl" in error
+    assert error.count("\n") == 1
+    assert not (world.folder / "out" / "choice.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("values", "named"),
+    [
+        ({"algorithm": None}, "algorithm is missing"),
+        ({"kl_coefficient": None}, "kl_coefficient is missing"),
+        ({"algorithm": "best-of-n"}, "n is missing"),
+        ({"candidates": None}, "candidates"),
+        ({"kl_coeficient": 1.0}, "'kl_coefficient'"),
+        ({"responses": "nowhere.jsonl"}, "nowhere.jsonl"),
+    ],
+)
+def test_a_config_must_say_the_recipe_and_no_nonsense(world, values, named, capsys):
+    assert command.main(["run", config_file(world, **values)]) == 2
+    error = capsys.readouterr().err
+    assert named in error
+    assert error.count("\n") == 1
+
+
+def test_held_out_responses_must_be_judged(world):
+    with pytest.raises(DataError, match=r"responses.jsonl: held_out"):
+        run.choose(world("good", "noisy", held_out=str(world.folder / "responses.jsonl")))
+
+
+def test_responses_alone(world, capsys):
+    assert command.main(["sample", config_file(world)]) == 0
+    assert len((world.folder / "out" / "responses.jsonl").read_text().splitlines()) == P * K
+
+
+@pytest.mark.parametrize("path", sorted(files.ROOT.glob("configs/choose-*.yaml")), ids=lambda path: path.stem)
+def test_committed_configs_are_possible(path):
+    if path.stem != "choose-backtest":
+        assert command.load(str(path)).out == f"results/{path.stem}"
+
+
+def test_scores_made_by_hand_are_chosen_among():
+    """The second of the book's recipes; no model is loaded."""
+    choice = run.choose(command.load("configs/choose-scores.yaml"))
+    assert list(choice.table["candidate"]) in (["api-a", "api-b"], ["api-b", "api-a"])
+    assert choice.facts["judged_prompts"] == choice.facts["prompts"] > 2
+    assert list(choice.table["kl"]) == pytest.approx([np.log(3) - 2 / 3] * 2)
+
+
+def test_the_page_starts_from_the_config_that_the_readme_names():
+    page = freshness.parameters_of(files.ROOT / "notebooks/16-choose-reward-model.ipynb")
+    told = command.load("configs/choose-atlas.yaml")
+    assert page.model_dump(exclude={"out", "judgement"}) == told.model_dump(exclude={"out", "judgement"})
+    assert (page.judgement, told.judgement) == ("auto", "oracle")  # which is the same
