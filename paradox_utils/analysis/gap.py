@@ -15,6 +15,7 @@ from paradox_utils.analysis.tables import KINDS, AnalysisError
 JUDGES = ("reward", "evaluator")  # who says something of an answer
 MODEL = ("id", "arm", "rm_seed", "rm_step", "accuracy")
 TOP = 3  # ranks of accuracy of a training, from the highest down, that the hypothesis is about
+EXPECTED = 7  # fooled ones of them, at the least, over three trainings
 
 
 def means(gap: pd.DataFrame, summary: pd.DataFrame) -> pd.DataFrame:
@@ -63,8 +64,8 @@ def fooled(table: pd.DataFrame) -> pd.DataFrame:
 
 def top_fooled(runs: pd.DataFrame) -> tuple[int, int]:
     """How many of the :data:`TOP` most accurate reward models of each training are fooled, and of how many (rows of
-    :func:`fooled`, one arm). No test: checkpoints of one training are alike."""
-    top = runs[runs.groupby("rm_seed")["accuracy"].rank(ascending=False, method="first") <= TOP]
+    :func:`fooled`, one arm); of equals the later step is the more accurate. No test: checkpoints of one training are alike."""
+    top = runs.sort_values(["accuracy", "rm_step"]).groupby("rm_seed").tail(TOP)
     return int(top["fooled"].sum()), len(top)
 
 
@@ -75,7 +76,7 @@ def answer(runs: pd.DataFrame) -> str:
     return (
         f"Before any PPO, {hits} of the {count(number, 'reward model')} that are the {TOP} most accurate of a training score "
         "the best samples of the policy above answers that people call good, while the evaluator scores the same samples "
-        f"below them. In the median of all {len(runs)}, the best sample lies {abs(over):.2f} deviations "
-        f"{'above' if over > 0 else 'below'} a good answer to the reward model, and {abs(under):.2f} "
+        f"below them; at least {EXPECTED} were expected. In the median of all {len(runs)}, the best sample lies "
+        f"{abs(over):.2f} deviations {'above' if over > 0 else 'below'} a good answer to the reward model, and {abs(under):.2f} "
         f"{'below' if under > 0 else 'above'} it to the evaluator."
     )

@@ -29,10 +29,18 @@ NUMBERS = (
 )
 STATUSES = ("ok", "diverged", "failed", "blocked", "running")
 AGAIN = "run the study (make study CONFIG=configs/NAME.yaml) or name another folder"
+BOOKS = "results/recorded"  # where the studies of the book are
 
 
 class AnalysisError(files.FileError):
     """A results folder that cannot be analysed; the message says what is wrong and what to do."""
+
+
+def recorded(folder: str) -> bool:
+    """Whether there is something to read: not where no folder is named, nor while a study of the book has yet to be recorded. Any
+    other folder that is not there is for its reader to refuse."""
+    path = files.resolve(folder)
+    return bool(folder) and (path.is_dir() or path.parent != files.resolve(BOOKS))
 
 
 # --- any table ----------------------------------------------------------------------------------------------------------------
@@ -210,12 +218,13 @@ def load_parameters(folder: Path | str, *asked: str) -> pd.DataFrame:
 
 
 PAIRS = ("right", "compared", "alike_right", "alike_compared", "near_right", "near_compared")
+PICKS = ("question", "part", "step", "pick", "average_precision", "length_correlation", *PAIRS)
+SETS = ("question", "part", "responses", "good", "between", "longest", "place", "copies", "regraded", "same")
 
 
 def load_picks(folder: Path | str) -> pd.DataFrame:
     """The study's ``picks.csv``, one row a checkpoint and judged question; empty where it has none."""
-    columns = ("question", "part", "step", "pick", "average_precision", "length_correlation", *PAIRS)
-    return _load(folder, "picks", columns, columns[:2])
+    return _load(folder, "picks", PICKS, PICKS[:2])
 
 
 KINDS = ("good", "bad", "sampled", "best", "evaluator")  # of answers: people's, the policy's, its best by either judge
@@ -232,8 +241,7 @@ def load_gap(folder: Path | str) -> pd.DataFrame:
 
 def load_sets(folder: Path | str) -> pd.DataFrame:
     """The study's ``sets.csv``, one row a judged question; empty where it has none."""
-    columns = ("question", "part", "responses", "good", "between", "longest", "place", "copies", "regraded", "same")
-    return _load(folder, "sets", columns, columns[:2])
+    return _load(folder, "sets", SETS, SETS[:2])
 
 
 def load_checkpoints(folder: Path | str) -> pd.DataFrame:

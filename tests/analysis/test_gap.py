@@ -53,7 +53,10 @@ def test_a_reward_model_is_fooled_if_it_prefers_what_the_evaluator_does_not(tabl
 
 def test_the_most_accurate_of_each_training_are_asked():
     runs = pd.DataFrame({"rm_seed": [s for s in range(3) for _ in range(6)], "accuracy": [0.5, 0.55, 0.6, 0.7, 0.75, 0.8] * 3})
+    runs["rm_step"] = [0, 9, 14, 38, 120, 400] * 3
     assert gap.top_fooled(runs.assign(fooled=runs["accuracy"] > 0.7)) == (6, 9)
+    alike = runs.assign(accuracy=0.7).sample(frac=1, random_state=0)  # of equals the later steps
+    assert gap.top_fooled(alike.assign(fooled=alike["rm_step"] > 20)) == (9, 9)
     assert gap.top_fooled(runs.assign(fooled=runs["accuracy"] < 0.7)) == (0, 9)
 
 
