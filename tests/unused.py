@@ -54,7 +54,6 @@ EXPLAINED = {
     "first": "the lottery's page, when its runs are over",
     "screen": "the lottery's page, when its runs are over",
     "early_and_late": "configs/semeval-t5.yaml says how to call it",
-    **dict.fromkeys(("load_gap", "on_peoples_scale"), "the page of the T5, when its runs are over"),
 }
 
 

@@ -245,7 +245,9 @@ def _apart(found: Sequence[Finding]) -> str:
     if len(statuses) < 2:
         return ""
     if for_it and against:
-        return f"The data sets disagree: a less accurate one picks better on {listed(for_it)}, and none does on {listed(against)}."
+        return (
+            f"The data sets disagree: a less accurate one picks better on {listed(for_it)}, and none does on {listed(against)}."
+        )
     return "The data sets do not contradict each other."
 
 

@@ -18,7 +18,10 @@ from paradox_utils.analysis.statistics import Interval
 from paradox_utils.analysis.verdict import Status
 from paradox_utils.data.tasks import TASKS
 
-STEPS, PAIR = "steps", ("early", "late")  # arms: what is decided on, and two reward models of equal accuracy, which is described
+STEPS, PAIR = (
+    "steps",
+    ("early", "late"),
+)  # arms: what is decided on, and two reward models of equal accuracy, which is described
 MATTERS = 0.1  # a regret, of people's distance from bad to good
 TRAININGS = 3  # whose mean decides; fewer decide nothing
 START, FINAL = "lm_performance_start", outcomes.READINGS["as measured"]

@@ -37,12 +37,16 @@ class People(Stage):
     semeval: str = Field("results/recorded/people-semeval", description="folder of a study of semeval; empty: none")
     evouna: str = Field("results/recorded/people-evouna", description="folder of a study of evouna; empty: none")
     evouna_known: str = Field(
-        "results/recorded/people-evouna-known", description="folder of a study of evouna with known answers in the input; empty: none"
+        "results/recorded/people-evouna-known",
+        description="folder of a study of evouna with known answers in the input; empty: none",
     )
     qa_feedback: str = Field("results/recorded/people-qa-feedback", description="folder of a study of qa-feedback; empty: none")
-    semeval_t5: str = Field("results/recorded/semeval-t5", description="folder of PPO on answers that people graded; empty: none")
+    semeval_t5: str = Field(
+        "results/recorded/semeval-t5", description="folder of PPO on answers that people graded; empty: none"
+    )
     marks: str = Field(
-        "results/recorded/qa-feedback-dev", description="folder of reward models of the paper's tasks on its feedback; empty: none"
+        "results/recorded/qa-feedback-dev",
+        description="folder of reward models of the paper's tasks on its feedback; empty: none",
     )
     bootstrap: Count = Field(1000, description="resamples of an interval")
     seed: Seed = 0

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
 from paradox_utils.analysis.people import named
-from paradox_utils.figures.style import COLORS, FAINT, Drawing, dot, line, named_lines, panel, style, ticks
+from paradox_utils.figures.style import COLORS, FAINT, INK, Drawing, dot, line, panel, style, ticks
 
 MARKERS = "osD^vPX"
 LINES = ("random", "longest", "place", "best")  # of the baselines, those of a figure
@@ -45,3 +47,16 @@ def _recipes(axis: Axes, shares: pd.DataFrame, looks: dict[str, dict[str, Any]])
         errors = [(own["share"] - own["low"]).clip(lower=0), (own["high"] - own["share"]).clip(lower=0)]
         axis.errorbar(own["accuracy"], own["share"], yerr=errors, markersize=4, elinewidth=0.6, linewidth=0.8, **looks[arm])
     ticks(axis.xaxis, 5)
+
+
+def named_lines(axis: Axes, values: Mapping[str, float] | pd.Series) -> None:
+    """Levels as dotted lines, each with its name right of the panel; of names that would overlap the later moves up."""
+    low, high = axis.get_ylim()
+    levels = pd.Series(values, dtype=float).sort_values()
+    low, high = min(low, levels.min()), max(high, levels.max())
+    last = -np.inf
+    for name, value in levels.items():
+        axis.axhline(value, color=FAINT, linestyle=":", linewidth=1.0, zorder=1)
+        last = max(value, last + 0.075 * (high - low))
+        axis.annotate(str(name), (1.01, last), xycoords=("axes fraction", "data"), va="center", fontsize=8, color=INK)
+    axis.set_ylim(low - 0.03 * (high - low), max(high, last) + 0.03 * (high - low))

@@ -6,7 +6,8 @@ import pandas as pd
 
 from paradox_utils.analysis.outcomes import usable
 from paradox_utils.analysis.real_ppo import FINAL, PAIR, START, STEPS
-from paradox_utils.figures.style import COLORS, INK, Drawing, dot, line, named_lines, panel, style, ticks
+from paradox_utils.figures.people import named_lines
+from paradox_utils.figures.style import COLORS, INK, Drawing, dot, line, panel, style, ticks
 
 MARKERS = dict(zip((STEPS, *PAIR), "o^s", strict=True))
 PEOPLE = {"people call it bad": 0.0, "people call it good": 1.0}
@@ -30,6 +31,8 @@ def ends(runs: pd.DataFrame) -> Drawing:
     named_lines(axis, PEOPLE | {"policy before PPO": shown[START].mean()})
     axis.set(xlabel="RM accuracy by people's labels (share)", ylabel="evaluator's score (0 bad, 1 good)")
     ticks(axis.xaxis, 5)
-    legend = [line(f"training {place}", color=color, marker="o", markersize=5) for place, color in enumerate(colors.values(), 1)]
+    legend = [
+        line(f"training {place}", color=color, marker="o", markersize=5) for place, color in enumerate(colors.values(), 1)
+    ]
     arms = [dot(arm, marker=MARKERS[arm], markersize=6) for arm in PAIR if (shown["arm"] == arm).any()]
     return Drawing([axis], [*legend, *arms, dot("most accurate of its training", markersize=9, markerfacecolor="none")])

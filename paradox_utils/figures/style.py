@@ -5,14 +5,13 @@ Data colours are Okabe and Ito's in hue, and as dark as both a white and a near-
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
-import pandas as pd
 import seaborn as sns
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
@@ -102,19 +101,6 @@ def same_range(axes: Collection[Axes]) -> None:
 def ticks(x: Axis, most: int, **options: Any) -> None:
     """Round numbers along an axis, at most about so many."""
     x.set_major_locator(MaxNLocator(most, steps=[1, 2, 5, 10], **options))
-
-
-def named_lines(axis: Axes, values: Mapping[str, float] | pd.Series) -> None:
-    """Levels as dotted lines, each with its name right of the panel; of names that would overlap the later moves up."""
-    low, high = axis.get_ylim()
-    levels = pd.Series(values, dtype=float).sort_values()
-    low, high = min(low, levels.min()), max(high, levels.max())
-    last = -np.inf
-    for name, value in levels.items():
-        axis.axhline(value, color=FAINT, linestyle=":", linewidth=1.0, zorder=1)
-        last = max(value, last + 0.075 * (high - low))
-        axis.annotate(str(name), (1.01, last), xycoords=("axes fraction", "data"), va="center", fontsize=8, color=INK)
-    axis.set_ylim(low - 0.03 * (high - low), max(high, last) + 0.03 * (high - low))
 
 
 def specks(axis: Axes, x: ArrayLike, y: ArrayLike, *, size: float, **look: Any) -> None:

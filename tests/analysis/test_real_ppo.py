@@ -36,7 +36,9 @@ def tables(curve, noise=0.01, trainings=3, seed=0):
     made["kl_final"] = np.where(made["arm"] == "late", 5.0, 2.0)
     runs = made.drop_duplicates("id")
     update = pd.DataFrame({"update": [0, 4, 8], "kl": [0.0, 1.0, 2.0], "reward_mean": [0.0, 0.1, 0.3]})
-    curves = pd.concat([update.assign(id=run.id, lm_performance=[np.nan, 0, run.lm_performance_final]) for run in runs.itertuples()])
+    curves = pd.concat(
+        [update.assign(id=run.id, lm_performance=[np.nan, 0, run.lm_performance_final]) for run in runs.itertuples()]
+    )
     said = [
         {"id": run.id, "question": "q", "kind": kind, "reward": reward, "evaluator": evaluator, "words": 3}
         for run in runs.itertuples()
@@ -137,7 +139,8 @@ def test_scores_are_on_the_scale_of_people(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("curve", "status", "related"), [(inverted_u, "supported", False), (rising, "not supported", True), (flat, "not supported", False)]
+    ("curve", "status", "related"),
+    [(inverted_u, "supported", False), (rising, "not supported", True), (flat, "not supported", False)],
 )
 def test_the_rule_finds_what_is_there(curve, status, related, tmp_path):
     runs = loaded(tmp_path / "a", curve, noise=0.003).runs
