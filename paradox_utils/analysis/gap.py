@@ -77,6 +77,6 @@ def answer(runs: pd.DataFrame) -> str:
         f"Before any PPO, {hits} of the {count(number, 'reward model')} that are the {TOP} most accurate of a training score "
         "the best samples of the policy above answers that people call good, while the evaluator scores the same samples "
         f"below them; at least {EXPECTED} were expected. In the median of all {len(runs)}, the best sample lies "
-        f"{abs(over):.2f} deviations {'above' if over > 0 else 'below'} a good answer to the reward model, and {abs(under):.2f} "
-        f"{'below' if under > 0 else 'above'} it to the evaluator."
+        f"{abs(over):.2f} deviations {'above' if over > 0 else 'below'} a good answer to the reward model, and "
+        f"{abs(under):.2f} {'below' if under > 0 else 'above'} it to the evaluator."
     )

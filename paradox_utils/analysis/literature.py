@@ -11,7 +11,7 @@ from paradox_utils.data.tasks import among
 
 # Of SemEval-2016 Task 3, subtask A, on its test set: Nakov et al. 2016, Table 3.
 PUBLISHED_MAP = {"best system (KeLP)": 0.7919, "order of the thread": 0.5953, "random order": 0.5280}
-# Of all 500 development questions, on which the paper measures accuracy, with labels as the released code makes them; of pairs half.
+# Of all 500 development questions, on which the paper measures accuracy, labelled as the released code does; of pairs half.
 MAJORITY = {"relevance": 0.50, "factuality": 0.65, "completeness": 0.50}
 
 
@@ -43,21 +43,22 @@ def beside_published(found: pd.DataFrame) -> str:
 
 
 def marked(checkpoints: pd.DataFrame, markers: pd.DataFrame) -> pd.DataFrame:
-    """Reward models of the paper's tasks beside the published ones, a row a task and study: ``best`` accuracy by people's labels
-    and at which ``step`` (a mean over trainings; evaluators are left out), the ``majority`` class, how far the best lies above it
-    in standard errors of so many labels (``errors``); and of the paper its majority class, ``least`` and ``most`` accurate.
+    """Reward models of the paper's tasks beside the published ones, a row a task and study: the ``best`` accuracy by people's
+    labels and at which ``step`` (over all trainings; evaluators are left out), the ``majority`` class, how far the best lies
+    above it in standard errors of so many ``labels`` (``errors``); of the paper its majority class, and its ``least`` and
+    ``most`` accurate one.
 
     ``checkpoints``: of one or several studies; ``markers``: of :func:`published.load_published`.
     """
-    own = checkpoints[checkpoints["setting"].fillna("") != "evaluator"].assign(accuracy=checkpoints["accuracy_noisy"])
-    columns = ["accuracy", "majority", "segments"]
+    own = checkpoints[checkpoints["setting"].fillna("") != "evaluator"]
+    columns = ["accuracy_noisy", "majority", "segments"]
     rows = []
     for (study, task), models in own.groupby(["study", "task"], sort=False):
-        models = models[models["route"] == "steps"].dropna(subset=["accuracy"])
+        models = models[models["route"] == "steps"].dropna(subset=["accuracy_noisy"])
         if task not in MAJORITY or models.empty:
             continue
         by_step = models.groupby("step")
-        step = by_step["accuracy"].mean().idxmax()
+        step = by_step["accuracy_noisy"].mean().idxmax()
         best = models.loc[models["step"] == step, columns]
         labels = best["segments"].sum()
         accuracy, majority = ((best[name] * best["segments"]).sum() / labels for name in columns[:2])
@@ -77,12 +78,11 @@ def beside_paper(found: pd.DataFrame) -> str:
     if found.empty:
         return "No reward model of the paper's tasks on people's feedback is recorded yet."
     clear, reach = found[found["errors"] > 2], found[found["best"] >= found["most"]]
-    words = f"clearly more accurate than always naming the commonest label in {_names(clear)}" if len(clear) else ""
     return (
-        f"Our reward models of the paper's tasks are {words or 'nowhere clearly more accurate than always naming the commonest label'}; "
-        f"they are as accurate as the paper's best in {_names(reach) if len(reach) else 'none'}."
+        "Our reward models of the paper's tasks are clearly more accurate than always naming the commonest label in "
+        f"{_names(clear)}, and as accurate as the paper's best in {_names(reach)}."
     )
 
 
 def _names(rows: pd.DataFrame) -> str:
-    return listed(among(rows["task"]))
+    return listed(among(rows["task"])) if len(rows) else "none"

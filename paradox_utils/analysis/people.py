@@ -215,7 +215,7 @@ def answer(found: Sequence[Finding]) -> str:
 def brief(found: Sequence[Finding]) -> str:
     """The same for the first page, in a sentence."""
     if not found:
-        return "What people think of the answers that reward models pick is asked by studies designed beforehand, not recorded yet."
+        return "Studies of what people think of reward models' picks were designed before any result, and are not recorded yet."
     names = listed(list(dict.fromkeys(one.of.policy for one in found)))
     told = _told(*_counts(found))
     return f"Where people judge the answers that reward models pick ({names}), of {count(len(found), 'comparison')} {told}."
@@ -229,8 +229,8 @@ def _counts(found: Sequence[Finding]) -> tuple[int, int, int]:
 
 def _told(supported: int, against: int, undecided: int) -> str:
     return (
-        f"{count(supported, 'finds', 'find')} that a less accurate reward model picks better than the most accurate one (by more "
-        f"than {verdict.MARGIN} of the questions), {count(against, 'finds', 'find')} that none does, and "
+        f"{count(supported, 'finds', 'find')} that a less accurate reward model picks better than the most accurate one (by "
+        f"more than {verdict.MARGIN} of the questions), {count(against, 'finds', 'find')} that none does, and "
         f"{count(undecided, 'is', 'are')} undecided"
     )
 

@@ -129,9 +129,9 @@ def _ends(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def drawn(study: RealPPO, questions: int = 3) -> pd.DataFrame:
-    """Answers for the reader's own eyes, chosen by no one: those to the first ``questions`` test questions (in an order by hash)
-    of the first training, before PPO and after it against the least and the most accurate reward model; a row an ``answer``,
-    with the evaluator's ``score``, the question's number and its ``id``."""
+    """Answers for the reader's own eyes, chosen by no one: those to the first ``questions`` test questions, in an order by
+    hash, of the first training, before PPO and after it against the least and the most accurate reward model; a row an
+    ``answer``, with the evaluator's ``score``, the question's number and its ``id``."""
     own = _done(study.runs)
     own = own[own["rm_seed"] == own["rm_seed"].min()].sort_values(["accuracy", "rm_step"])["id"]
     who = [(BEFORE, own.head(1), "start"), ("least accurate", own.head(1), "final"), ("most accurate", own.tail(1), "final")]
@@ -154,8 +154,9 @@ def answer(runs: pd.DataFrame) -> str:
     rose = int((own[FINAL] > own[START]).sum())
     shown = "is shown" if p <= lottery.LEVEL and rho > 0 else "is not shown"
     return (
-        f"In PPO of a pretrained policy {_cost(found)}, over {count(found.units, 'training')}: *{status}*. The unit is the distance "
-        f"from answers that people call bad to those they call good, and {MATTERS} of it was fixed beforehand as what matters. "
+        f"In PPO of a pretrained policy {_cost(found)}, over {count(found.units, 'training')}: *{status}*. The unit is the "
+        "distance from answers that people call bad to those they call good, of which a "
+        f"cost of {MATTERS} was fixed beforehand as what matters. "
         f"That the score rises more with more accuracy {shown} (Spearman's ρ {rho:+.2f}, exact one-sided p {p:.3f}). Of "
         f"{count(number, 'policy', 'policies')} {rose} end above where they began."
     )
@@ -179,8 +180,8 @@ def described(table: pd.DataFrame) -> str:
     higher = int((apart["score"] > 0).sum())
     means = apart.mean()
     return (
-        f"Of two reward models of equal accuracy, one early in its training and one late in its own, the late one's policy ends "
+        "Of two reward models of equal accuracy, one early in its training and one late in its own, the late one's policy ends "
         f"higher in {higher} of {count(len(apart), 'training')} (on average {means['score']:+z.2f}; {means['reward']:+z.2f} in "
-        f"reward, {means['KL']:+z.1f} nats, {means['length']:+z.1f} tokens, {means['repetition']:+z.3f} in repetition). This is "
-        "described, and decides nothing."
+        f"reward, {means['KL']:+z.1f} nats, {means['length']:+z.1f} tokens, {means['repetition']:+z.3f} in repetition). This "
+        "decides nothing."
     )

@@ -169,8 +169,8 @@ def spearman(x: ArrayLike, y: ArrayLike, clusters: ArrayLike, *, resamples: int,
 
 
 def p_rank_correlation(x: ArrayLike, y: ArrayLike, clusters: ArrayLike) -> float:
-    """Exact one-sided p of Spearman's ρ (N,): of all ways to permute ``x`` within clusters, as if nothing tied it to ``y`` there,
-    the share whose ρ is at least as large. For few a cluster: n of them have n! ways."""
+    """Exact one-sided p of Spearman's ρ of pairs (N,): of all ways to permute ``x`` within clusters, as if nothing tied it to
+    ``y`` there, the share whose ρ is at least as large. For few a cluster: n of them have n! ways."""
     # permuting leaves means and spreads, so ρ grows with Σ rank(x) rank(y), a sum of one independent part a cluster;
     # doubled, ranks are whole numbers
     a, b = (np.rint(2 * stats.rankdata(values)).astype(int) for values in (x, y))

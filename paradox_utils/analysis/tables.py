@@ -37,8 +37,8 @@ class AnalysisError(files.FileError):
 
 
 def recorded(folder: str) -> bool:
-    """Whether there is something to read: not where no folder is named, nor while a study of the book has yet to be recorded. Any
-    other folder that is not there is for its reader to refuse."""
+    """Whether there is something to read: not where no folder is named, nor while a study of the book has yet to be recorded.
+    Any other folder that is not there is for its reader to refuse."""
     path = files.resolve(folder)
     return bool(folder) and (path.is_dir() or path.parent != files.resolve(BOOKS))
 

@@ -21,7 +21,8 @@ def picks(shares: pd.DataFrame, baselines: pd.DataFrame, markers: pd.DataFrame) 
     """Accuracy on held-out pairs against the share of questions whose pick people call good: a panel a data set and task, a
     point a recipe with its 95 % interval (rows of :func:`paradox_utils.analysis.people.shares`), joined within a route in the
     order of accuracy. Lines: what picks that read nothing reach, and the best possible (rows of ``people.baselines``). Then,
-    for tasks that the paper has, its points: a panel a task, a colour a policy (``markers``: of ``published.load_published``)."""
+    for tasks that the paper has, its points: a panel a task, a colour a policy (``markers``, of
+    ``published.load_published``)."""
     arms, groups = list(dict.fromkeys(shares["arm"])), shares.groupby(["policy", "task"], sort=False)
     looks = {arm: {"color": COLORS[i], "marker": MARKERS[i % len(MARKERS)]} for i, arm in enumerate(arms)}
     paper = markers[markers["task"].isin(shares["task"])]

@@ -16,9 +16,9 @@ PEOPLE = {"people call it bad": 0.0, "people call it good": 1.0}
 @style()
 def ends(runs: pd.DataFrame) -> Drawing:
     """Accuracy against the evaluator's score after PPO on the scale of people (``runs`` of
-    :class:`paradox_utils.analysis.real_ppo.RealPPO`): a colour a training, whose checkpoints are joined in the order of accuracy
-    and whose most accurate one is ringed; early and late reward models of equal accuracy apart. Dotted: answers of people, and
-    the policy before PPO."""
+    :class:`paradox_utils.analysis.real_ppo.RealPPO`): a colour a training, whose checkpoints are joined in the order of
+    accuracy and whose most accurate one is ringed; early and late reward models of equal accuracy apart. Dotted: answers of
+    people, and the policy before PPO."""
     shown = runs[usable(runs) & runs["arm"].isin([*MARKERS])].sort_values(["accuracy", "rm_step"])
     colors = dict(zip(sorted(shown["rm_seed"].unique()), COLORS, strict=False))
     axis = panel(1, 3.6)

@@ -63,7 +63,7 @@ def test_reward_models_beside_the_papers_by_hand(markers):
     assert one["errors"] == pytest.approx(0.1 / (0.625 * 0.375 / 400) ** 0.5)
     assert (one["least"], one["most"], one["paper's majority"]) == pytest.approx((0.494, 0.692, 0.50))
     said = literature.beside_paper(found.reset_index())
-    assert "label in relevance;" in said
+    assert "label in relevance, and" in said
     assert said.endswith("in none.")
 
 

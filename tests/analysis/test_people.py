@@ -224,7 +224,7 @@ def test_the_page_on_studies_of_every_kind(tmp_path):
     folders["qa_feedback"] = str(written(tmp_path / "qa_feedback", several))
     folders["semeval_t5"] = str(written(tmp_path / "t5", test_real_ppo.tables(rising)))
     names = run_page("15-people", None, tmp_path / "out", bootstrap=20, evouna_known="", **folders)
-    assert names["compared"]["data"].tolist() == ["SemEval", "EVOUNA", *(f"QA-FEEDBACK ({task})" for task in TASKS)]
+    assert names["compared"]["data"].tolist() == [*(f"QA-FEEDBACK ({task})" for task in TASKS), "SemEval", "EVOUNA"]
     assert "disagree: a less accurate one picks better on EVOUNA" in names["answer"]
     assert "*not supported*" in names["learned"]
     assert not names["waiting"]
@@ -236,5 +236,5 @@ def test_the_page_says_what_is_not_recorded_yet(tmp_path):
     names = run_page("15-people", None, tmp_path / "out", bootstrap=20, evouna_known="", **nowhere)
     assert names["waiting"].endswith("SemEval, EVOUNA and QA-FEEDBACK.")
     assert (tmp_path / "out" / "result.json").is_file()
-    with pytest.raises(AnalysisError, match="results/none"):  # of one's own, a name that is wrong
+    with pytest.raises(files.FileError, match="results/none"):  # of one's own, a name that is wrong
         run_page("15-people", None, tmp_path / "out", semeval="results/none")

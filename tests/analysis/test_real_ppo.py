@@ -1,4 +1,4 @@
-"""PPO on answers that people graded, by the rule that was written before its runs: by hand, and on worlds whose truth is known."""
+"""PPO on answers that people graded, by the rule written before its runs: by hand, and on worlds whose truth is known."""
 
 import itertools
 
@@ -23,7 +23,7 @@ def scaled(score):
 
 
 def tables(curve, noise=0.01, trainings=3, seed=0):
-    """The tables of a study in which the test score on the scale of people is 2 · ``curve(accuracy)`` − 1, early and late too."""
+    """The tables of a study whose test scores on the scale of people are 2 · ``curve(accuracy)`` − 1; early and late too."""
     made = nested(curve, rm_seeds=trainings, tasks=("preference",), noise=noise, seed=seed)
     late = made[made["rm_step"] == 80].assign(arm="late", rm_step=400, setting="feedback_limit=48")
     late = late.assign(id="late-" + late["id"], lm_performance_final=late["lm_performance_final"] - 0.1)
