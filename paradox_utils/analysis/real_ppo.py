@@ -112,8 +112,9 @@ def by_rank(runs: pd.DataFrame) -> pd.DataFrame:
     ``reward`` and :data:`SHAPES` of greedy answers to test questions."""
     own = _done(runs).sort_values(["accuracy", "rm_step"])
     own = own.assign(rank=own.groupby("rm_seed").cumcount() + 1)
-    first = own[[f"{name}_start" for name in SHAPES]].mean().set_axis(list(SHAPES.values())).rename(BEFORE)
-    return pd.concat([first.to_frame().T, _ends(own).groupby(own["rank"]).mean()]).rename_axis("reward model")
+    first, ends = own[[f"{name}_start" for name in SHAPES]].mean(), _ends(own).groupby(own["rank"]).mean()
+    before = first.set_axis(list(SHAPES.values())).rename(BEFORE).to_frame().T
+    return pd.concat([before, ends]).reindex(columns=ends.columns).rename_axis("reward model")
 
 
 def pairs(runs: pd.DataFrame) -> pd.DataFrame:
@@ -157,7 +158,7 @@ def answer(runs: pd.DataFrame) -> str:
         f"In PPO of a pretrained policy {_cost(found)}, over {count(found.units, 'training')}: *{status}*. The unit is the "
         "distance from answers that people call bad to those they call good, of which a "
         f"cost of {MATTERS} was fixed beforehand as what matters. "
-        f"That the score rises more with more accuracy {shown} (Spearman's ρ {rho:+.2f}, exact one-sided p {p:.3f}). Of "
+        f"That the score rises more with more accuracy {shown} (Spearman's ρ {rho:+.2f}, exact one-sided p {_p(p)}). Of "
         f"{count(number, 'policy', 'policies')} {rose} end above where they began."
     )
 
@@ -170,6 +171,10 @@ def brief(runs: pd.DataFrame) -> str:
 
 def _cost(of: Interval) -> str:
     return "choosing the most accurate reward model cost " + (estimate(of) if of.units else "what these runs cannot tell")
+
+
+def _p(p: float) -> str:
+    return f"= {p:.3f}" if p >= 0.001 else "< 0.001"
 
 
 def described(table: pd.DataFrame) -> str:

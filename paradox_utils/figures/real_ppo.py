@@ -10,7 +10,7 @@ from paradox_utils.figures.people import named_lines
 from paradox_utils.figures.style import COLORS, INK, Drawing, dot, line, panel, style, ticks
 
 MARKERS = dict(zip((STEPS, *PAIR), "o^s", strict=True))
-PEOPLE = {"people call it bad": 0.0, "people call it good": 1.0}
+PEOPLE = {"called bad": 0.0, "called good": 1.0}
 
 
 @style()
@@ -28,7 +28,7 @@ def ends(runs: pd.DataFrame) -> Drawing:
         axis.plot(own["accuracy"], own[FINAL], linestyle=joined, **look)
         if arm == STEPS:
             axis.scatter(*own[["accuracy", FINAL]].iloc[-1], s=110, facecolor="none", edgecolor=INK, linewidth=1.3, zorder=5)
-    named_lines(axis, PEOPLE | {"policy before PPO": shown[START].mean()})
+    named_lines(axis, PEOPLE | {"before PPO": shown[START].mean()})
     axis.set(xlabel="RM accuracy by people's labels (share)", ylabel="evaluator's score (0 bad, 1 good)")
     ticks(axis.xaxis, 5)
     legend = [
