@@ -14,6 +14,11 @@ os.environ |= {"TRL_EXPERIMENTAL_SILENCE": "1", "HF_DATASETS_DISABLE_PROGRESS_BA
 # name → module and function
 PARTS = {
     "t5": ("benchmarks.t5", "run", "against the plain loop of the paper's code, T5-small shapes, real prompts"),
+    "paper": (
+        "benchmarks.t5",
+        "paper",
+        "one update at the paper's size: T5-small policy, T5-base values, Longformer-base",
+    ),
     "matmul": ("benchmarks.t5", "updates_share", "the updates' share of the machine's matrix-multiply rate"),
     "compile": ("benchmarks.t5", "compiled", "what torch.compile would bring to the updates"),
     "trl": ("benchmarks.trl", "run", "against TRL's last PPOTrainer, a decoder-only policy"),

@@ -57,9 +57,9 @@ def sample(engine: Engine, chosen: list[Feedback], lengths: torch.Tensor, seed: 
 class Loop:
     """The engine as a side of the comparison."""
 
-    def __init__(self, folder: str, device: str, precision: str) -> None:
+    def __init__(self, folder: str, device: str, precision: str, **more: Any) -> None:
         self.size, self.records = workload.load(Path(folder))
-        p = workload.parameters(Path(folder), self.size, device, precision, pass_tokens=PASS_TOKENS[device])
+        p = workload.parameters(Path(folder), self.size, device, precision, **{"pass_tokens": PASS_TOKENS[device]} | more)
         self.engine, self.device = load(Path(folder), p), device
 
     def chosen(self, index: int, prompts: int = 0) -> tuple[list[Feedback], torch.Tensor]:

@@ -55,6 +55,25 @@ def rows(plain: list[dict], ours: list[dict], peaks: dict[str, int], device: str
     return found
 
 
+def paper(options: Options) -> list[Row]:
+    """The first update of a run in the paper's setting, nothing warm: a T5-small policy, a T5-base value model, and a
+    Longformer-base that reads the passages (factuality), with random weights."""
+    with tempfile.TemporaryDirectory(prefix="benchmark-") as folder:
+        workload.build(Path(folder), workload.PAPERS[options.size])
+        settings = {"folder": folder, "device": options.device, "precision": options.precision}
+        settings |= {"task": "factuality", "preset": "as-published", "value_weights": f"{folder}/value"}
+        with Side("benchmarks.ours", settings, options.threads) as ours:
+            lap, peak = ours.call("rollout", index=0), ours.call("peak")
+    return [
+        Row("paper", "one update", _seconds(lap), "s"),
+        *(Row("paper", f"{phase} of it", lap[phase], "s") for phase in PHASES),
+        Row("paper", "peak memory", peak / 2**20, "MiB"),
+        Row("paper", "episodes", lap["episodes"], "episodes"),
+        Row("paper", "prompt length", lap["prompt_tokens"], "tokens"),
+        Row("paper", "response length", lap["response_tokens"], "tokens"),
+    ]
+
+
 def _seconds(lap: dict[str, float]) -> float:
     return sum(lap[phase] for phase in PHASES)
 

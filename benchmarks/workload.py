@@ -1,7 +1,8 @@
 """The workload of the comparison with the paper's kind of loop, as files that both sides read.
 
 Prompts and response lengths are those of QA-FEEDBACK; shapes are T5-small's (policy, value model) and MiniLM's (reward model);
-weights are random. The paper's value model is T5-base whatever the policy: that would add the same work to both sides.
+weights are random. The paper's value model is T5-base whatever the policy: that would add the same work to both sides. It and a
+Longformer stand in :data:`PAPER`, the size of the paper's own setting.
 """
 
 from __future__ import annotations
@@ -10,16 +11,18 @@ import json
 import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from tokenizers import AddedToken, Tokenizer, decoders, pre_tokenizers
 from tokenizers.models import BPE
 from tokenizers.trainers import BpeTrainer
 from transformers import (
+    AutoModelForTokenClassification,
     BertConfig,
-    BertForTokenClassification,
+    LongformerConfig,
     PreTrainedTokenizerFast,
     T5Config,
     T5ForConditionalGeneration,
@@ -37,10 +40,12 @@ PASS_TOKENS = {"cpu": 1200, "cuda": 200000}  # padded tokens of a pass of the en
 
 @dataclass(frozen=True)
 class Size:
-    """Shapes and amounts. ``policy``: values of T5Config; ``reward``: of BertConfig; limits and lengths in tokens."""
+    """Shapes and amounts. ``policy``, ``value``: values of T5Config (no value model of its own where empty); ``reward``: of
+    BertConfig, or, with an ``attention_window``, of LongformerConfig; limits and lengths in tokens."""
 
     policy: dict[str, int]
-    reward: dict[str, int]
+    reward: dict[str, Any]
+    value: dict[str, int] = field(default_factory=dict)
     pieces: int = PIECES
     prompts: int = 8
     samples: int = 4
@@ -59,7 +64,13 @@ QUICK = Size(
     {"vocab_size": 3000, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4},
     pieces=1500, prompts=2, prompt_limit=256, response_limit=48, questions=24,
 )  # fmt: skip
+T5_BASE = FULL.policy | {"d_model": 768, "d_ff": 3072, "num_layers": 12, "num_decoder_layers": 12, "num_heads": 12}
+LONGFORMER = {"vocab_size": 50265, "hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12}
+LONGFORMER |= {"num_attention_heads": 12, "max_position_embeddings": 4098, "attention_window": [512] * 12}
+PAPER = replace(FULL, value=T5_BASE, reward=LONGFORMER)
+QUICK_LONGFORMER = QUICK.reward | {"max_position_embeddings": 1026, "attention_window": [32] * 2}
 SIZES = {"full": FULL, "quick": QUICK}
+PAPERS = {"full": PAPER, "quick": replace(QUICK, value=QUICK.policy, reward=QUICK_LONGFORMER)}
 
 
 def judged() -> list[Feedback]:
@@ -75,18 +86,22 @@ def judged() -> list[Feedback]:
 
 
 def build(folder: Path, size: Size, records: Sequence[Feedback] | None = None, seed: int = 0) -> None:
-    """Fill ``folder``: ``feedback.jsonl``, ``policy`` and ``reward`` (models with their tokenizers), ``size.json``."""
+    """Fill ``folder``: ``feedback.jsonl``, ``policy`` and ``reward`` (models with their tokenizers), ``size.json``, and
+    ``value`` where the size has one."""
     records = judged() if records is None else list(records)
     texts = [text for r in records for text in (r.question.prompt, *r.responses)]
     folder.mkdir(parents=True, exist_ok=True)
     write_feedback(folder / "feedback.jsonl", records[: size.questions])
     torch.manual_seed(seed)
-    policy = T5Config(**size.policy, dropout_rate=0.0, pad_token_id=0, eos_token_id=1, decoder_start_token_id=0)
-    T5ForConditionalGeneration(policy).save_pretrained(folder / "policy")
+    for name, shape in {"policy": size.policy, "value": size.value}.items():
+        if shape:
+            body = T5Config(**shape, dropout_rate=0.0, pad_token_id=0, eos_token_id=1, decoder_start_token_id=0)
+            T5ForConditionalGeneration(body).save_pretrained(folder / name)
     policy_tokenizer(texts, size.pieces, size.policy["vocab_size"]).save_pretrained(folder / "policy")
     labels = {"id2label": dict(enumerate(LABELS)), "label2id": {name: i for i, name in enumerate(LABELS)}}
-    reward = BertConfig(**size.reward, max_position_embeddings=512, pad_token_id=0, **labels)
-    BertForTokenClassification(reward).save_pretrained(folder / "reward")
+    shape = {"max_position_embeddings": 512, "pad_token_id": 0} | size.reward
+    reward = (LongformerConfig if "attention_window" in shape else BertConfig)(**shape, **labels)
+    AutoModelForTokenClassification.from_config(reward).save_pretrained(folder / "reward")
     reward_tokenizer(texts, size.pieces).save_pretrained(folder / "reward")
     (folder / "size.json").write_text(json.dumps(asdict(size)))
 
@@ -108,13 +123,13 @@ def lengths(tokenizer: PreTrainedTokenizerFast, chosen: Sequence[Feedback], size
 
 
 def parameters(folder: Path, size: Size, device: str, precision: str, **more: object) -> config.PPO:
-    """PPO's parameters as both sides run them; the objective's choices are the defaults."""
-    return config.PPO(
-        source="qa-feedback", data="", task="relevance", policy=str(folder / "policy"), reward_model=str(folder / "reward"),
-        evaluator=str(folder / "reward"), prompts_per_update=size.prompts, samples_per_prompt=size.samples, epochs=size.epochs,
-        prompt_limit=size.prompt_limit, response_limit=size.response_limit, temperature=0.7, learning_rate=1e-5,
-        device=device, precision=precision, updates=1000, **more,
-    )  # fmt: skip
+    """PPO's parameters as both sides run them; the objective's choices are the defaults. ``more``: what differs."""
+    models = {"policy": "policy", "reward_model": "reward", "evaluator": "reward"}
+    common = {name: str(folder / model) for name, model in models.items()} | {"source": "qa-feedback", "data": ""}
+    common |= {"task": "relevance", "prompts_per_update": size.prompts, "samples_per_prompt": size.samples}
+    common |= {"epochs": size.epochs, "prompt_limit": size.prompt_limit, "response_limit": size.response_limit}
+    common |= {"temperature": 0.7, "learning_rate": 1e-5, "device": device, "precision": precision, "updates": 1000}
+    return config.PPO(**(common | more))
 
 
 # --- tokenizers ---------------------------------------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ from typing import Any
 from paradox_utils import files
 
 # The parameters that name a model, or a list of them: a folder, or a hub id. In those of judges, {task} stands for the task.
-JUDGES = ("reward_model", "other_reward_models", "evaluator")
+JUDGES = ("reward_model", "other_reward_models", "evaluator", "other_evaluators")
 MODELS = ("policy", "value_weights", "backbone", *JUDGES)
 SMALL_MB = 20  # models of so many MB of weights together compute no faster with a second thread
 GROUP = Path("/sys/fs/cgroup")  # the limits of a container, where there are any

@@ -1,5 +1,6 @@
 """The benchmark's baseline computes what the engine computes, its table says what was measured, and costs follow from it."""
 
+import dataclasses
 import json
 
 import nbformat
@@ -33,6 +34,21 @@ def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("workload")
     workload.build(folder, TINY, answered(TINY.questions, seed=0))
     return folder
+
+
+def test_an_update_at_the_papers_size_has_a_value_model_and_a_longformer_of_its_own(tmp_path):
+    ours = pytest.importorskip("benchmarks.ours")
+    longformer = TINY.reward | {"attention_window": [16], "max_position_embeddings": 514}
+    value = TINY.policy | {"d_model": 24, "num_layers": 1}
+    workload.build(tmp_path, dataclasses.replace(TINY, reward=longformer, value=value), answered(TINY.questions, seed=0))
+    setting = {"task": "factuality", "preset": "as-published", "value_weights": str(tmp_path / "value")}
+    loop = ours.Loop(str(tmp_path), "cpu", "float32", **setting)
+    assert loop.engine.actors.value.body.config.d_model == 24
+    assert (loop.engine.p.top_k, loop.engine.p.task) == (20, "factuality")
+    lap = loop.rollout(0)
+    assert lap["episodes"] == 6
+    assert all(lap[phase] > 0 for phase in versus_plain.PHASES)
+    assert workload.PAPER.value["d_model"] == workload.PAPER.reward["hidden_size"] == 768
 
 
 @pytest.fixture

@@ -117,6 +117,9 @@ def test_checkpoint_steps_must_rise(steps):
         config.check(RewardModel, {"checkpoint_steps": steps})
 
 
+GRADED = {"source": "semeval", "task": "preference", "evaluator": "a"}
+
+
 @pytest.mark.parametrize(
     ("schema", "values", "named"),
     [
@@ -125,6 +128,9 @@ def test_checkpoint_steps_must_rise(steps):
         (PPO, {"source": "evouna", "evaluator": "rm"}, ["task = 'relevance'", "'evouna'"]),
         (RewardModel, {"source": "semeval", "task": "preference", "known_answer": True}, ["known_answer", "'evouna'"]),
         (RewardModel, {"source": "qa-feedback", "official_split": True}, ["official_split", "'semeval'"]),
+        (PPO, {"other_evaluators": ["a"]}, ["other_evaluators", "'oracle'", "'completeness', 'preference'"]),
+        (PPO, {"source": "qa-feedback", "evaluator": "a", "other_evaluators": ["b"]}, ["other_evaluators", "'relevance'"]),
+        (PPO, GRADED | {"other_evaluators": ["b", "a"]}, ["other_evaluators", "'a'"]),
         (config.FeedbackParameters, {"source": "semeval"}, ["source = 'semeval'", "graded"]),
     ],
 )

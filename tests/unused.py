@@ -53,6 +53,7 @@ EXPLAINED = {
     "chosen": "the lottery's page, when its runs are over",
     "first": "the lottery's page, when its runs are over",
     "screen": "the lottery's page, when its runs are over",
+    "early_and_late": "configs/semeval-t5.yaml says how to call it",
 }
 
 

@@ -1,6 +1,7 @@
-"""Four reward models of each training: short or long, moderate or top in accuracy, matched by accuracy on held-out feedback.
+"""Which checkpoints of reward models policies are trained on, by accuracy on held-out feedback alone, before any policy is.
 
-What the second study of :mod:`.lottery` trains policies on, chosen before any policy is trained. Imports no torch.
+Four of each training for the second study of :mod:`.lottery`: short or long, moderate or top; five that lie evenly for the
+regime; an early and a late one of equal accuracy for the T5. Imports no torch.
 """
 
 from __future__ import annotations
@@ -167,3 +168,29 @@ def smoothed(models: pd.DataFrame, picked: pd.DataFrame) -> pd.Series:
         if len(training):
             steps[key] = int(near["step"].iloc[0] if len(near) else training["step"].iloc[-1])
     return pd.Series(steps, dtype=int)
+
+
+EARLY, MODERATE = 60, 0.7  # the last step that is early; the accuracy that a pair should be near
+
+
+def early_and_late(models: pd.DataFrame) -> pd.DataFrame:
+    """Of each training the checkpoints ``early`` (of the arm ``steps``, trained, up to step :data:`EARLY`) and ``late`` (of the
+    arm ``late-models``) whose accuracies by people's labels are within :data:`MATCHED`: of such pairs that with its mean
+    nearest to :data:`MODERATE`, of equals the closer one, then the earlier (``rm_seed``, ``kind``, ``setting``, ``step``,
+    ``accuracy``); none of a training without.
+
+    ``models``: a study's ``reward_models.csv``.
+    """
+    rows, columns = [], ["rm_seed", "kind", "setting", "step", "accuracy"]
+    models = models.assign(accuracy=models["accuracy_noisy"]).dropna(subset=["arm"])
+    for seed, own in models.groupby("rm_seed"):
+        early = own[(own["arm"] == "steps") & own["step"].between(1, EARLY)]
+        pairs = itertools.product(*(some.itertuples() for some in (early, own[own["arm"] == "late-models"])))
+        ranked = [
+            (round(abs((a.accuracy + b.accuracy) / 2 - MODERATE), 6), round(abs(a.accuracy - b.accuracy), 6), a.step, a, b)
+            for a, b in pairs
+        ]
+        if close := [pair for pair in ranked if pair[1] <= MATCHED]:
+            *_, a, b = min(close, key=lambda pair: pair[:3])
+            rows += [(int(seed), kind, one.setting, int(one.step), one.accuracy) for kind, one in (("early", a), ("late", b))]
+    return pd.DataFrame(rows, columns=columns)

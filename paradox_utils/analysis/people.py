@@ -11,6 +11,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pandas as pd
@@ -20,7 +21,7 @@ from paradox_utils.analysis import lottery, outcomes, statistics, tables, teache
 from paradox_utils.analysis.phrases import count, listed
 from paradox_utils.analysis.statistics import Interval
 from paradox_utils.analysis.tables import AnalysisError
-from paradox_utils.analysis.verdict import Finding
+from paradox_utils.analysis.verdict import Finding, Status
 
 OUTCOME, ACCURACY = outcomes.READINGS["as measured"], "rm_accuracy_noisy"
 HELDOUT, OTHER = "heldout", "evaluator"  # parts of the questions: accuracy is measured on the first, picks on the other if any
@@ -28,8 +29,6 @@ MODEL = ["policy", "task", "arm", "setting", "rm_step"]  # what trainings of one
 FAMILY = MODEL[:3]
 MADE_UP = "people-quick"  # the study of the made-up samples
 OFFICIAL = "official"  # the arm that learns from the official training questions of SemEval-2016 alone
-# Of SemEval-2016 Task 3, subtask A, on its test set: Nakov et al. 2016, Table 3.
-PUBLISHED_MAP = {"best system (KeLP)": 0.7919, "order of the thread": 0.5953, "random order": 0.5280}
 # What may predict the picks besides accuracy, all of held-out questions.
 WHY = {
     ACCURACY: "accuracy",
@@ -40,7 +39,9 @@ WHY = {
     "length_correlation": "correlation of score and length",
     "agreement": "agreement with other trainings",
 }
-LEVEL = 0.05
+# What of a setting is no part of a recipe: which questions are held out, and at which steps it is looked at.
+APART = re.compile(r"(?:fold|checkpoint_steps)=(?:\[.*?\]|\w+)(?:, )?")
+BASELINES = ("random", "longest", "place", "best", "questions")
 
 
 @dataclass(frozen=True)
@@ -53,14 +54,19 @@ class People:
     sets: pd.DataFrame
 
 
+COLUMNS = (*tables.LABELS, *tables.NUMBERS, "arm", "model", outcomes.VALIDATION, *WHY)
+NOTHING = People(
+    pd.DataFrame(columns=list(dict.fromkeys(COLUMNS))),
+    *(pd.DataFrame(columns=["id", "policy", "model", *names]) for names in (tables.PICKS, tables.SETS)),
+)
+
+
 def load(folders: Mapping[str, Path | str]) -> People:
-    """The studies of the named data sets.
+    """The studies of the named data sets; without any, tables without rows.
 
     Raises as :func:`tables.read_table`, and where a checkpoint has no picks, or there is no checkpoint at all.
     """
-    parts = [_load(name, Path(folder)) for name, folder in folders.items()]
-    if not parts:
-        raise AnalysisError("no results are named; name the folder of a study of judged sets, such as people-semeval")
+    parts = [_load(name, Path(folder)) for name, folder in folders.items()] or [NOTHING]
     return People(
         *(pd.concat([getattr(part, name) for part in parts], ignore_index=True) for name in ("models", "picks", "sets"))
     )
@@ -100,8 +106,9 @@ def _models(name: str, checkpoints: pd.DataFrame, picks: pd.DataFrame) -> pd.Dat
     )
     known = known.rename(columns={one: f"rm_{one}" for one in ("accuracy", "accuracy_noisy", "majority", "calibration_error")})
     known = known.join(measured, on="model").fillna({"setting": ""})
+    known["setting"] = known["setting"].str.replace(APART, "", regex=True).str.rstrip(", ")
     known["agreement"] = _agreement(known, picks)
-    return known.reindex(columns=list(dict.fromkeys((*tables.LABELS, *tables.NUMBERS, "arm", *known))))
+    return known.reindex(columns=list(dict.fromkeys((*COLUMNS, *known))))
 
 
 def outcome_part(picks: pd.DataFrame) -> str:
@@ -158,7 +165,7 @@ def baselines(people: People) -> pd.DataFrame:
         random, best = own["good"] / own["responses"], own["good"] > 0
         rows[name] = {"random": random.mean(), "longest": own["longest"].mean(), "place": own["place"].mean()}
         rows[name] |= {"best": best.mean(), "questions": len(own)}
-    return pd.DataFrame.from_dict(rows, orient="index")
+    return pd.DataFrame.from_dict(rows, orient="index", columns=[*BASELINES])
 
 
 def shares(people: People, *, resamples: int, seed: int) -> pd.DataFrame:
@@ -176,7 +183,7 @@ def shares(people: People, *, resamples: int, seed: int) -> pd.DataFrame:
             )
         names = dict(zip(MODEL, key, strict=True)) | {"route": own["route"].iloc[0], "accuracy": own[ACCURACY].mean()}
         rows.append(names | {"share": found.estimate, "low": found.low, "high": found.high, "trainings": len(own)})
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows, columns=[*MODEL, "route", "accuracy", "share", "low", "high", "trainings"])
 
 
 def _scores(people: People, models: pd.DataFrame) -> pd.DataFrame:
@@ -192,26 +199,61 @@ def findings(people: People) -> tuple[Finding, ...]:
 
 
 def answer(found: Sequence[Finding]) -> str:
-    """What the comparisons say together, in words."""
-    counts = {status: sum(one.status == status for one in found) for status in ("supported", "not supported", "undecided")}
-    supported, against, undecided = counts.values()
+    """What the comparisons say together, and whether data sets disagree, in words."""
+    if not found:
+        return "No study tells yet what people think of the answers that reward models pick."
+    supported, against, _ = counts = _counts(found)
     opening = "Yes" if supported == len(found) else "In part" if supported else "No" if against == len(found) else ""
     opening = opening or ("No, as far as these studies can tell" if against else "These studies cannot tell")
     bent = sum(one.inverted_u for one in found)
     return (
-        f"{opening}. Of {count(len(found), 'comparison')} by data set, task and route, {supported} find{_s(supported)} that a "
-        f"less accurate reward model picks better than the most accurate one (by more than {verdict.MARGIN} of the questions), "
-        f"{against} find{_s(against)} that none does, and {undecided} {'is' if undecided == 1 else 'are'} undecided. "
-        f"{bent or 'None'} {'has' if bent < 2 else 'have'} an inverted U."
+        f"{opening}. Of {count(len(found), 'comparison')} by data set, task and route, {_told(*counts)}. "
+        f"{bent or 'None'} {'has' if bent < 2 else 'have'} an inverted U. {_apart(found)}"
+    ).strip()
+
+
+def brief(found: Sequence[Finding]) -> str:
+    """The same for the first page, in a sentence."""
+    if not found:
+        return "Studies of what people think of reward models' picks were designed before any result, and are not recorded yet."
+    names = listed(list(dict.fromkeys(one.of.policy for one in found)))
+    told = _told(*_counts(found))
+    return f"Where people judge the answers that reward models pick ({names}), of {count(len(found), 'comparison')} {told}."
+
+
+def _counts(found: Sequence[Finding]) -> tuple[int, int, int]:
+    """How many are supported, not supported, undecided."""
+    supported, against, undecided = (sum(one.status == status for one in found) for status in get_args(Status))
+    return supported, against, undecided
+
+
+def _told(supported: int, against: int, undecided: int) -> str:
+    return (
+        f"{count(supported, 'finds', 'find')} that a less accurate reward model picks better than the most accurate one (by "
+        f"more than {verdict.MARGIN} of the questions), {count(against, 'finds', 'find')} that none does, and "
+        f"{count(undecided, 'is', 'are')} undecided"
     )
 
 
-def _s(number: int) -> str:
-    return "s" if number == 1 else ""
+def _apart(found: Sequence[Finding]) -> str:
+    """Which data sets disagree: on one a route supports the paper, on another one route speaks against it and none for it."""
+    statuses: dict[str, set[str]] = {}
+    for one in found:
+        statuses.setdefault(one.of.policy, set()).add(one.status)
+    for_it = [name for name, known in statuses.items() if "supported" in known]
+    against = [name for name, known in statuses.items() if name not in for_it and "not supported" in known]
+    if len(statuses) < 2:
+        return ""
+    if for_it and against:
+        return (
+            f"The data sets disagree: a less accurate one picks better on {listed(for_it)}, and none does on {listed(against)}."
+        )
+    return "The data sets do not contradict each other."
 
 
 def compared(found: Sequence[Finding]) -> pd.DataFrame:
     """The comparisons as a table: regret, correlation, shape and status."""
+    columns = ["data", "route", *_names("regret"), *_names("ρ"), "p, two lines", "accuracies", "trainings", "status"]
     rows = [
         {
             "data": named(one.of.policy, one.of.task),
@@ -225,22 +267,28 @@ def compared(found: Sequence[Finding]) -> pd.DataFrame:
         }
         for one in found
     ]
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows, columns=columns)
 
 
 def _ends(name: str, of: Interval) -> dict[str, float]:
-    return {name: of.estimate, f"{name} low": of.low, f"{name} high": of.high}
+    return dict(zip(_names(name), (of.estimate, of.low, of.high), strict=True))
+
+
+def _names(name: str) -> tuple[str, str, str]:
+    return name, f"{name} low", f"{name} high"
 
 
 def reached(shares: pd.DataFrame, baselines: pd.DataFrame) -> pd.DataFrame:
     """What the most accurate recipe of each data set and task picks (rows of :func:`shares`), beside the :func:`baselines`."""
     own = shares.loc[shares.groupby(["policy", "task"], sort=False)["accuracy"].idxmax()]
     table = own.join(baselines, on="policy").assign(data=list(map(named, own["policy"], own["task"])))
-    return table.set_index("data")[["accuracy", "share", "low", "high", "random", "longest", "place", "best", "questions"]]
+    return table.set_index("data")[["accuracy", "share", "low", "high", *BASELINES]]
 
 
 def beside_longest(found: pd.DataFrame) -> str:
     """Whether the picks of :func:`reached` are better than a rule that reads nothing, in words."""
+    if found.empty:
+        return ""
     sides = {"better": found["low"] > found["longest"], "worse": found["high"] < found["longest"]}
     words = [f"{side} on {listed(list(found.index[of]))}" for side, of in sides.items() if of.any()]
     return "Beside always taking the longest answer, the picks of the most accurate reward models are " + (
@@ -270,10 +318,10 @@ def worse(people: People) -> pd.DataFrame:
         rows.append(
             {"data": named(*key[:2]), "route": key[2]}
             | {"trainings": len(gaps), "worse": sum(values.sum() < 0 for values in gaps)}
-            | {"beyond chance": sum(one <= LEVEL for one in p[-1]), "better": sum(one <= LEVEL for one in p[1])}
+            | {"beyond chance": sum(one <= lottery.LEVEL for one in p[-1]), "better": sum(one <= lottery.LEVEL for one in p[1])}
             | _ends("gap", gap)
         )
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows, columns=["data", "route", "trainings", "worse", "beyond chance", "better", *_names("gap")])
 
 
 def _ends_of(models: pd.DataFrame) -> pd.DataFrame:
@@ -309,6 +357,7 @@ def why(people: People, *, resamples: int, seed: int) -> pd.DataFrame:
 
 def judged(people: People) -> pd.DataFrame:
     """What people said, a row a data set: counts, shares, biases, and how often a second grading says the same."""
+    columns = ["questions", "responses", "good", "in between", "no good one", "longest good", "best place good", "repeated"]
     rows = {}
     for name, own in people.sets.groupby("policy", sort=False):
         responses, twice = own["responses"].sum(), own["regraded"].sum()
@@ -324,7 +373,8 @@ def judged(people: People) -> pd.DataFrame:
             "graded twice": twice,
             "the same way": own["same"].sum() / twice if twice else np.nan,
         }
-    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("data")
+    columns += ["graded twice", "the same way"]
+    return pd.DataFrame.from_dict(rows, orient="index", columns=columns).rename_axis("data")
 
 
 def noise(said: pd.DataFrame) -> str:
@@ -335,30 +385,3 @@ def noise(said: pd.DataFrame) -> str:
         for name, row in said[said["graded twice"] > 0].iterrows()
     ]
     return " ".join(words)
-
-
-def official(people: People) -> pd.DataFrame:
-    """Mean average precision on SemEval-2016's official test set, a row a recipe of the arm :data:`OFFICIAL`, with Student's
-    interval over trainings; beside the published ones. Empty without that arm, or with one of made-up threads alone."""
-    own = people.models[(people.models["arm"] == OFFICIAL) & (people.models["study"] != MADE_UP)]
-    if own.empty:
-        return pd.DataFrame(columns=["MAP", "low", "high"])
-    rows = {}
-    for (setting, step), trainings in own.groupby(["setting", "rm_step"], sort=False):
-        found = statistics.mean_interval(trainings["average_precision"])
-        other = re.sub(r"(official_split|checkpoint_steps)=(\[.*?\]|\w+)(, )?", "", setting).strip(", ")
-        name = f"reward model, {step:g} steps" + (f", {other}" if other else "")
-        rows[name] = {"MAP": found.estimate, "low": found.low, "high": found.high}
-    known = {f"published: {name}": {"MAP": value} for name, value in PUBLISHED_MAP.items()}
-    return pd.DataFrame.from_dict(rows | known, "index").rename_axis("what ranks")
-
-
-def beside_published(found: pd.DataFrame) -> str:
-    """The best recipe beside the best published system (rows of :func:`official`), in words."""
-    if found.empty:
-        return "There is nothing to compare: no study of the official files and their split is named."
-    ours, theirs = found["MAP"].iloc[: -len(PUBLISHED_MAP)].max(), max(PUBLISHED_MAP.values())
-    return (
-        f"On the official test threads of SemEval our best mean average precision (MAP) is {ours:.3f}; the best system of the "
-        f"competition had {theirs:.3f}."
-    )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import product
+from itertools import permutations, product
 from typing import Any
 
 import numpy as np
@@ -166,6 +166,21 @@ def rank_correlation(x: ArrayLike, y: ArrayLike) -> float:
 def spearman(x: ArrayLike, y: ArrayLike, clusters: ArrayLike, *, resamples: int, seed: int) -> Interval:
     """Spearman's ρ of pairs with a cluster-bootstrap interval."""
     return cluster_bootstrap([x, y], clusters, rank_correlation, resamples=resamples, seed=seed, bounds=(-1.0, 1.0))
+
+
+def p_rank_correlation(x: ArrayLike, y: ArrayLike, clusters: ArrayLike) -> float:
+    """Exact one-sided p of Spearman's ρ of pairs (N,): of all ways to permute ``x`` within clusters, as if nothing tied it to
+    ``y`` there, the share whose ρ is at least as large. For few a cluster: n of them have n! ways."""
+    # permuting leaves means and spreads, so ρ grows with Σ rank(x) rank(y), a sum of one independent part a cluster;
+    # doubled, ranks are whole numbers
+    a, b = (np.rint(2 * stats.rankdata(values)).astype(int) for values in (x, y))
+    labels, sums, chances = np.asarray(clusters), np.zeros(1, dtype=int), np.ones(1)
+    for label in np.unique(labels):
+        own = labels == label
+        parts, ways = np.unique(np.array(list(permutations(a[own]))) @ b[own], return_counts=True)
+        sums, places = np.unique(np.add.outer(sums, parts), return_inverse=True)
+        chances = np.bincount(places.ravel(), np.multiply.outer(chances, ways / ways.sum()).ravel())
+    return float(min(1.0, chances[sums >= a @ b].sum()))
 
 
 def cross_fitted_regret(contrasts: ArrayLike, *, margin: float, selecting: ArrayLike | None = None) -> Regret:

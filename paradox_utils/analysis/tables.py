@@ -29,10 +29,18 @@ NUMBERS = (
 )
 STATUSES = ("ok", "diverged", "failed", "blocked", "running")
 AGAIN = "run the study (make study CONFIG=configs/NAME.yaml) or name another folder"
+BOOKS = "results/recorded"  # where the studies of the book are
 
 
 class AnalysisError(files.FileError):
     """A results folder that cannot be analysed; the message says what is wrong and what to do."""
+
+
+def recorded(folder: str) -> bool:
+    """Whether there is something to read: not where no folder is named, nor while a study of the book has yet to be recorded.
+    Any other folder that is not there is for its reader to refuse."""
+    path = files.resolve(folder)
+    return bool(folder) and (path.is_dir() or path.parent != files.resolve(BOOKS))
 
 
 # --- any table ----------------------------------------------------------------------------------------------------------------
@@ -188,7 +196,7 @@ def load_responses(folder: Path | str) -> pd.DataFrame:
     for name, own in lists.items():
         _refuse(path, table, name, own.isna(), "must be numbers parted by spaces")
         _refuse(path, table, name, own.map(len) != lists["ends"].map(len), "must have a number for each segment")
-    rise = [[0, *ends] == sorted({0, *ends}) for ends in lists["ends"]]
+    rise = [[*ends] == sorted({*ends}) and min(ends, default=0) >= 0 for ends in lists["ends"]]
     within = [max(ends, default=0) <= len(text) for ends, text in zip(lists["ends"], table["text"], strict=True)]
     _refuse(path, table, "ends", ~pd.Series(rise, table.index, dtype=bool), "must rise")
     _refuse(path, table, "ends", ~pd.Series(within, table.index, dtype=bool), "must lie within the text")
@@ -210,18 +218,30 @@ def load_parameters(folder: Path | str, *asked: str) -> pd.DataFrame:
 
 
 PAIRS = ("right", "compared", "alike_right", "alike_compared", "near_right", "near_compared")
+PICKS = ("question", "part", "step", "pick", "average_precision", "length_correlation", *PAIRS)
+SETS = ("question", "part", "responses", "good", "between", "longest", "place", "copies", "regraded", "same")
 
 
 def load_picks(folder: Path | str) -> pd.DataFrame:
     """The study's ``picks.csv``, one row a checkpoint and judged question; empty where it has none."""
-    columns = ("question", "part", "step", "pick", "average_precision", "length_correlation", *PAIRS)
-    return _load(folder, "picks", columns, columns[:2])
+    return _load(folder, "picks", PICKS, PICKS[:2])
+
+
+KINDS = ("good", "bad", "sampled", "best", "evaluator")  # of answers: people's, the policy's, its best by either judge
+
+
+def load_gap(folder: Path | str) -> pd.DataFrame:
+    """The study's ``gap.csv``, one row a PPO run, question and kind of answer (:data:`KINDS`); empty where it has none."""
+    table = _load(folder, "gap", ("question", "kind", "reward", "evaluator", "words"), ("question", "kind"))
+    path = Path(folder) / "gap.csv"
+    _refuse(path, table, "kind", ~table["kind"].isin(KINDS), f"must be one of {', '.join(KINDS)}")
+    _refuse(path, table, "question", table.duplicated(["id", "question", "kind"]), "this kind of answer stands twice")
+    return table
 
 
 def load_sets(folder: Path | str) -> pd.DataFrame:
     """The study's ``sets.csv``, one row a judged question; empty where it has none."""
-    columns = ("question", "part", "responses", "good", "between", "longest", "place", "copies", "regraded", "same")
-    return _load(folder, "sets", columns, columns[:2])
+    return _load(folder, "sets", SETS, SETS[:2])
 
 
 def load_checkpoints(folder: Path | str) -> pd.DataFrame:

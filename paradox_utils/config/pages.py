@@ -39,12 +39,22 @@ class Design(Stage):
 
 
 class People(Stage):
-    """Stage ``people``: what people think of what reward models pick."""
+    """Stage ``people``: what people think of what reward models pick, and of what PPO against them teaches."""
 
-    semeval: str = Field("results/recorded/people-quick", description="folder of a study of semeval; empty: none")
-    evouna: str = Field("", description="folder of a study of evouna; empty: none")
-    evouna_known: str = Field("", description="folder of a study of evouna with known answers in the input; empty: none")
-    qa_feedback: str = Field("", description="folder of a study of qa-feedback; empty: none")
+    semeval: str = Field("results/recorded/people-semeval", description="folder of a study of semeval; empty: none")
+    evouna: str = Field("results/recorded/people-evouna", description="folder of a study of evouna; empty: none")
+    evouna_known: str = Field(
+        "results/recorded/people-evouna-known",
+        description="folder of a study of evouna with known answers in the input; empty: none",
+    )
+    qa_feedback: str = Field("results/recorded/people-qa-feedback", description="folder of a study of qa-feedback; empty: none")
+    semeval_t5: str = Field(
+        "results/recorded/semeval-t5", description="folder of PPO on answers that people graded; empty: none"
+    )
+    marks: str = Field(
+        "results/recorded/qa-feedback-dev",
+        description="folder of reward models of the paper's tasks on its feedback; empty: none",
+    )
     bootstrap: Count = Field(1000, description="resamples of an interval")
     seed: Seed = 0
 

@@ -293,6 +293,11 @@ class PPO(Source):
     precision: Literal["float32", "bfloat16"] = "float32"
     # evaluation and stopping
     evaluator: str = Field("oracle", description="oracle (atlas), or directory or hub id of a reward model of another family")
+    other_evaluators: list[str] = Field(
+        [],
+        description="further reward models for the same task, of one score a response: what counts is then the mean of the "
+        "evaluator's score and theirs, each in deviations from the mean of its own on what it learnt from",
+    )
     evaluate_every: Count = Field(10, description="updates between evaluations on validation questions")
     probe_prompts: CountOrZero = Field(
         0, description="validation questions on whose sampled responses the reward is measured before any update; 0: none"
@@ -323,6 +328,7 @@ class PPO(Source):
         if self.reward != "model" and self.source not in WITH_ORACLE:
             raise ValueError(f"reward = {self.reward!r}: a control needs the labels and the feedback of source = 'atlas'")
         self._several_reward_models()
+        self._several_evaluators()
         if self.normalise_reward and self.task not in PAIRWISE and (self.source not in WITH_ORACLE or self.reward != "model"):
             raise ValueError(
                 "normalise_reward = True: on segments it needs reward = 'model' and the feedback of source = 'atlas'"
@@ -380,3 +386,13 @@ class PPO(Source):
             raise ValueError("others = 'watch': has no effect on best-of-n, which has no rollouts; set others = 'minimum'")
         if twice := next((name for name in names if names.count(name) > 1), None):
             raise ValueError(f"other_reward_models: names {twice!r}, which judges already; name each reward model once")
+
+    def _several_evaluators(self) -> None:
+        names = [self.evaluator, *self.other_evaluators]
+        if self.other_evaluators and (self.evaluator == "oracle" or self.task not in PAIRWISE):
+            raise ValueError(
+                f"other_evaluators: task = {self.task!r} with evaluator = {self.evaluator!r} has no scores to average; leave "
+                f"it out, or name reward models for one of {', '.join(map(repr, PAIRWISE))}"
+            )
+        if twice := next((name for name in names if names.count(name) > 1), None):
+            raise ValueError(f"other_evaluators: names {twice!r}, which evaluates already; name each reward model once")

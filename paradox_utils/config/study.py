@@ -58,7 +58,12 @@ class Study(Parameters):
     )
     feedback: dict[str, Any] = {}
     reward_model: dict[str, Any] = {}
-    evaluator: dict[str, Any] | None = Field(None, description="qa-feedback: the reward model that scores the policies")
+    evaluator: dict[str, Any] | None = Field(
+        None, description="where there is no oracle: the reward model that scores the policies"
+    )
+    evaluator_seeds: list[Seed] = Field(
+        [0], description="seeds of its trainings; of several the mean of their scores counts (tasks of one score a response)"
+    )
     ppo: dict[str, Any] = {}
     tasks: dict[TaskName, dict[Literal["reward_model", "evaluator", "ppo"], dict[str, Any]]] = {}
     arms: list[Arm]

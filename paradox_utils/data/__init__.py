@@ -36,6 +36,7 @@ class Origin:
     annotate: Callable[[Question, tuple[str, ...], float, random.Random], Feedback] | None = None
     sets: Callable[[config.Source], dict[str, list[JudgedSet]]] | None = None
     passages: bool = True  # its questions come with passages to read
+    quotable: bool = True  # its texts may stand in what is recorded; else a question is named by its id
 
 
 SOURCES: dict[str, Origin] = {
@@ -61,8 +62,9 @@ SOURCES: dict[str, Origin] = {
             lambda p, _path, source=source: source.load_sets(p),
             sets=source.load_sets,
             passages=False,
+            quotable=quotable,
         )
-        for name, source in {"semeval": semeval, "evouna": evouna}.items()
+        for name, source, quotable in (("semeval", semeval, False), ("evouna", evouna, True))
     },
 }
 

@@ -230,7 +230,7 @@ def forest(found: Sequence[Finding], margin: float) -> Drawing:
 
 
 @style()
-def regrets(rows: pd.DataFrame, margin: float) -> Drawing:
+def regrets(rows: pd.DataFrame, margin: float, unit: str = "LM performance") -> Drawing:
     """Regret with its 95 % interval (``regret``, ``low``, ``high``), a row a ``name``, coloured by ``status``, diamonds where
     ``pooled``; the band is what does not matter."""
     axis = panel(1, 0.9 + 0.24 * len(rows))
@@ -241,7 +241,7 @@ def regrets(rows: pd.DataFrame, margin: float) -> Drawing:
         color, (size, marker) = STATUS_COLORS[row.status], (36, "D") if row.pooled else (20, "o")
         axis.plot([row.low, row.high], [place, place], color=color, linewidth=1.6)
         axis.scatter([row.regret], [place], color=color, s=size, marker=marker, zorder=3)
-    axis.set(yticks=range(len(rows)), yticklabels=list(upwards["name"]), xlabel="regret (LM performance)")
+    axis.set(yticks=range(len(rows)), yticklabels=list(upwards["name"]), xlabel=f"regret ({unit})")
     axis.set_ylim(-0.7, len(rows) - 0.3)
     axis.grid(visible=False, axis="y")
     return Drawing([axis], [line(status, color=color, linewidth=2) for status, color in STATUS_COLORS.items()])

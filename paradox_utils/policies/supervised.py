@@ -111,6 +111,17 @@ def encode_demonstrations(
     return examples
 
 
+def cut(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, p: config.Supervised) -> dict[str, int]:
+    """How many demonstrations are longer than what the policy learns of them: prompts, and answers."""
+    prompts, answers = zip(*data.demonstrations(p), strict=True)
+    room = prompt_room(model, tokenizer, p) - len(tail_of(model, tokenizer, p.prompt_limit))
+    limits = {"truncated_demonstration_prompts": (prompts, room), "truncated_demonstrations": (answers, p.response_limit - 1)}
+    return {
+        name: sum(len(ids) > most for ids in tokenizer(list(texts), add_special_tokens=False).input_ids)
+        for name, (texts, most) in limits.items()
+    }
+
+
 def train(p: config.Supervised, folder: Path) -> pd.DataFrame:
     """Train the policy and save it with its tokenizer in ``folder/model``; returns step and loss (nats a token). Killed and
     called again with the same folder, it goes on from its last state (see :func:`fit`).

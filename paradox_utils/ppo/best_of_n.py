@@ -49,16 +49,24 @@ def run(s: Setting) -> Outcome:
     return Outcome(curve, status, reason, scores=scores)
 
 
-def draw(p: config.PPO, actors: Actors, prompts: Prompts, rewards: Rewards) -> tuple[Responses, Tensor, Tensor, Earned]:
-    """``probe_samples`` responses to each prompt, their rewards and true rewards [B, T] (NaN without an oracle), and what they
-    have."""
+class Drawn(NamedTuple):
+    """Sampled responses, their rewards and true rewards [B, T] (NaN without an oracle), and what they have."""
+
+    responses: Responses
+    given: Tensor
+    true: Tensor
+    earned: Earned
+
+
+def draw(p: config.PPO, actors: Actors, prompts: Prompts, rewards: Rewards) -> Drawn:
+    """``probe_samples`` responses to each prompt."""
     how = {"samples": p.probe_samples, "temperature": p.temperature, "top_k": p.top_k, "seed": "probe"}
     responses = generate(actors.policy, actors.tokenizer, prompts, p.response_limit, **how)
     given = rewards.given(responses)
     true = rewards.true(responses) if rewards.true else torch.full_like(given, torch.nan)
     good, segments = counts(judged(p, rewards.evaluator, responses), p.task)
     parts = given.cpu().numpy().sum(1), true.cpu().numpy().sum(1), np.array(good), np.array(segments, dtype=float)
-    return responses, given, true, Earned(*(part.reshape(-1, p.probe_samples) for part in parts))
+    return Drawn(responses, given, true, Earned(*(part.reshape(-1, p.probe_samples) for part in parts)))
 
 
 def table(own: Earned) -> list[dict[str, float]]:
@@ -79,7 +87,7 @@ def _asked(s: Setting, prompts: Prompts) -> Earned:
     """What responses to all the prompts have, sampled in parts of about as many responses as an evaluation's."""
     places, size = range(len(prompts.questions)), max(1, s.p.evaluation_batch // s.p.probe_samples)
     groups = [choose(prompts, places[start : start + size]) for start in places[::size]]
-    parts = [draw(s.p, s.actors, group, s.rewards)[-1] for group in groups]
+    parts = [draw(s.p, s.actors, group, s.rewards).earned for group in groups]
     return Earned(*(np.concatenate(part) for part in zip(*parts, strict=True)))
 
 

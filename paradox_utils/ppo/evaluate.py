@@ -19,10 +19,11 @@ from paradox_utils.data.tasks import TASKS, counts
 from paradox_utils.policies.decoding import generate
 from paradox_utils.policies.prompts import Prompts, Responses, choose
 from paradox_utils.rewards.judges import REWARDS, RewardFunction
-from paradox_utils.rewards.measures import agreement, distinct, rouge_l
+from paradox_utils.rewards.measures import agreement, distinct, repetition, rouge_l
 
 WHEN = ("start", "final", "best")
-SAMPLED = ("lm_performance", "true_return", "length", "segments", "distinct_2", "rouge_l")
+SAMPLED = ("lm_performance", "true_return", "length", "segments", "repetition", "distinct_2", "rouge_l")
+SHAPES = ("length", "segments", "repetition")  # measures of greedy responses that a curve has of its rollouts too
 REWARD_METRICS = ("accuracy", "accuracy_noisy", "balanced_accuracy", "majority", "f1", "calibration_error", "error_share")
 
 
@@ -68,6 +69,7 @@ def evaluation(
             "length": float(np.mean(lengths)),
             "segments": float(np.mean([len(v) for v in values])),
             "unfinished": 1 - float(np.mean(ended)),
+            "repetition": float(np.mean([repetition(text) for text in texts])),
             "distinct_2": distinct(texts, 2),
             "rouge_l": float(np.mean([rouge_l(text, known) for text, known in zip(texts, references, strict=True)])),
         }
@@ -88,7 +90,7 @@ def judged(p: config.PPO, judge: Judge, responses: Responses) -> list[list[float
 
 def named(scores: Scores) -> dict[str, float]:
     """Measures of greedy responses under the names of results and curves, where ``length`` is that of a rollout."""
-    return {f"greedy_{name}" if name in ("length", "segments") else name: value for name, value in scores.measures.items()}
+    return {f"greedy_{name}" if name in SHAPES else name: value for name, value in scores.measures.items()}
 
 
 def results_of(metrics: dict, scores: dict[str, Scores | None], probed: dict[str, float], curve: pd.DataFrame) -> dict:

@@ -8,20 +8,21 @@ import numpy as np
 
 from paradox_utils import config
 from paradox_utils.data.tasks import TASKS
-from paradox_utils.policies.prompts import Prompts, Responses, take
-from paradox_utils.ppo import best_of_n
+from paradox_utils.policies.prompts import Responses, take
+from paradox_utils.ppo.best_of_n import Drawn
 from paradox_utils.ppo.evaluate import compared
-from paradox_utils.ppo.loop import Actors, Rewards
+from paradox_utils.ppo.loop import Rewards
 from paradox_utils.rewards.judges import REWARDS, RewardFunction
 from paradox_utils.rewards.measures import ROUNDING, rank_correlation
 
 FEW = 8  # prompts that the dearer measures look at
 
 
-def probe(p: config.PPO, actors: Actors, prompts: Prompts, rewards: Rewards) -> tuple[dict[str, float], list[dict[str, float]]]:
-    """Measures of the reward on ``p.probe_samples`` responses to each prompt, and what best-of-n reaches with it.
+def probe(p: config.PPO, rewards: Rewards, drawn: Drawn) -> dict[str, float]:
+    """Measures of the reward on responses that were drawn, ``p.probe_samples`` to each prompt.
 
-    ``probe_accuracy``: agreement with the true reward (see :func:`~paradox_utils.ppo.evaluate.compared`).
+    ``probe_accuracy``: agreement with the true reward (see :func:`~paradox_utils.ppo.evaluate.compared`); NaN where nobody
+    knows it.
     ``probe_variance``: mean over prompts of the variance among one prompt's responses, in units of the variance of all
     responses' rewards (so 0 to about 1, whatever the reward's scale); ``probe_variance_raw`` in the reward's own units.
     ``probe_margin``: mean distance from the decision: |P(good) − P(error)| of a segment, or the difference of two responses to
@@ -29,19 +30,21 @@ def probe(p: config.PPO, actors: Actors, prompts: Prompts, rewards: Rewards) -> 
     ``probe_length_correlation``: Spearman's, of reward and number of tokens within prompts (ranks within each prompt).
     ``probe_padding``: the largest change of a response's reward when scored alone instead of in a batch.
     """
-    responses, given, true, earned = best_of_n.draw(p, actors, prompts, rewards)
+    responses, given, true, earned = drawn
     totals, lengths = earned.reward, responses.mask.sum(1).cpu().numpy().reshape(earned.reward.shape)
-    _, agreeing, items = compared(p, given, true, p.probe_samples).sum(0)
+    accuracy = math.nan
+    if rewards.true is not None:
+        _, agreeing, items = compared(p, given, true, p.probe_samples).sum(0)
+        accuracy = float(agreeing / items)  # NaN where there are none
     within, overall = float(totals.var(1).mean()), float(totals.var())
-    measures = {
-        "probe_accuracy": float(agreeing / items),  # NaN where there are none
+    return {
+        "probe_accuracy": accuracy,
         "probe_variance_raw": within,
         "probe_variance": within / overall if overall > ROUNDING**2 * float((totals**2).mean()) else math.nan,
         "probe_margin": _margin(rewards, responses, totals, p),
         "probe_length_correlation": rank_correlation(totals, lengths),
         "probe_padding": _alone(rewards.given, responses, totals),
     }
-    return measures, best_of_n.table(earned)
 
 
 def _margin(rewards: Rewards, responses: Responses, totals: np.ndarray, p: config.PPO) -> float:

@@ -41,9 +41,7 @@ def model_judge(scorer: model.RewardScorer, p: config.PPO) -> Judge:
     task = TASKS[p.task]
 
     def judge(questions: Sequence[Question], texts: Sequence[str], offsets: Sequence[Offsets]) -> list[list[float]]:
-        contexts = [
-            context_of(question, p.task, p.passage_sentences, known_answer=scorer.known_answer) for question in questions
-        ]
+        contexts = _contexts(scorer, questions, p)
         if task.pairwise:
             return [[score] for score in scorer.scores(contexts, texts).tolist()]
         pieces = [[text[a:b] for a, b in spans] for text, spans in zip(texts, offsets, strict=True)]
@@ -53,6 +51,25 @@ def model_judge(scorer: model.RewardScorer, p: config.PPO) -> Judge:
             value = torch.where(margin > 0, 1.0, -1.0) if p.reward_form == "arg-max" else torch.tanh(margin / 2)
             values.append(torch.where(margin.isnan(), 0.0, value).tolist())
         return values
+
+    return judge
+
+
+def _contexts(scorer: model.RewardScorer, questions: Sequence[Question], p: config.PPO) -> list[str]:
+    return [context_of(question, p.task, p.passage_sentences, known_answer=scorer.known_answer) for question in questions]
+
+
+def standardised(checkpoint: str, p: config.PPO) -> Judge:
+    """A pairwise reward model by its score, less the mean and divided by the deviation of its own scores on what it learnt
+    from. A text that it has scored it knows."""
+    scorer = model.load_scorer(checkpoint, p.task, p, p.rm_micro_batch)
+    centre = _own_centre(checkpoint, model.saved(checkpoint, "metrics.json"), p)
+    known: dict[tuple[str, str], float] = {}
+
+    def judge(questions: Sequence[Question], texts: Sequence[str], _offsets: Sequence[Offsets]) -> list[list[float]]:
+        contexts = _contexts(scorer, questions, p)
+        scores = model.text_scores(scorer, list(zip(contexts, texts, strict=True)), known)
+        return ((scores - centre.mean) / centre.std)[:, None].tolist()
 
     return judge
 
@@ -194,14 +211,18 @@ def _one_model(
     """A trained reward model, its metrics measured on held-out feedback as it was loaded."""
     pairwise = TASKS[p.task].pairwise
     scorer = model.load_scorer(checkpoint, p.task, p, p.rm_micro_batch)  # first: what is no model has no scores either
-    stored, centre = model.saved(checkpoint, "metrics.json"), Centre()
-    if pairwise and p.normalise_reward is not False:
-        scores = config.check(model.TrainingScores, stored, f"{checkpoint}/metrics.json (scales a {p.task} reward)")
-        centre = Centre(scores.score_mean, scores.score_std)
+    stored = model.saved(checkpoint, "metrics.json")
+    centre = _own_centre(checkpoint, stored, p) if pairwise and p.normalise_reward is not False else Centre()
     judge, metrics = model_judge(scorer, p), model.measured(scorer, p.task, _heldout(p, scorer, feedback))
     if p.normalise_reward and not pairwise:
         centre = Centre(0.0, spread_of(judge, p, feedback["train"]))
     return Reward(reward_function(tokenizer, judge, centre, p), _as_stored(metrics, stored), lambda: scorer.truncated)
+
+
+def _own_centre(checkpoint: str, stored: dict, p: config.PPO) -> Centre:
+    """Mean and deviation of a pairwise reward model's scores on what it learnt from, of its ``stored`` metrics."""
+    scores = config.check(model.TrainingScores, stored, f"{checkpoint}/metrics.json (scales a {p.task} reward)")
+    return Centre(scores.score_mean, scores.score_std)
 
 
 def _heldout(p: config.PPO, scorer: model.RewardScorer, feedback: dict[str, list[Feedback]]) -> list:
@@ -291,9 +312,13 @@ def true_reward(
 
 
 def evaluator_of(p: config.PPO, feedback: dict[str, list[Feedback]]) -> Judge:
-    """Who scores the policy: the oracle, or a reward model by its arg-max labels."""
+    """Who scores the policy: the oracle, a reward model by its arg-max labels or its score, or several by the mean of their
+    scores, each in deviations (see :func:`standardised`)."""
     if p.evaluator == "oracle":
         return data.oracle_of(p, p.task)
+    if p.other_evaluators:
+        judges = [standardised(for_task(name, p.task), p) for name in (p.evaluator, *p.other_evaluators)]
+        return lambda *asked: np.mean([judge(*asked) for judge in judges], axis=0).tolist()
     scorer = model.load_scorer(for_task(p.evaluator, p.task), p.task, p, p.rm_micro_batch)
     if scorer.task is None and not TASKS[p.task].pairwise:  # its labels say whose they are
         model.measured(scorer, p.task, _heldout(p, scorer, feedback))

@@ -17,13 +17,14 @@ from transformers import PreTrainedTokenizerFast
 from transformers.utils import logging as transformers_logging
 
 from paradox_utils import config, data, files, identity, states
-from paradox_utils.data.records import DataError, Feedback, Question
+from paradox_utils.data.records import DataError, Feedback, JudgedSet, Question
 from paradox_utils.data.tasks import TASKS
 from paradox_utils.files import resolve
 from paradox_utils.policies.models import ModelError, device_of, load_policy, load_value_model
 from paradox_utils.policies.prompts import Prompts, choose, encode_prompts, prompt_room
-from paradox_utils.ppo import OPTIMISERS, processes, state
+from paradox_utils.ppo import OPTIMISERS, best_of_n, processes, state
 from paradox_utils.ppo.evaluate import Scores, evaluation, named, questions_table, results_of
+from paradox_utils.ppo.gap import gap
 from paradox_utils.ppo.loop import Actors, Outcome, Rewards, Setting
 from paradox_utils.ppo.probe import probe
 from paradox_utils.ppo.transcript import transcript
@@ -38,8 +39,9 @@ def run_ppo(p: config.PPO, folder: Path) -> tuple[Outcome, dict]:
     folder, it goes on from its last state in ``folder/resume`` and ends with the same numbers.
 
     Left in ``folder``: ``curve.csv``; ``questions.csv``, the scores of each test question; ``responses.csv``, the answers to a
-    few of them before and after; ``best_of_n.csv``, what choosing among the starting policy's responses reaches, where the
-    reward was probed; and the trained policy, ``model``.
+    few of them before and after; where the reward was probed, ``best_of_n.csv``, what choosing among the starting policy's
+    responses reaches, and, where people graded answers, ``gap.csv``, what is said of those and of the policy's own; and the
+    trained policy, ``model``.
     """
     if p.processes > 1 and processes.count() == 1:
         return _shared(p, folder)
@@ -54,10 +56,10 @@ def run_ppo(p: config.PPO, folder: Path) -> tuple[Outcome, dict]:
     asked = {"validation": encode(p, actors, splits.validation), "test": encode(p, actors, splits.test)}
     scores = processes.agreed(lambda: {"start": score(asked["test"]), "sampled_start": score(asked["test"], sampled=True)})
     read = functools.partial(processes.agreed, lambda: transcript(p, actors, asked["test"], rewards))
-    answers, probed, best_of = {"start": read()}, {}, []
-    if p.probe_prompts and rewards.true is not None:
+    answers, probed, tables = {"start": read()}, {}, {}
+    if p.probe_prompts:
         some = choose(asked["validation"], list(range(min(p.probe_prompts, len(splits.validation)))))
-        probed, best_of = processes.agreed(lambda: probe(p, actors, some, rewards))
+        probed, tables = processes.agreed(lambda: _probed(p, actors, some, rewards, data.load_sets(p).get("heldout", [])))
     if p.stress_records:
         probed = probed | processes.agreed(lambda: stress(p, feedback["heldout"]))
 
@@ -83,15 +85,27 @@ def run_ppo(p: config.PPO, folder: Path) -> tuple[Outcome, dict]:
         files.write_table(folder / "curve.csv", outcome.curve)
         files.write_table(folder / "questions.csv", questions_table(scores))
         files.write_table(folder / "responses.csv", pd.concat(answers, names=["when"]).droplevel(1).reset_index())
-        if best_of:
-            files.write_table(folder / "best_of_n.csv", pd.DataFrame(best_of))
+        for name, table in tables.items():
+            files.write_table(folder / f"{name}.csv", table)
     return outcome, results
+
+
+def _probed(
+    p: config.PPO, actors: Actors, some: Prompts, rewards: Rewards, graded: Sequence[JudgedSet]
+) -> tuple[dict[str, float], dict[str, pd.DataFrame]]:
+    """What can be said of the reward before any update: measures, and tables by name; ``graded``: what people said of answers
+    to the same questions, if they did."""
+    drawn = best_of_n.draw(p, actors, some, rewards)
+    tables = {"best_of_n": pd.DataFrame(best_of_n.table(drawn.earned))}
+    if graded and TASKS[p.task].pairwise:
+        tables["gap"] = gap(p, graded, rewards.evaluator, drawn)
+    return probe(p, rewards, drawn), tables
 
 
 def _rewards(p: config.PPO, tokenizer: PreTrainedTokenizerFast, judged: dict[str, list[Feedback]]) -> tuple[Rewards, dict]:
     """Who judges, and the metrics of who gives the reward."""
     (given, metrics, cut), true, soft = reward_of(p, tokenizer, judged), true_reward(p, tokenizer, judged), None
-    if p.probe_prompts and true is not None and p.reward == "model" and not TASKS[p.task].pairwise:
+    if p.probe_prompts and p.reward == "model" and not TASKS[p.task].pairwise:
         unmeasured = judged | {"heldout": []}
         soft = reward_of(p.model_copy(update={"reward_form": "probability"}), tokenizer, unmeasured)[0]
     return Rewards(given, soft, true, evaluator_of(p, judged), cut), metrics

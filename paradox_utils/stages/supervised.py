@@ -25,6 +25,8 @@ def supervised_policy(p: config.Supervised, folder: Path) -> tuple[pd.DataFrame,
     prompts = encode_prompts(model, tokenizer, data.load_splits(p).validation, prompt_room(model, tokenizer, p))
     responses = generate(model, tokenizer, prompts, p.response_limit)
     results = {"final_loss": None if losses.empty else float(losses["loss"].iloc[-1]), "truncated_prompts": prompts.truncated}
+    if p.steps:
+        results |= supervised.cut(model, tokenizer, p)
     for task in MARKED:
         if (exact := data.oracle_of(p, task)) is not None:
             values = exact(responses.questions, responses.texts, data.segments_of(p, responses.texts, task))

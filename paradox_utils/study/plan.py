@@ -27,7 +27,7 @@ FILLED: dict[str, dict[str, str]] = {
         "task": "list it in the arm's `tasks`",
         "feedback": FILLED_IN,
         "split": FILLED_IN,
-        "seed": "list it in the arm's `rm_seeds`",
+        "seed": "list it in the arm's `rm_seeds` (an evaluator's in `evaluator_seeds`)",
     },
     "ppo": {
         "task": "list it in the arm's `tasks`",
@@ -125,8 +125,14 @@ def _check_layers(study: Study, where: str) -> None:
             _check_layer("ppo" if stage == "ppo" else "reward_model", values, place)
     layers = [*study.policies.values(), *study.tasks.values()]
     ppo_layers = [study.ppo, *(layer.get("ppo", {}) for layer in layers), *(arm.ppo for arm in study.arms)]
-    if study.evaluator is not None and any("evaluator" in layer for layer in ppo_layers):
-        raise ParameterError(f"{where}: has both `evaluator:`, which trains one, and a PPO parameter `evaluator`; keep one")
+    for name in ("evaluator", "other_evaluators"):
+        if study.evaluator is not None and any(name in layer for layer in ppo_layers):
+            raise ParameterError(f"{where}: has both `evaluator:`, which trains one, and a PPO parameter `{name}`; keep one")
+    seeds = study.evaluator_seeds
+    if "evaluator_seeds" in study.model_fields_set and study.evaluator is None:
+        raise ParameterError(f"{where}: evaluator_seeds = {seeds}: the study trains no evaluator; add `evaluator:` as well")
+    if not seeds or len(set(seeds)) < len(seeds):
+        raise ParameterError(f"{where}: evaluator_seeds = {seeds}: must hold at least one value, each once")
 
 
 def _supervised_layer(policy: Mapping[str, Any]) -> dict[str, Any]:
@@ -246,7 +252,7 @@ class _Planner:
                 if values["reward"] == "dial" and values.get("dial_accuracy", 1.0) == 1.0:
                     values |= EXACT
                 if self.study.evaluator is not None:
-                    values["evaluator"] = self.evaluator(task)
+                    values |= self.evaluators(task)
                 for seed in _ppo_seeds(arm, marks):
                     self.add("ppo", values | {"seed": seed}, labels | marks | {"ppo_seed": seed}, f"{where}, ppo")
 
@@ -302,10 +308,16 @@ class _Planner:
     def reward_model(self, values: dict[str, Any], labels: dict[str, Any], where: str) -> Run:
         return self.add("reward_model", values | self.exact_feedback(), labels, where)
 
-    def evaluator(self, task: str) -> Link:
+    def evaluators(self, task: str) -> dict[str, Any]:
+        """The PPO parameters of who scores the policies: the last checkpoints of one training, or of several."""
         values = self.layers("evaluator", task) | {"task": task, "split": "evaluator"}
-        run = self.reward_model(values, _labels(task=task, setting="evaluator"), f"{self.where}, evaluator")
-        return Link(run, f"checkpoint-{run.parameters['checkpoint_steps'][-1]}")
+        last = []
+        for seed in self.study.evaluator_seeds:
+            told_apart = {"rm_seed": seed} if len(self.study.evaluator_seeds) > 1 else {}
+            labels = _labels(task=task, setting="evaluator", **told_apart)
+            run = self.reward_model(values | {"seed": seed}, labels, f"{self.where}, evaluator")
+            last.append(Link(run, f"checkpoint-{run.parameters['checkpoint_steps'][-1]}"))
+        return {"evaluator": last[0]} | ({"other_evaluators": last[1:]} if last[1:] else {})
 
     def layers(self, stage: str, task: str) -> dict[str, Any]:
         return self.study.source | getattr(self.study, stage) | self.study.tasks.get(task, {}).get(stage, {})

@@ -21,18 +21,19 @@ KILLED = (
     "killed: its job ended without a word (killed, out of memory, or its disk too full to say why); "
     "the next call goes on from its last state"
 )
-TABLES = ("summary", "curves", "reward_models", "questions", "responses", "best_of_n", "parameters", "picks", "sets")
-PACKED = ("curves", "questions", "responses", "parameters", "picks", "sets")  # where recorded: the largest, the most repetitive
+TABLES = ("summary", "curves", "reward_models", "questions", "responses", "best_of_n", "parameters", "gap", "picks", "sets")
+PACKED = ("curves", "questions", "responses", "parameters", "gap", "picks", "sets")  # where they are recorded: the largest
+OPTIONAL = ("gap", "picks", "sets")  # only where people graded answers
 BACKTEST = ("predictions", "agreement", "regrets", "known", "judged", "foretold")  # of a study that `choose backtest` reads
-# a run's tables, and a study's; the last two only where there are any
+# a run's tables, and a study's
 OF_RUNS = {
-    "ppo": {"curve": "curves", "questions": "questions", "responses": "responses", "best_of_n": "best_of_n"},
+    "ppo": {"curve": "curves", "questions": "questions", "responses": "responses", "best_of_n": "best_of_n", "gap": "gap"},
     "reward_model": {"picks": "picks", "sets": "sets"},
 }
 AT_BOTH_ENDS = (
-    *("greedy_length", "greedy_segments", "unfinished", "distinct_2", "rouge_l"),
+    *("greedy_length", "greedy_segments", "greedy_repetition", "unfinished", "distinct_2", "rouge_l"),
     *("sampled_lm_performance", "sampled_true_return", "sampled_length", "sampled_segments"),
-    *("sampled_distinct_2", "sampled_rouge_l"),
+    *("sampled_repetition", "sampled_distinct_2", "sampled_rouge_l"),
 )
 MEASURES = (
     *("rm_accuracy", "rm_accuracy_noisy", "rm_balanced_accuracy", "rm_majority", "rm_f1", "rm_calibration_error"),
@@ -134,7 +135,7 @@ def record(name: str, runs: list[Run]) -> Path:
     source, target = files.resolve(plan.results_folder(name)), files.resolve(RECORDED) / name
     target.mkdir(parents=True, exist_ok=True)
     for table in (*TABLES, *BACKTEST):
-        if not (source / f"{table}.csv").is_file():  # picks and sets, where people graded nothing; no back-test
+        if not (source / f"{table}.csv").is_file():  # one of OPTIONAL, or no back-test
             continue
         text = (source / f"{table}.csv").read_text(encoding="utf-8")
         if table == "curves":  # its numbers to six digits
@@ -157,16 +158,17 @@ def write(name: str, runs: list[Run]) -> tuple[pd.DataFrame, list[str]]:
     ``summary.csv`` has a row a PPO run and arm that asks for it, in the order of the plan, ``parameters.csv`` a row a PPO run,
     ``reward_models.csv`` a row a checkpoint, ``curves.csv`` a row an update, ``questions.csv`` (scores of every test
     question) a row an evaluation, ``responses.csv`` a row a response, and ``best_of_n.csv`` a row a number of responses. Where
-    people graded responses, ``picks.csv`` has a row a checkpoint and question, and ``sets.csv`` a row a question.
+    people graded responses, ``gap.csv`` has a row a PPO run, question and kind of answer, ``picks.csv`` a row a checkpoint and
+    question, and ``sets.csv`` a row a question.
     """
     folder, known = files.resolve(plan.results_folder(name)), states(name, runs)
     folder.mkdir(parents=True, exist_ok=True)
-    tables = _of_plan(name, runs, known) | _of_runs(name, runs, known, "ppo")
-    graded = _of_runs(name, runs, known, "reward_model")
-    graded = {table: content for table, content in graded.items() if len(content)}
-    if "sets" in graded:  # as the first run has each
-        graded["sets"] = graded["sets"].drop_duplicates("question")
-    tables |= graded
+    tables = _of_plan(name, runs, known)
+    for stage in OF_RUNS:
+        found = _of_runs(name, runs, known, stage)
+        tables |= {table: content for table, content in found.items() if len(content) or table not in OPTIONAL}
+    if "sets" in tables:  # as the first run has each
+        tables["sets"] = tables["sets"].drop_duplicates("question")
     for file, content in tables.items():
         files.write_table(folder / f"{file}.csv", content)
     return tables["summary"], _problems(runs, known)

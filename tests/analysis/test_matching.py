@@ -1,4 +1,4 @@
-"""Four reward models of a training: matched by accuracy, stopped early, smoothed; by hand."""
+"""Which checkpoints policies are trained on: matched by accuracy, stopped early, smoothed, spaced; by hand."""
 
 import pandas as pd
 
@@ -106,3 +106,20 @@ def test_ranks_are_spaced_evenly_in_the_papers_range():
     assert found["accuracy"].is_monotonic_increasing
     with_0_68 = [*rows, rows[0] | {"step": 50, "accuracy": 0.68}]
     assert matching.spaced(pd.DataFrame(with_0_68))["step"].tolist() == [10, 15, 25, 50, 80]
+
+
+def test_an_early_and_a_late_reward_model_of_equal_accuracy():
+    def training(seed, arm, found, setting=""):
+        whose = {"rm_seed": seed, "arm": arm, "setting": setting, "accuracy": None}
+        return [whose | {"step": step, "accuracy_noisy": accuracy} for step, accuracy in found.items()]
+
+    rows = training(0, "steps", {0: 0.70, 9: 0.66, 20: 0.69, 60: 0.74, 120: 0.73})  # step 0 is untrained, 120 is not early
+    rows += training(0, "late-models", {400: 0.70}, "48") + training(0, "late-models", {400: 0.734}, "128")
+    rows += training(1, "steps", {9: 0.6, 60: 0.68}) + training(1, "late-models", {400: 0.64}, "16")  # none within 0.01
+    rows += training(2, "steps", {9: 0.6, 14: 0.6}) + training(2, "late-models", {400: 0.605}, "16")
+    rows += [row | {"arm": None} for row in training(0, "evaluator", {80: 0.7})]
+    found = matching.early_and_late(pd.DataFrame(rows).sample(frac=1, random_state=0))
+    assert found[["rm_seed", "kind", "setting", "step"]].values.tolist() == [
+        [0, "early", "", 20], [0, "late", "48", 400], [2, "early", "", 9], [2, "late", "16", 400],
+    ]  # fmt: skip
+    assert found["accuracy"].tolist() == [0.69, 0.70, 0.6, 0.605]

@@ -4,9 +4,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from paradox_utils.analysis import people
+from paradox_utils import files
+from paradox_utils.analysis import people, published
 from paradox_utils.analysis.tables import AnalysisError
 from paradox_utils.figures import people as draw
+from tests.analysis import test_real_ppo
 from tests.worlds import flat, inverted_u, rising, run_page
 
 ACCURACIES = (0.55, 0.60, 0.66, 0.72, 0.78, 0.84, 0.88, 0.92)
@@ -135,33 +137,24 @@ def test_data_sets_are_told_apart(tmp_path):
     folders = {"forum": written(tmp_path / "a", tables(rising)), "facts": written(tmp_path / "b", tables(inverted_u, seed=1))}
     judged = people.load(folders)
     assert {one.of.policy: one.status for one in people.findings(judged)} == {"forum": "not supported", "facts": "supported"}
-    assert "2 comparisons" in people.answer(people.findings(judged))
+    said = people.answer(people.findings(judged))
+    assert "2 comparisons" in said
+    assert said.endswith("disagree: a less accurate one picks better on facts, and none does on forum.")
+    assert "(forum and facts), of 2 comparisons 1 finds" in people.brief(people.findings(judged))
     assert people.compared(people.findings(judged))["data"].tolist() == ["forum", "facts"]
     shares, lines = people.shares(judged, resamples=20, seed=0), people.baselines(judged)
-    drawing = draw.picks(shares, lines)
+    markers = published.load_published(files.resolve("book/published")).markers
+    drawing = draw.picks(shares, lines, markers)
     assert [axis.get_title("left") for axis in drawing.panels] == ["forum", "facts"]
     assert [mark.get_label() for mark in drawing.legend][:-1] == ["steps"]
+    drawing = draw.picks(shares.assign(task="relevance"), lines, markers)
+    assert [axis.get_title("left") for axis in drawing.panels][2:] == ["The paper's relevance"]
+    drawn = [x for one in drawing.panels[2].lines for x in one.get_xdata()]
+    assert sorted(drawn) == sorted(markers.loc[markers["task"] == "relevance", "rm_accuracy"])
     reached = people.reached(shares, lines)
     assert reached["accuracy"].to_numpy() == pytest.approx(0.92, abs=0.01)
     assert reached["share"].tolist() == shares.loc[shares["rm_step"] == len(ACCURACIES) - 1, "share"].tolist()
     assert reached["random"].tolist() == pytest.approx([0.4, 0.4])
-
-
-def test_the_official_split_is_for_the_literature_alone(tmp_path):
-    made, other = tables(rising), tables(flat, trainings=3, accuracies=(0.8,), parts={"heldout": 50}, arm="official", seed=3)
-    other = {name: table.assign(id="official-" + table["id"]) for name, table in other.items()}
-    both = {name: pd.concat([made[name], other[name]]) for name in made}
-    both["sets"] = both["sets"].drop_duplicates("question")
-    judged = people.load({"forum": written(tmp_path / "a", both)})
-    assert [one.of.arm for one in people.findings(judged)] == ["steps"]
-    found = people.official(judged)
-    precision = other["picks"].groupby("id")["average_precision"].mean()
-    assert found["MAP"].iloc[0] == pytest.approx(precision.mean())
-    assert found["MAP"].tolist()[1:] == list(people.PUBLISHED_MAP.values())
-    assert people.official(loaded(tmp_path / "b", rising)).empty
-    assert f"{precision.mean():.3f}" in people.beside_published(found)
-    both["reward_models"]["study"] = people.MADE_UP
-    assert people.official(people.load({"forum": written(tmp_path / "c", both)})).empty
 
 
 def test_a_made_up_sample_is_called_so_and_people_are_not(tmp_path):
@@ -178,6 +171,15 @@ def test_a_made_up_sample_is_called_so_and_people_are_not(tmp_path):
 @pytest.mark.parametrize(("longest", "words"), [(0.1, "better on forum"), (0.99, "worse on forum"), (0.7, "neither")])
 def test_picks_beside_the_longest_answer(longest, words):
     assert words in people.beside_longest(pd.DataFrame({"low": [0.6], "high": [0.8], "longest": [longest]}, index=["forum"]))
+
+
+def test_folds_are_trainings_of_one_recipe(tmp_path):
+    made = tables(flat, own=True, parts={"heldout": 40})
+    models = made["reward_models"]
+    models["setting"] = "label_noise=0.5, fold=" + models["rm_seed"].astype(str) + ", checkpoint_steps=[60]"
+    judged = people.load({"forum": written(tmp_path / "a", made)})
+    assert set(judged.models["setting"]) == {"label_noise=0.5"}
+    assert people.shares(judged, resamples=20, seed=0)["trainings"].tolist() == [5] * len(ACCURACIES)
 
 
 def test_data_sets_of_several_tasks_name_them():
@@ -205,17 +207,34 @@ def test_a_folder_that_is_no_study_of_picks_is_refused(fault, tmp_path):
         people.load({"forum": written(tmp_path / "a", made)})
 
 
-def test_no_folder_at_all_is_refused():
-    with pytest.raises(AnalysisError, match="no results"):
-        people.load({})
-
-
 # --- the page ---------------------------------------------------------------------------------------------------------
 
 
-def test_the_page_on_a_study_and_on_three(tmp_path):
-    folders = {"semeval": rising, "evouna": flat, "qa_feedback": inverted_u}
-    named = {name: str(written(tmp_path / name, tables(curve))) for name, curve in folders.items()}
-    names = run_page("15-people", None, tmp_path / "out", bootstrap=20, **named)
-    assert names["compared"]["data"].tolist() == ["SemEval", "EVOUNA", "QA-FEEDBACK"]
+TASKS = ("relevance", "factuality")
+
+
+def test_the_page_on_studies_of_every_kind(tmp_path):
+    folders = {
+        name: str(written(tmp_path / name, tables(curve))) for name, curve in (("semeval", rising), ("evouna", inverted_u))
+    }
+    parts = [tables(flat, own=True, parts={"heldout": 40}, task=task) for task in TASKS]
+    several = {name: pd.concat([part[name].assign(id=task + part[name]["id"]) for part, task in zip(parts, TASKS, strict=True)])
+               for name in parts[0]}  # fmt: skip
+    several["sets"] = several["sets"].drop_duplicates("question")
+    folders["qa_feedback"] = str(written(tmp_path / "qa_feedback", several))
+    folders["semeval_t5"] = str(written(tmp_path / "t5", test_real_ppo.tables(rising)))
+    names = run_page("15-people", None, tmp_path / "out", bootstrap=20, evouna_known="", **folders)
+    assert names["compared"]["data"].tolist() == [*(f"QA-FEEDBACK ({task})" for task in TASKS), "SemEval", "EVOUNA"]
+    assert "disagree: a less accurate one picks better on EVOUNA" in names["answer"]
+    assert "*not supported*" in names["learned"]
+    assert not names["waiting"]
     assert (tmp_path / "out" / "result.json").is_file()
+
+
+def test_the_page_says_what_is_not_recorded_yet(tmp_path):
+    nowhere = {name: f"results/recorded/none-{name}" for name in ("semeval", "evouna", "qa_feedback", "semeval_t5", "marks")}
+    names = run_page("15-people", None, tmp_path / "out", bootstrap=20, evouna_known="", **nowhere)
+    assert names["waiting"].endswith("SemEval, EVOUNA and QA-FEEDBACK.")
+    assert (tmp_path / "out" / "result.json").is_file()
+    with pytest.raises(files.FileError, match="results/none"):  # of one's own, a name that is wrong
+        run_page("15-people", None, tmp_path / "out", semeval="results/none")

@@ -280,3 +280,22 @@ def test_two_way_bootstrap_pools_weighted_scores_and_stays_in_bounds():
 def test_two_way_bootstrap_refuses_unusable_data(changes, message):
     with pytest.raises(ValueError, match=message):
         two_way(**({"scores": np.zeros((4, 3)), "clusters": [0, 0, 1, 1]} | changes))
+
+
+def test_spearman_s_p_within_clusters_counts_every_permutation():
+    # of the four ways to order 1, 2 and 3, 4 within their clusters one alone reaches ρ = 1
+    assert statistics.p_rank_correlation([1, 2, 3, 4], [1, 2, 3, 4], [0, 0, 1, 1]) == pytest.approx(1 / 4)
+    assert statistics.p_rank_correlation([2, 1, 4, 3], [1, 2, 3, 4], [0, 0, 1, 1]) == 1
+    # Σ xy of 1, 2, 3 in all orders with 1, 3, 2: 13, 14, 11, 13, 10, 11; three of six reach 13
+    assert statistics.p_rank_correlation([1, 2, 3], [1, 3, 2], [0, 0, 0]) == pytest.approx(1 / 2)
+    assert statistics.p_rank_correlation([1, 1, 2], [5, 6, 7], ["a"] * 3) == pytest.approx(1 / 3)  # equal ones share a rank
+    assert statistics.p_rank_correlation([], [], []) == 1
+
+
+def test_spearman_s_p_within_clusters_is_uniform_without_a_relation_and_small_with_one():
+    random, clusters = np.random.default_rng(0), np.repeat(range(3), 6)
+    p = [statistics.p_rank_correlation(random.random(18), random.random(18), clusters) for _ in range(60)]
+    assert 0.35 < np.mean(p) < 0.65
+    x = random.random(18) + clusters  # clusters far apart say nothing of what is within them
+    assert statistics.p_rank_correlation(x, clusters + 0.0, clusters) == 1
+    assert statistics.p_rank_correlation(x, x, clusters) == pytest.approx(720.0**-3)

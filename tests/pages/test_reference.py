@@ -3,6 +3,7 @@
 import importlib
 import json
 import re
+import shutil
 import subprocess
 import sys
 
@@ -13,8 +14,10 @@ import yaml
 from paradox_utils import config, files
 from paradox_utils.analysis import teachers
 from paradox_utils.analysis.tables import (
+    KINDS,
     load_checkpoints,
     load_curves,
+    load_gap,
     load_parameters,
     load_picks,
     load_questions,
@@ -69,6 +72,10 @@ def tables(tmp_path_factory):
     graded, kind = models["factuality"].id, {"source": "semeval", "task": "preference", "evaluator_share": 0.25}
     p = config.RewardModel(checkpoint_steps=[0], max_length=64, **kind)
     finished[graded] = reward_model.train_reward_model(p, folder / plan.results_folder("quick") / graded)[0]
+    judge = str(folder / plan.results_folder("quick") / graded / "checkpoint-0")
+    changes = {"stress_records": 0, "train_questions": 0, "reward_model": judge, "evaluator": judge}
+    run_ppo(config.PPO(**SMALL | kind | changes), folder / "graded")
+    shutil.copy(folder / "graded/gap.csv", results)
     for name, found in finished.items():
         record = {"status": "ok", "reason": "", "seconds": 1.0, "results": found}
         path = folder / plan.results_folder("quick") / name / "run.json"
@@ -90,6 +97,7 @@ SECTIONS = {
     "questions": "questions",
     "responses": "responses",
     "best_of_n": "best-of-n",
+    "gap": "gap",
     "picks": "picks",
     "sets": "sets",
 }
@@ -118,6 +126,7 @@ def test_readers_read_what_a_study_writes(tables):
     assert len(load_curves(folder, *tables["curves"])) == len(tables["curves"])
     assert len(load_parameters(folder, "learning_rate")) == len(tables["summary"])
     assert len(load_questions(folder)) == 1  # the finished run's, after its last update
+    assert len(load_gap(folder)) == len(tables["gap"]) > 0
     assert (len(load_picks(folder)), len(load_sets(folder))) == (len(tables["picks"]), len(tables["sets"])) == (5, 12)
 
 
@@ -250,6 +259,7 @@ def test_every_name_in_code_style_exists():
     used = set(re.findall(r"`([a-z]\w*)`", prose)) - known
     others = {"en_core_web_sm", "pysbd", "difflib", "quick_ratio"}  # of other libraries
     states = {"ok", "diverged", "failed", "blocked", "running", "start", "final", "best", "heldout", "sampled_", "test_"}
+    states |= set(KINDS)
     assert used - others - states == set()
     for line in re.findall(r"^- \*Parameters\*: (.*?)\n- ", DETAILS, flags=re.MULTILINE | re.DOTALL):
         for name in re.findall(r"(?:^|;\s+)`(\w+)`", line):

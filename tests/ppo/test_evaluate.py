@@ -73,7 +73,8 @@ def test_an_evaluation_by_hand(policy, monkeypatch, task, performance, true_retu
     found = evaluation(model, tokenizer, oracle_judge(task), truth, p)(prompts)
     lengths = answers.mask.sum(1).tolist()
     texts = [text for text in ANSWERS if text]
-    pairs = [pair for text in texts for pair in zip(text.split()[:-1], text.split()[1:], strict=True)]
+    by_text = [list(zip(text.split()[:-1], text.split()[1:], strict=True)) for text in texts]
+    pairs = [pair for own in by_text for pair in own]
     overlap = [1.0, 2 * 7 / (7 + len(ANSWERS[0].split())), 0.0, 2 * 5 / (8 + len(ANSWERS[0].split()))]
     assert found.measures == pytest.approx(
         {
@@ -82,6 +83,7 @@ def test_an_evaluation_by_hand(policy, monkeypatch, task, performance, true_retu
             "length": sum(lengths) / 4,
             "segments": segments,
             "unfinished": 1 / 4,
+            "repetition": sum(1 - len(set(own)) / len(own) for own in by_text) / 4,  # of the empty one 0
             "distinct_2": len(set(pairs)) / len(pairs),
             "rouge_l": pytest.approx(sum(overlap) / 4, abs=0.05),
         }
@@ -144,8 +146,9 @@ def test_completeness_is_compared_by_pairs(question, judged):
 
 
 def test_greedy_shapes_are_named_apart_from_those_of_rollouts():
-    scores = evaluate.Scores({"lm_performance": 0.5, "length": 9.0, "segments": 2.0, "rouge_l": 0.1}, [1.0], [2])
-    named = {"lm_performance": 0.5, "greedy_length": 9.0, "greedy_segments": 2.0, "rouge_l": 0.1}
+    shape = {"length": 9.0, "segments": 2.0, "repetition": 0.25}
+    scores = evaluate.Scores({"lm_performance": 0.5, **shape, "rouge_l": 0.1}, [1.0], [2])
+    named = {"lm_performance": 0.5, "rouge_l": 0.1} | {f"greedy_{name}": value for name, value in shape.items()}
     assert evaluate.named(scores) == named
 
 

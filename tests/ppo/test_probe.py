@@ -14,7 +14,7 @@ from paradox_utils.files import resolve
 from paradox_utils.policies.decoding import generate
 from paradox_utils.policies.models import load_policy
 from paradox_utils.policies.prompts import encode_prompts, take
-from paradox_utils.ppo import loop, probe
+from paradox_utils.ppo import best_of_n, loop, probe
 from paradox_utils.rewards import judges
 
 PROMPTS, SAMPLES = 6, 8
@@ -43,8 +43,11 @@ def rewards_of(p):
 
 
 def probed(p, rewards=None):
+    """Measures, and what best-of-n reaches."""
     model, tokenizer, prompts, _ = start()
-    return probe.probe(p, loop.Actors(model, None, None, tokenizer), prompts, rewards or rewards_of(p))
+    rewards = rewards or rewards_of(p)
+    drawn = best_of_n.draw(p, loop.Actors(model, None, None, tokenizer), prompts, rewards)
+    return probe.probe(p, rewards, drawn), best_of_n.table(drawn.earned)
 
 
 @functools.cache
@@ -98,6 +101,19 @@ def test_variance_margin_and_correlation_by_hand():
     assert measures["probe_padding"] == 0.0
     # the expected maximum of n of 0 … 7 is 9 n / (n + 1) − 1
     assert [row["reward"] for row in chosen] == pytest.approx([25 + 9 * n / (n + 1) - 1 for n in (1, 2, 4, 8)])
+
+
+@pytest.mark.parametrize("task", MARKED)
+def test_where_nobody_knows_the_truth_the_rest_is_measured_all_the_same(task):
+    p = parameters(task, "model")
+    known = rewards_of(p)
+    measures, chosen = probed(p)
+    blind, others = probed(p, loop.Rewards(known.given, known.soft, None, known.evaluator))
+    assert math.isnan(blind.pop("probe_accuracy"))
+    assert {name: measures[name] for name in blind} == blind
+    for row, other in zip(chosen, others, strict=True):
+        assert math.isnan(other.pop("true_return"))
+        assert {name: row[name] for name in other} == other
 
 
 @pytest.mark.parametrize("task", MARKED)

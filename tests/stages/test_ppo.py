@@ -27,7 +27,8 @@ RESULTS = {
     *("rm_accuracy", "rm_accuracy_noisy", "rm_balanced_accuracy", "rm_majority", "rm_f1"),
     *("lm_performance_start", "lm_performance_final", "lm_performance_best", "lm_performance_best_logged"),
     *("true_return_start", "true_return_final", "kl_final", "updates", "truncated_prompts"),
-    *("greedy_length_final", "greedy_segments_final", "unfinished_final", "distinct_2_final", "rouge_l_final"),
+    *("greedy_length_final", "greedy_segments_final", "greedy_repetition_final", "unfinished_final"),
+    *("distinct_2_final", "rouge_l_final"),
 }
 CURVE = {
     *("update", "reward_mean", "reward_variance", "kl", "entropy", "length", "policy_loss", "value_loss", "clip_share"),
@@ -35,7 +36,7 @@ CURVE = {
     *("gradient_norm", "learning_rate", "lm_performance", "true_return", "seconds"),
     *("true_reward_mean", "rm_agreement", "test_lm_performance", "test_true_return"),
 }
-SAMPLED = {"lm_performance", "true_return", "length", "segments", "distinct_2", "rouge_l"}
+SAMPLED = {"lm_performance", "true_return", "length", "segments", "repetition", "distinct_2", "rouge_l"}
 
 
 def parameters(**changes):

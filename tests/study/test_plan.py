@@ -136,6 +136,27 @@ arms: [{route: steps, tasks: [relevance], checkpoints: last}]
     assert [run.stage for run in unjudged] == ["supervised", "reward_model"]
 
 
+def test_several_evaluators_are_trainings_with_seeds_of_their_own(project):
+    text = """
+study: tiny
+source: {source: semeval, evaluator_share: 0.3}
+policies: {lm: {policy: some/lm}}
+evaluator: {backbone: another/encoder, checkpoint_steps: [9]}
+evaluator_seeds: [0, 4]
+arms: [{route: steps, tasks: [preference], checkpoints: last}]
+"""
+    runs = planned(project, text)
+    judges = {run.parameters["seed"]: run for run in runs if run.labels["setting"] == "evaluator"}
+    assert [(seed, run.labels["rm_seed"], run.parameters["split"]) for seed, run in judges.items()] == [
+        (0, 0, "evaluator"), (4, 4, "evaluator"),
+    ]  # fmt: skip
+    folders = [f"results/tiny/.work/{judges[seed].id}/checkpoint-9" for seed in (0, 4)]
+    assert [runs[-1].parameters["evaluator"], *runs[-1].parameters["other_evaluators"]] == folders
+    assert {run.id for run in judges.values()} < set(runs[-1].needs)
+    (alone,) = [run for run in planned(project, text.replace("[0, 4]", "[0]")) if run.labels["setting"] == "evaluator"]
+    assert (alone.id, alone.labels["rm_seed"]) == (judges[0].id, None)
+
+
 def test_a_users_own_reward_models_are_not_trained(project):
     for name in "ab":
         (project / "mine" / name).mkdir(parents=True)
@@ -344,6 +365,10 @@ def test_a_control_without_an_accuracy_trains_no_reward_model(project, route):
         ("source: {out: here}", r"source: out = 'here': cannot be set here"),
         ("source: {source: qa-feedback}", r"arm 1, ppo: evaluator = 'oracle'"),
         ("evaluator: {}\nppo: {evaluator: mine}", r"keep one"),
+        ("evaluator: {}\nppo: {other_evaluators: [mine]}", r"other_evaluators.*keep one"),
+        ("evaluator: {seed: 3}", r"evaluator: seed = 3: .*evaluator_seeds"),
+        ("evaluator: {}\nevaluator_seeds: [1, 1]", r"evaluator_seeds = \[1, 1\]"),
+        ("evaluator_seeds: [1]", r"evaluator_seeds = \[1\]: the study trains no evaluator"),
         ("policies: {x: {ppo: {clip: -1.0}}}", r"policies, x, ppo: clip = -1.0"),
         ("policies: {x: {ppo: 5}}", r"policies, x: ppo = 5: must be parameters of the stage"),
         ("policies: {x: {ppo: {reward_model: mine}}}", r"policies, x, ppo: reward_model: cannot be set here"),

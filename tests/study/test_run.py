@@ -173,9 +173,12 @@ PLANNED = {
     "choose-backtest": 0,
     "regime": 288,
     "qa-feedback-dev": 1,
+    "semeval-t5": 18,
+    "semeval-t5-pilot": 3,
 } | {f"qa-feedback-t5-{size}": 64 for size in ("small", "base", "large")}
-GRADED = {"people-quick", "people-semeval", "people-evouna", "people-evouna-known"}  # which train reward models alone
-PLANNED |= dict.fromkeys([*GRADED, "people-qa-feedback"], 0)
+PICKS = {"people-quick", "people-semeval", "people-evouna", "people-evouna-known"}  # which train reward models alone
+GRADED = {*PICKS, "semeval-t5", "semeval-t5-pilot"}
+PLANNED |= dict.fromkeys([*PICKS, "people-qa-feedback"], 0)
 
 
 def test_every_config_is_planned_below():
@@ -227,6 +230,23 @@ def test_the_lottery_takes_trainings_that_nothing_else_has(project):
 
     for name in ("atlas", "atlas-pilot", "lottery-screen"):
         assert not seeds("lottery") & seeds(name)
+
+
+def test_the_t5_has_six_reward_models_a_training_and_evaluators_that_share_no_question_with_them(project):
+    runs = plan.plan(study.load_study(REPOSITORY / "configs/semeval-t5.yaml"))
+    steps = {}
+    for run in trained(runs):
+        assert run.labels["ppo_seed"] == run.labels["rm_seed"]
+        assert len({run.parameters["evaluator"], *run.parameters["other_evaluators"]}) == 3
+        steps.setdefault(run.labels["rm_seed"], set()).add(run.labels["rm_step"])
+    assert list(map(len, steps.values())) == [6, 6, 6]
+    judges = [run for run in runs if run.labels["setting"] == "evaluator"]
+    assert [(run.parameters["split"], run.parameters["seed"]) for run in judges] == [("evaluator", seed) for seed in range(3)]
+    assert len({run.parameters["backbone"] for run in runs if run.stage == "reward_model"}) == 2
+    pilot = plan.plan(study.load_study(REPOSITORY / "configs/semeval-t5-pilot.yaml"))
+    assert {run.labels["rm_seed"] for run in trained(pilot)} == {90}
+    names = ("updates", "epochs", "prompts_per_update", "samples_per_prompt", "kl_coefficient", "response_limit")
+    assert len({tuple(run.parameters[name] for name in names) for run in (*trained(pilot), *trained(runs))}) == 1
 
 
 @pytest.mark.parametrize("size", ["small", "base", "large"])
