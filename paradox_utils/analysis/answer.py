@@ -20,11 +20,16 @@ def answer(decision: Verdict, runs: int) -> str:
     """Whether to train against the most accurate reward model, by a study's verdict; ``runs``: those that decide."""
     if decision.primary is None or decision.status == "undecided":
         return decision.headline
-    regret, opening = decision.primary.of.regret, {"supported": "No", "not supported": "Yes"}[decision.status]
+    regret = decision.primary.of.regret
     trainings = f"{count(runs, 'PPO run')} on {count(regret.units, 'training')} of reward models"
+    if decision.status == "supported":
+        return (
+            f"No, on average. In {trainings}, the most accurate checkpoint taught worse than a less accurate one: it cost "
+            f"{estimate(regret)} of LM performance, and {MARGIN} was fixed beforehand as what matters."
+        )
     return (
-        f"{opening}, on average over tasks. In {trainings}, choosing the most accurate checkpoint over a less accurate one "
-        f"cost {estimate(regret)} of LM performance; {MARGIN} was fixed beforehand as what matters."
+        f"Yes, on average. In {trainings}, no less accurate checkpoint taught better than the most accurate one by more than "
+        f"{regret.high:.3f} of LM performance (upper end of a 95 % interval; {MARGIN} was fixed beforehand as what matters)."
     )
 
 
@@ -65,7 +70,7 @@ def foreknown(correlations: pd.DataFrame) -> str:
     if "rm_accuracy" in found.index and best != "rm_accuracy":
         said += f"; {BEFORE['rm_accuracy']} has {_related(found.loc['rm_accuracy'])}"
     if best == "best_of_n":
-        said += ". It takes judgements of the responses chosen, as accuracy takes labels"
+        said += ". To measure it, someone must judge the chosen responses, as accuracy needs labels"
     return f"{said}."
 
 

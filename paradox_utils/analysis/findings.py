@@ -42,19 +42,18 @@ def confirmed(counts: pd.DataFrame, effects: pd.DataFrame) -> str:
     if counts.empty:
         return "These runs do not tell how often the most accurate reward model is hacked."
     hacked = effects.xs("hacked", level="outcome") if len(effects) else effects
-    told = []
+    told, clear = [], 0
     for cell, own in counts.groupby(lottery.CELL, sort=False):
         top, moderate = (own.loc[(*cell, kind)] for kind in ("long-top", "short-moderate"))
-        tested = (*cell, lottery.PAPER) in hacked.index
-        p = f", {chance(hacked.loc[(*cell, lottery.PAPER), 'adjusted'])}" if tested else ""
+        p = hacked.loc[(*cell, lottery.PAPER), "adjusted"] if (*cell, lottery.PAPER) in hacked.index else np.nan
+        clear += p <= lottery.LEVEL
         told.append(
             f"{spoken(cell)}: {top['hacked']:.0f} of {top['runs']:.0f} ({top['low']:.0%} to {top['high']:.0%}) against "
-            f"{moderate['hacked']:.0f} of {moderate['runs']:.0f}{p}"
+            f"{moderate['hacked']:.0f} of {moderate['runs']:.0f}" + (f", {chance(p)}" if np.isfinite(p) else "")
         )
-    return (
-        "On new trainings, hacked policies of the long trained, most accurate reward model (with the 95 % interval of their "
-        f"share) against those of the short trained, moderately accurate one: {'; '.join(told)}."
-    )
+    found = f"{'are' if clear else 'are not shown to be'} hacked more often than those of a moderately accurate one"
+    where = f"in {clear or 'any'} of {count(len(told), 'setting')}"
+    return f"On new trainings, policies of the most accurate checkpoint {found} {where} ({'; '.join(told)})."
 
 
 def struck(runs: pd.DataFrame) -> str:
@@ -74,8 +73,11 @@ def struck(runs: pd.DataFrame) -> str:
         if len(hacked) > 1
         else ""
     )
+    chosen = (
+        f"Of {len(hacked)} pairs of task and policy the widest gap, chosen after the fact, is in" if len(hacked) > 1 else "In"
+    )
     return (
-        f"In {', '.join(most)} {hacked.loc[most, 'top']} of {count(of.loc[most, 'top'], 'run')} on the most accurate "
+        f"{chosen} {', '.join(most)}: {hacked.loc[most, 'top']} of {count(of.loc[most, 'top'], 'run')} on the most accurate "
         f"checkpoint are hacked, on {trainings.sum()} of {count(len(trainings), 'training')}, and "
         f"{hacked.loc[most, 'moderate']} of {of.loc[most, 'moderate']} on a moderate one{beside}."
     )
@@ -129,9 +131,9 @@ def watch(early: pd.DataFrame, saved: pd.DataFrame) -> str:
     pays = "pays" if row["low"] > 0 else "costs" if row["high"] < 0 else "is not shown to pay"
     return (
         f"Of the signs that anyone can watch, {signs.SIGNS[best]} tells hacked runs best: AUC {auc:.2f} at update "
-        f"{early.index[-1]}, at least half as clear from update {since} on. Stopping on it, by a bar set on other trainings, "
-        f"{pays}: {gain} of true return a run; it ends {row['hacked']:.0%} of hacked runs early and {row['other']:.0%} of "
-        "others."
+        f"{early.index[-1]}, and from update {since} on at least half as clear as then. Stopping on it, by a bar set on other "
+        f"trainings, {pays}: {gain} of true return a run; it ends {row['hacked']:.0%} of hacked runs early and "
+        f"{row['other']:.0%} of others."
     )
 
 
@@ -217,7 +219,7 @@ def points(share: float, unit: str = " points") -> str:
 
 def chance(p: float) -> str:
     """A p-value."""
-    return "p < 0.001" if p < 0.001 else f"p {p:.3f}"
+    return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
 
 
 # --- the paper's regime ---------------------------------------------------------------------------------------------------
@@ -235,7 +237,7 @@ def regime(regrets: pd.DataFrame, accuracies: pd.Series) -> str:
     both = [words for words, readings in passed.items() if len(readings) == len(regrets)]
     single = [f"{words} *{readings[0]}* alone" for words, readings in passed.items() if 0 < len(readings) < len(regrets)]
     units = count(int(regrets["trajectories"].max()), "trajectory", "trajectories")
-    shown = "By both readings it is " + (listed(both) if both else f"shown neither above 0 nor below {MARGIN}")
+    shown = "By both readings it is " + (listed(both) if both else f"undecided: it may be 0, or more than {MARGIN}")
     return (
         f"With reward models of accuracy {accuracies.min():.2f} to {accuracies.max():.2f}, choosing the most accurate costs "
         f"{listed(said)}, over {units}. {shown}" + (f"; {listed(single)}." if single else ".")
@@ -246,7 +248,8 @@ def sides(contrasts: pd.DataFrame) -> str:
     """What accuracy and errors on one side do to LM performance (rows of :func:`regime.crossed`)."""
     own = contrasts.xs(ALL, level="task").xs(READINGS["as measured"], level="outcome")
     rows = {name: estimate(Interval(row["mean"], row["low"], row["high"], 0), "+z.3f") for name, row in own.iterrows()}
-    clear = [name for name in own.index if own.loc[name, "adjusted"] <= lottery.LEVEL]
+    spelt = {"accuracy": "accuracy", "accuracy, one-sided": "accuracy where errors lie on one side"}
+    clear = [spelt.get(name, f"the side ({name})") for name in own.index if own.loc[name, "adjusted"] <= lottery.LEVEL]
     return (
         f"Of dials, 0.1 more accuracy changes LM performance by {rows['accuracy']}; errors mostly on good segments, against "
         f"both sides, by {rows['good called errors']}; mostly on bad ones by {rows['errors called good']}. "

@@ -18,7 +18,7 @@ def test_the_answer_follows_the_verdict(curve, seeds, opening):
     if seeds == 5:
         regret = decision.primary.of.regret
         assert "In 90 PPO runs on 15 trainings of reward models, " in said
-        assert f"{abs(regret.low):.3f} to {abs(regret.high):.3f}" in said.replace("−", "")
+        assert f"{regret.high:.3f}" in said
     else:
         assert said == decision.headline
 

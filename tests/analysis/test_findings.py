@@ -17,7 +17,7 @@ def told(hacked, task="relevance"):
 def test_the_screen_is_told_by_task_and_policy():
     rows = screen({"default": (1, 0), "low-kl": (3, 0)}, trainings=8) + screen({"low-kl": (0, 2)}, "factuality", trainings=8)
     said = findings.struck(lottery.screen(*study(rows)))
-    assert said.startswith("In relevance, small 4 of 16 runs on the most accurate checkpoint are hacked, on 3 of 8 trainings, ")
+    assert "in relevance, small: 4 of 16 runs on the most accurate checkpoint are hacked, on 3 of 8 trainings, " in said
     assert said.endswith("with the other 1 pair of task and policy 0 of 8 against 2 of 8.")
     assert "do not tell" in findings.struck(lottery.screen(*study([row for row in rows if row["rm_step"] == 160])))
 
@@ -32,7 +32,7 @@ def test_half_as_large_a_change_makes_more_runs_hacked():
 def test_new_trainings_are_told_by_setting():
     counts, effects = told([[0] * 8, [0] * 8, [0] * 8, [1] * 6 + [0] * 2])
     said = findings.confirmed(counts, effects)
-    assert "relevance, small, half the KL penalty: 6 of 8 (41% to 93%) against 0 of 8, p 0.016." in said
+    assert "relevance, small, half the KL penalty: 6 of 8 (41% to 93%) against 0 of 8, p = 0.016)." in said
     assert "do not tell" in findings.confirmed(counts.head(0), effects.head(0))
 
 
@@ -40,9 +40,9 @@ def test_new_trainings_are_told_by_setting():
     ("hacked", "parts"),
     [
         ([[0] * 8] * 4, ["No run is hacked, of 32; at most 32% of a kind"]),  # Wilson's end of 0 of 8
-        ([[0] * 8, [0] * 8, [0] * 8, [1] * 8], ["is hacked more often", "+100 points, p 0.004", "they do more than each"]),
+        ([[0] * 8, [0] * 8, [0] * 8, [1] * 8], ["is hacked more often", "+100 points, p = 0.004", "they do more than each"]),
         ([[0] * 8, [1] * 8, [1] * 8, [1] * 8], ["they do less than each alone (−100 points"]),
-        ([[0] * 8, [1] * 8, [0] * 8, [1] * 8], ["Accuracy raises how often (+100 points, p 0.008)", "training is not shown"]),
+        ([[0] * 8, [1] * 8, [0] * 8, [1] * 8], ["Accuracy raises how often (+100 points, p = 0.008)", "training is not shown"]),
         ([[1] * 8, [1] * 8, [0] * 8, [0] * 8], ["is not shown to be hacked more often", "training lowers how often"]),
     ],
 )
@@ -97,7 +97,7 @@ def test_the_best_sign_is_told_with_what_stopping_on_it_saves():
 
 def test_what_foretells_is_tested_on_the_other_half():
     before = pd.DataFrame({"first": [0.9], "second": [0.7], "p": [0.04]}, index=["rm_error_share"])
-    assert findings.foretold(before).endswith("(AUC 0.90). On the other half: AUC 0.70, p 0.040.")
+    assert findings.foretold(before).endswith("(AUC 0.90). On the other half: AUC 0.70, p = 0.040.")
     assert "all end alike" in findings.foretold(before.assign(second=float("nan")))
     assert "no measure" in findings.foretold(before.head(0))
 
@@ -111,7 +111,7 @@ def test_a_study_in_the_papers_regime_is_told_by_both_readings():
     assert "over 45 trajectories" in said
     assert said.endswith("By both readings it is below 0.04.")
     neither = findings.regime(regrets.assign(**{"p below": 0.2}), pd.Series([0.5]))
-    assert neither.endswith("shown neither above 0 nor below 0.04.")
+    assert neither.endswith("undecided: it may be 0, or more than 0.04.")
     one = findings.regime(regrets.assign(**{"p zero": [0.01, 0.2]}), pd.Series([0.5]))
     assert one.endswith("By both readings it is below 0.04; above 0 *as measured* alone.")
     assert findings.regime(regrets.assign(lacking="2 runs"), pd.Series([0.5])) == "Undecided: this takes 2 runs."
