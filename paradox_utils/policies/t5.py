@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import dropout, embedding, linear, rms_norm
+from torch.nn.functional import dropout, embedding, linear, rms_norm, scaled_dot_product_attention
 from transformers import MT5Config, PreTrainedModel, T5Config
 
 
@@ -65,7 +65,7 @@ def read(model: PreTrainedModel, ids: Tensor, mask: Tensor) -> Prompt:
         own = block.layer[0].SelfAttention
         normed = _norm(block.layer[0].layer_norm, states)
         keys, values = _keys(own, normed)
-        states = states + drop(_attended(own, normed, keys, values, bias, drop))
+        states = states + drop(_attended(own, normed, keys, values, bias))
         states = states + drop(_fed(block.layer[1], states, drop))
     states = drop(_norm(encoder.final_layer_norm, states))
     return Prompt([_keys(block.layer[1].EncDecAttention, states) for block in decoder.block], blocked)
@@ -86,10 +86,10 @@ def write(model: PreTrainedModel, ids: Tensor, prompt: Prompt, samples: int, ans
         keys, values = _keys(own, normed)
         if answer is not None:
             keys, values = answer.add(number, keys, values)
-        states = states + drop(_attended(own, normed, keys, values, bias, drop))
+        states = states + drop(_attended(own, normed, keys, values, bias))
         normed = _norm(block.layer[1].layer_norm, states)
         together = normed.reshape(-1, samples * normed.shape[1], normed.shape[2])
-        found = _attended(cross, together, read_keys, read_values, prompt.blocked, drop)
+        found = _attended(cross, together, read_keys, read_values, prompt.blocked)
         states = states + drop(found.view_as(states))
         states = states + drop(_fed(block.layer[2], states, drop))
     if answer is not None:
@@ -114,9 +114,8 @@ def keep(prompt: Prompt, answer: Answer, chosen: Tensor, rows: Tensor) -> None:
 
 
 def _dropout(stack: PreTrainedModel) -> Callable[[Tensor], Tensor]:
-    """A stack's dropout, the same everywhere in it."""
-    rate = stack.dropout.p if stack.training else 0.0
-    return functools.partial(dropout, p=rate) if rate else lambda states: states
+    """A stack's dropout, the same everywhere in it but for attention's weights."""
+    return functools.partial(dropout, p=stack.dropout.p, training=stack.training)
 
 
 def _norm(norm: nn.Module, states: Tensor) -> Tensor:
@@ -133,13 +132,15 @@ def _keys(attention: nn.Module, states: Tensor) -> tuple[Tensor, Tensor]:
     return first, second
 
 
-def _attended(
-    attention: nn.Module, states: Tensor, keys: Tensor, values: Tensor, bias: Tensor, drop: Callable[[Tensor], Tensor]
-) -> Tensor:
+def _attended(attention: nn.Module, states: Tensor, keys: Tensor, values: Tensor, bias: Tensor) -> Tensor:
     """What states [.., T, D] find at keys and values, ``bias`` added to their scores."""
-    queries = _heads(attention, linear(states, attention.q.weight))
-    weights = drop((queries @ keys.transpose(2, 3) + bias).softmax(-1))
-    return linear((weights @ values).transpose(1, 2).flatten(2), attention.o.weight)
+    queries, rate = _heads(attention, linear(states, attention.q.weight)), attention.dropout if attention.training else 0.0
+    if bias.requires_grad:  # of which torch's own kernels make no gradient
+        weights = dropout((queries @ keys.transpose(2, 3) + bias).softmax(-1), rate)
+        found = weights @ values
+    else:
+        found = scaled_dot_product_attention(queries, keys, values, bias, rate, scale=1.0)
+    return linear(found.transpose(1, 2).flatten(2), attention.o.weight)
 
 
 def _fed(layer: nn.Module, states: Tensor, drop: Callable[[Tensor], Tensor]) -> Tensor:
