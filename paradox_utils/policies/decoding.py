@@ -16,7 +16,8 @@ from torch import Tensor
 from transformers import Cache, DynamicCache, EncoderDecoderCache, PreTrainedModel, PreTrainedTokenizerFast
 from transformers.cache_utils import DynamicLayer
 
-from paradox_utils.policies.passes import encoded, foldable, folded, positions, prefilled
+from paradox_utils.policies import t5
+from paradox_utils.policies.passes import encoded, positions, prefilled
 from paradox_utils.policies.prompts import Prompts, Responses, decode
 
 
@@ -48,7 +49,7 @@ def generate(
     ids = torch.full((len(prompts.questions) * samples, limit), tokenizer.pad_token_id, device=prompts.ids.device)
     end = tokenizer.eos_token_id
     with torch.inference_mode():
-        state = _State(model, prompts, samples, limit)
+        state = (_T5State if t5.speaks(model) else _State)(model, prompts, samples, limit)
         rows = torch.arange(len(ids), device=ids.device)  # of the responses still at work
         for step in range(limit):
             logits = state.next_logits(ids[rows, :step]).float()
@@ -138,8 +139,9 @@ class _State:
         self.model, self.samples = model, samples
         if model.config.is_encoder_decoder:
             self.read = encoded(model, prompts, samples)
-            own = Cache(layer_class_to_replicate=functools.partial(_RoomyLayer, limit))
-            self.cache = EncoderDecoderCache(own, DynamicCache())
+            self.cache = EncoderDecoderCache(
+                Cache(layer_class_to_replicate=functools.partial(_RoomyLayer, limit)), DynamicCache()
+            )
         else:
             self.read = {"mask": prompts.mask}
             self.cache, self.first = prefilled(model, prompts, samples)
@@ -150,16 +152,14 @@ class _State:
     def next_logits(self, before: Tensor) -> Tensor:
         """Logits [B, V] of the token that follows ``before`` [B, t], all of which but the last has been read."""
         if self.model.config.is_encoder_decoder:
-            start = before.new_full((len(before), 1), self.model.config.decoder_start_token_id)
-            inputs = self.read | {"decoder_input_ids": before[:, -1:] if before.shape[1] else start}
+            inputs = self.read | {"decoder_input_ids": _last(self.model, before)}
         elif before.shape[1] == 0:
             return self.first
         else:
             places = positions(self.read["mask"], self.samples, torch.ones_like(before))
             inputs = {"input_ids": before[:, -1:], "attention_mask": places["attention_mask"]}
             inputs["position_ids"] = places["position_ids"][:, -1:]
-        with folded(self.model, self.samples):
-            return self.model(**inputs, past_key_values=self.cache, use_cache=True).logits[:, -1]
+        return self.model(**inputs, past_key_values=self.cache, use_cache=True).logits[:, -1]
 
     def keep(self, chosen: Tensor, rows: Tensor) -> None:
         """Go on with the responses (at ``rows``) to the ``chosen`` prompts alone."""
@@ -167,10 +167,31 @@ class _State:
             self.read = {"mask": self.read["mask"][chosen]}
             self.cache.batch_select_indices(rows)
             return
-        read = chosen if foldable(self.model) else rows
         self.read = {
-            "encoder_outputs": (self.read["encoder_outputs"][0][read],),
-            "attention_mask": self.read["attention_mask"][read],
+            "encoder_outputs": (self.read["encoder_outputs"][0][rows],),
+            "attention_mask": self.read["attention_mask"][rows],
         }
         self.cache.self_attention_cache.batch_select_indices(rows)
-        self.cache.cross_attention_cache.batch_select_indices(read)
+        self.cache.cross_attention_cache.batch_select_indices(rows)
+
+
+class _T5State:
+    """The same of T5 and mT5, whose passes are :mod:`.t5`'s."""
+
+    def __init__(self, model: PreTrainedModel, prompts: Prompts, samples: int, limit: int) -> None:
+        self.model, self.samples = model, samples
+        self.prompt, self.answer = t5.read(model, prompts.ids, prompts.mask), t5.Answer(model.decoder, limit)
+
+    def next_logits(self, before: Tensor) -> Tensor:
+        """As of :class:`_State`."""
+        states = t5.write(self.model, _last(self.model, before), self.prompt, self.samples, self.answer)
+        return t5.logits(self.model, states[:, -1])
+
+    def keep(self, chosen: Tensor, rows: Tensor) -> None:
+        """As of :class:`_State`."""
+        t5.keep(self.prompt, self.answer, chosen, rows)
+
+
+def _last(model: PreTrainedModel, before: Tensor) -> Tensor:
+    """The token [B, 1] that a decoder reads next: the last of ``before`` [B, t], or its start."""
+    return before[:, -1:] if before.shape[1] else before.new_full((len(before), 1), model.config.decoder_start_token_id)

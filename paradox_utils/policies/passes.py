@@ -1,7 +1,7 @@
 """Forward passes over prompts and their responses in which no work is done twice.
 
-The K responses to a prompt share one pass over it: an encoder-decoder policy encodes each prompt once and, where its layers
-allow it (the T5 family), projects the keys and values of its cross-attention once; a decoder-only policy computes the prompt's
+The K responses to a prompt share one pass over it: an encoder-decoder policy encodes each prompt once (T5 and mT5, whose passes
+are :mod:`.t5`'s, project the keys and values of cross-attention once as well); a decoder-only policy computes the prompt's
 prefix once. Gradients flow through what is shared. Only real response tokens reach the language-model head, which for a small
 model is most of the work. Encoder-decoder and decoder-only policies look alike from here.
 
@@ -11,23 +11,24 @@ V words, D model width.
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
 
+from paradox_utils.policies import t5
 from paradox_utils.policies.prompts import Prompts, Responses
 
 
 def forward(model: PreTrainedModel, responses: Responses) -> tuple[Tensor, Tensor]:
     """Logits [N, V] that predict each response token (rows in the order of ``responses.mask``'s ones), and the states
     [B, T, D] that they come from."""
+    if t5.speaks(model):
+        states = _written(model, responses)
+        return t5.logits(model, states[responses.mask.bool()]), states
     inputs, first = _read(model.get_decoder(), model, responses)
     kept: dict[str, Tensor] = {}
 
@@ -37,24 +38,36 @@ def forward(model: PreTrainedModel, responses: Responses) -> tuple[Tensor, Tenso
     def select(before_head: Tensor) -> Tensor:
         return _after(first, before_head, responses)[responses.mask.bool()]
 
-    with folded(model, responses.samples), model.get_decoder().register_forward_hook(keep), reaching_head(model, select):
+    with model.get_decoder().register_forward_hook(keep), reaching_head(model, select):
         logits = model(**inputs).logits
     return logits, kept["states"]
 
 
 def last_states(body: PreTrainedModel, responses: Responses) -> Tensor:
     """The last states [B, T, D] of a model without a language-model head (of a value model)."""
+    if t5.speaks(body):
+        return _written(body, responses)
     inputs, first = _read(body, body, responses)
-    with folded(body, responses.samples):
-        return _after(first, body(**inputs).last_hidden_state, responses)
+    return _after(first, body(**inputs).last_hidden_state, responses)
+
+
+def _written(model: PreTrainedModel, responses: Responses) -> Tensor:
+    """The states [B, T, D] of a :mod:`.t5` decoder that predict the responses."""
+    prompts, samples = responses.prompts, responses.samples
+    return t5.write(model, _shifted(model, responses), t5.read(model, prompts.ids, prompts.mask), samples)
+
+
+def _shifted(model: PreTrainedModel, responses: Responses) -> Tensor:
+    """What a decoder reads to predict the responses: its start, then all but their last token."""
+    start = torch.full_like(responses.ids[:, :1], model.config.decoder_start_token_id)
+    return torch.cat([start, responses.ids[:, :-1]], 1)
 
 
 def _read(body: PreTrainedModel, model: PreTrainedModel, responses: Responses) -> tuple[dict[str, Any], Tensor | None]:
     """Read the prompts; what the pass over the responses takes, and the state [B, 1, D] that predicts a decoder-only policy's
     first token (None for the others)."""
     if model.config.is_encoder_decoder:
-        start = torch.full_like(responses.ids[:, :1], model.config.decoder_start_token_id)
-        inputs = {"decoder_input_ids": torch.cat([start, responses.ids[:, :-1]], 1), "use_cache": False}
+        inputs = {"decoder_input_ids": _shifted(model, responses), "use_cache": False}
         return encoded(model, responses.prompts, responses.samples) | inputs, None
     prompts, samples = responses.prompts, responses.samples
     prefix = body(**_prefix(prompts))
@@ -72,10 +85,6 @@ def _after(first: Tensor | None, rest: Tensor, responses: Responses) -> Tensor:
 def encoded(model: PreTrainedModel, prompts: Prompts, samples: int) -> dict[str, Any]:
     """One encoder pass over the prompts, as a decoder takes it for ``samples`` responses each."""
     read = model.get_encoder()(input_ids=prompts.ids, attention_mask=prompts.mask).last_hidden_state
-    if foldable(model):  # the mask is additive and stays one a prompt, as the keys do
-        blocked = torch.zeros(prompts.mask.shape, dtype=read.dtype, device=read.device)
-        blocked.masked_fill_(prompts.mask == 0, torch.finfo(read.dtype).min)
-        return {"encoder_outputs": (read,), "attention_mask": blocked[:, None, None]}
     return {
         "encoder_outputs": (read.repeat_interleave(samples, 0),),
         "attention_mask": prompts.mask.repeat_interleave(samples, 0),
@@ -120,40 +129,3 @@ def reaching_head(model: PreTrainedModel, select: Callable[[Tensor], Tensor]) ->
     """For the time of a ``with``, only what ``select`` makes of the states [B, T, D] reaches the language-model head; what the
     model does to its logits afterwards (scaling, soft capping) stays its own."""
     return model.get_output_embeddings().register_forward_pre_hook(lambda _module, arguments: (select(arguments[0]),))
-
-
-_found: WeakKeyDictionary[PreTrainedModel, list[nn.Module]] = WeakKeyDictionary()  # a search costs more than a small pass
-
-
-def _cross_attentions(model: PreTrainedModel) -> list[nn.Module]:
-    """The cross-attention modules that can be folded: T5's and their like, without a bias by the query's place."""
-    if model not in _found:
-        named = [module for name, module in model.named_modules() if name.endswith(".EncDecAttention")]
-        _found[model] = [one for one in named if {"mask", "position_bias"} <= inspect.signature(one.forward).parameters.keys()]
-    return _found[model]
-
-
-def foldable(model: PreTrainedModel) -> bool:
-    """Whether :func:`folded` does anything to this model."""
-    return bool(_cross_attentions(model))
-
-
-@contextmanager
-def folded(model: PreTrainedModel, samples: int) -> Iterator[None]:
-    """Cross-attention in which the K responses of a prompt read its keys and values together: queries [P·K, T, D] become
-    [P, K·T, D], so nothing of the prompt is repeated. Nothing happens to models other than the T5 family."""
-
-    def fold(_module: nn.Module, arguments: tuple, named: dict) -> tuple[tuple, dict]:
-        (queries,) = arguments
-        together = queries.reshape(-1, samples * queries.shape[1], queries.shape[2])
-        return (together,), named | {"position_bias": named["mask"].new_zeros(1, 1, 1, 1)}
-
-    def unfold(_module: nn.Module, _arguments: tuple, output: tuple) -> tuple:
-        prompts, tokens, width = output[0].shape
-        return output[0].reshape(prompts * samples, tokens // samples, width), *output[1:]
-
-    with ExitStack() as hooks:
-        for layer in _cross_attentions(model):
-            hooks.enter_context(layer.register_forward_pre_hook(fold, with_kwargs=True))
-            hooks.enter_context(layer.register_forward_hook(unfold))
-        yield

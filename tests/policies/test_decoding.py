@@ -6,10 +6,9 @@ import pytest
 import torch
 from scipy.stats import chisquare
 
-from paradox_utils.policies import decoding
+from paradox_utils.policies import decoding, t5
 from paradox_utils.policies.decoding import NonFiniteLogitsError, generate
-from paradox_utils.policies.passes import foldable
-from tests.policies.test_passes import FAMILIES, cross_keys, family, rows_seen
+from tests.policies.test_passes import FAMILIES, OURS, cross_keys, family, rows_seen
 from tests.policies.test_prompts import EOS, PAD, TEXTS, ask, plain_logits, tiny_model, tiny_tokenizer, unpadded
 
 NAMES = [name for name in FAMILIES if name != "umt5"]  # see test_forward.py
@@ -95,12 +94,13 @@ def test_a_response_does_not_depend_on_what_it_is_batched_with_nor_on_the_order(
 
 
 def test_dropping_finished_prompts_changes_nothing(policy, monkeypatch):
-    drops, keep = [], decoding._State.keep
-    monkeypatch.setattr(decoding._State, "keep", lambda *given: drops.append(len(given[1])) or keep(*given))
+    kind = decoding._T5State if t5.speaks(policy[0]) else decoding._State
+    drops, keep = [], kind.keep
+    monkeypatch.setattr(kind, "keep", lambda *given: drops.append(len(given[1])) or keep(*given))
     lengths = torch.tensor([1, 1, 2, 3, 10, 9, 5, 4])
     dropped = sampled(policy, samples=2, lengths=lengths)
     assert drops == [3, 2, 1]  # after 1, 3 and 5 tokens
-    monkeypatch.setattr(decoding._State, "keep", lambda *_: None)
+    monkeypatch.setattr(kind, "keep", lambda *_: None)
     for text, pair in zip(TEXTS, lengths.view(-1, 2), strict=True):
         alone = sampled(policy, texts=[text], samples=2, lengths=pair)
         assert by_prompt(alone)[text] == by_prompt(dropped)[text]
@@ -165,8 +165,10 @@ def test_a_broken_policy_is_refused_before_anything_is_sampled(one_of_each, brok
         sampled(one_of_each)
 
 
-def test_the_prompts_are_read_once_for_all_their_samples(policy):
-    model, read, keys = policy[0], [], []
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in OURS])
+def test_the_prompts_are_read_once_for_all_their_samples(name):
+    policy = model, _ = family(name), tiny_tokenizer()
+    read, keys = [], []
     prompts = ask(policy)
     width, lengths = prompts.ids.shape[1], torch.tensor([4] * 12)
     rows_seen(model.get_encoder() if model.config.is_encoder_decoder else model.get_decoder(), read)
@@ -175,6 +177,16 @@ def test_the_prompts_are_read_once_for_all_their_samples(policy):
     generate(*policy, prompts, 10, 3, 0.7, lengths=lengths)
     if model.config.is_encoder_decoder:
         assert read == [(4, width)]
-        assert keys == [(4 if foldable(model) else 12, width)] * 2  # both layers, at the first step alone
+        assert keys == [(12, width)] * 2  # both layers, at the first step alone
     else:
         assert read == [(4, width), (12, 1), (12, 1), (12, 1)]  # no step after the last token
+
+
+def test_t5_reads_the_prompts_once_and_each_step_only_its_own_token(products):
+    policy = model, _ = family("t5"), tiny_tokenizer()
+    prompts = ask(policy)
+    generate(*policy, prompts, 10, 3, 0.7, lengths=torch.tensor([4] * 12))
+    width = prompts.ids.shape[1]
+    assert [products[module.weight] for module in cross_keys(model)] == [[(4, width)]] * 2
+    own = [block.layer[0].SelfAttention.k.weight for block in model.decoder.block]
+    assert [products[weight] for weight in own] == [[(12, 1)] * 4] * 2

@@ -18,7 +18,8 @@ from transformers import (
     UMT5ForConditionalGeneration,
 )
 
-from paradox_utils.policies.passes import foldable, folded, forward, grid, last_states, reaching_head
+from paradox_utils.policies import t5
+from paradox_utils.policies.passes import forward, grid, last_states, reaching_head
 from paradox_utils.policies.prompts import Prompts, Responses, passes, rows_of, take
 from paradox_utils.ppo import objective
 from tests.policies.test_prompts import EOS, PAD, TEXTS, ask, tiny_model, tiny_tokenizer, unpadded
@@ -43,7 +44,7 @@ FAMILIES = {
     "gpt2": lambda: GPT2LMHeadModel(GPT2Config(**COMMON, **GPT2)),
     "gemma2": lambda: Gemma2ForCausalLM(Gemma2Config(**COMMON, **GEMMA, attn_implementation="eager")),
 }
-FOLDABLE = {"t5", "t5-untied", "mt5"}
+OURS = {"t5", "t5-untied", "mt5"}  # whose passes are t5.py's
 LENGTHS = [5, 1, 2, 7, 3, 3, 1, 4, 6, 2, 1, 1]  # three responses to each of four prompts
 
 
@@ -223,7 +224,7 @@ def test_values_on_a_grid_by_hand():
 
 
 def rows_seen(module, log):
-    """Log the rows (all but the last dimension) that a module is given."""
+    """Log the rows (all but the last dimension) that a module is given, by its caller or by a pass on its weight."""
 
     def hook(_module, arguments, named, _output):
         given = arguments[0] if arguments else named.get("input_ids", named.get("hidden_states"))
@@ -237,7 +238,9 @@ def cross_keys(model):
     return [module for name, module in model.named_modules() if name.endswith(ends)]
 
 
-def test_the_prompts_are_read_once_and_only_real_tokens_reach_the_head(model):
+@pytest.mark.parametrize("name", sorted(FAMILIES.keys() - OURS))
+def test_the_prompts_are_read_once_and_only_real_tokens_reach_the_head(name):
+    model = family(name)
     responses = answers(model)
     read, keys, head = [], [], []
     rows_seen(model.get_output_embeddings(), head)
@@ -252,16 +255,29 @@ def test_the_prompts_are_read_once_and_only_real_tokens_reach_the_head(model):
     assert head == [(sum(LENGTHS), 16)]
     if model.config.is_encoder_decoder:
         assert read == [(4, width)]  # 4 prompts, 12 responses
-        assert keys == [(4 if foldable(model) else 12, width)] * 2
+        assert keys == [(12, width)] * 2
     else:
         assert read == [(4, width), (12, max(LENGTHS) - 1)]  # the last token of a response predicts nothing
 
 
-def test_only_the_t5_family_folds_its_cross_attention():
-    assert {name for name in FAMILIES if name != "umt5" and foldable(family(name))} == FOLDABLE
+def test_prompts_are_read_once_by_the_passes_of_t5_as_well(products):
+    model = family("t5")
+    responses = answers(model)
+    forward(model, responses)
+    width = responses.prompts.ids.shape[1]
+    queries = [layer.layer[0].SelfAttention.q.weight for layer in model.encoder.block]
+    assert [products[weight] for weight in queries] == [[(4, width)]] * 2
+    assert [products[module.weight] for module in cross_keys(model)] == [[(4, width)]] * 2
+    assert products[model.lm_head.weight][-1] == (sum(LENGTHS), 16)
 
 
-def test_nothing_is_left_on_a_model_after_a_pass_even_one_that_failed(model):
+def test_t5_and_mt5_have_passes_of_their_own():
+    assert {name for name in FAMILIES if t5.speaks(family(name))} == OURS
+
+
+@pytest.mark.parametrize("name", sorted(FAMILIES.keys() - OURS))
+def test_nothing_is_left_on_a_model_after_a_pass_even_one_that_failed(name):
+    model = family(name)
     responses = answers(model)
 
     def hooks():
@@ -277,6 +293,6 @@ def test_nothing_is_left_on_a_model_after_a_pass_even_one_that_failed(model):
         forward(model, responses)
     handle.remove()
     assert hooks() == before
-    with folded(model, 3), model.register_forward_hook(fail), reaching_head(model, fail):
+    with model.register_forward_hook(fail), reaching_head(model, fail):
         assert hooks() >= before + 2
     assert hooks() == before
