@@ -169,7 +169,7 @@ PLANNED = {
     "atlas-pilot": 27,
     "atlas-learning-rate": 36,
     "lottery-screen": 480,
-    "lottery": 0,
+    "lottery": 604,
     "choose-backtest": 0,
     "regime": 288,
     "qa-feedback-dev": 1,
