@@ -8,7 +8,6 @@ import pytest
 
 from paradox_utils.analysis import outcomes, regime, tables
 from paradox_utils.analysis.comparison import ALL
-from tests.worlds import run_page
 
 FINAL, ROBUST = (outcomes.READINGS[reading] for reading in regime.PRIMARY)
 UPDATES = 11
@@ -125,30 +124,3 @@ def test_longer_runs_stand_beside_the_usual_ones():
     top, moderate = table.loc[("relevance", "top")], table.loc[("relevance", "moderate")]
     assert top.tolist() == pytest.approx([2, 0.6, 0.8, 0.4, 0, 2])
     assert moderate.tolist() == pytest.approx([2, 0.6, 0.8, 0.9, 0, 0])
-
-
-# --- the page -----------------------------------------------------------------------------------------------------------------
-
-
-def test_the_page_says_what_it_finds(tmp_path):
-    teach, turned = trajectories(0.7, [0.5, 0.6, 0.7, 0.6]), dials(lambda accuracy, **_: accuracy)
-    longer = teach[teach["rm_step"].isin([2, 4])].assign(arm="longer", id=lambda t: "l" + t["id"])
-    summary = pd.concat([teach, turned[0].assign(policy="small"), longer], ignore_index=True)
-    for name in (*tables.LABELS, *tables.NUMBERS):
-        if name not in summary:
-            summary[name] = "" if name in tables.LABELS else 1.0
-    summary = summary.assign(study="made", route="steps", ended=True, rm_step=summary["rm_step"].fillna(0))
-    summary.to_csv(tmp_path / "summary.csv", index=False)
-    curves = curves_of(summary["id"], summary["id"].str.startswith("l")).assign(kl=0.1, lm_performance=0.5)
-    curves.to_csv(tmp_path / "curves.csv", index=False)
-    turned[2].rename_axis("id").reset_index().to_csv(tmp_path / "parameters.csv", index=False)
-    scored = pd.DataFrame({"id": teach["id"], "when": "final", "good": [f"{4 * x} {4 * x}" for x in teach[FINAL]]})
-    scored.assign(segments="4 4").to_csv(tmp_path / "questions.csv", index=False)
-    names = run_page("17", tmp_path)
-    assert "accuracy 0.60 to 0.76" in names["words"]["regime"]
-    assert "By both readings it is below 0.04." in names["words"]["regime"]
-    assert names["known"].loc["all alike", "above 0"] < 0.05
-    assert names["known"].loc["twice it", "above 0.04"] > 0.9 > 0.05 > names["known"].loc["the margin", "above 0.04"]
-    assert "0.1 more accuracy changes LM performance by +0.100" in names["words"]["sides"]
-    assert "0 and 8 of 8 are hacked" in names["words"]["longer"]
-    assert names["later"]["runs"].tolist() == [8, 8]
