@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from paradox_utils.analysis import outcomes, regime, tables
+from paradox_utils.analysis import outcomes, regime
 from paradox_utils.analysis.comparison import ALL
 
 FINAL, ROBUST = (outcomes.READINGS[reading] for reading in regime.PRIMARY)
