@@ -133,8 +133,9 @@ def effects(runs: pd.DataFrame) -> pd.DataFrame:
 
     ``p`` of hacked runs is by flipping the signs of trainings (:func:`sign_flip`): one-sided for the paper's design, where it
     is McNemar's exact test, two-sided for the others, exact where a contrast that is 0 on average is as often above as below;
-    that of LM performance is Student's, two-sided. ``adjusted`` is by Holm over cells, for each contrast of hacked runs. What
-    accuracy and training do is averaged over the other; *both together* is how much more the two do than each alone.
+    that of LM performance is Student's, two-sided. ``adjusted`` is by Holm over all cells, those without the contrast included
+    (it was planned in all), for each contrast of hacked runs. What accuracy and training do is averaged over the other;
+    *both together* is how much more the two do than each alone.
     """
     rows = []
     for cell, own in runs.dropna(subset=["hacked"]).groupby(CELL, sort=False):
@@ -149,8 +150,9 @@ def effects(runs: pd.DataFrame) -> pd.DataFrame:
                     dict(zip(CELL, cell, strict=True)) | row | {"high": interval.high, "p": p, "trainings": len(values)}
                 )
     table = pd.DataFrame(rows)
+    cells = len(table[CELL].drop_duplicates())
     for _, own in table[table["outcome"] == "hacked"].groupby("contrast"):
-        table.loc[own.index, "adjusted"] = statistics.holm(own["p"].tolist())
+        table.loc[own.index, "adjusted"] = statistics.holm([*own["p"], *[1.0] * (cells - len(own))])[: len(own)]
     return table.set_index([*CELL, "contrast", "outcome"])
 
 
