@@ -282,19 +282,19 @@ def ablation(table: pd.DataFrame, of: Ablation) -> Drawing:
 
 @style()
 def changes(effects: pd.DataFrame, words: Mapping[str, str], margin: float) -> Drawing:
-    """What each choice changes (rows of :func:`paradox_utils.analysis.ablations.effects`): a panel a measure, as their ranges
-    differ, with a row a choice (``words``: arm → its name) and 95 % intervals; the band is what does not matter."""
+    """What each choice changes (rows of :func:`paradox_utils.analysis.ablations.effects`), a row a choice (``words``: arm → its
+    name), a colour a measure, with 95 % intervals; the band is what does not matter."""
     arms = [arm for arm in words if arm in effects.index.get_level_values("arm")]
-    axes = [panel(1, 0.7 + 0.32 * max(1, len(arms))) for _ in QUESTIONS]
-    for axis, measure, color in zip(axes, QUESTIONS, COLORS, strict=False):
-        axis.axvspan(-margin, margin, color=BAND, zorder=0)
-        axis.axvline(0, color=FAINT, linewidth=0.8)
-        for place, arm in enumerate(reversed(arms)):
-            for row in effects.loc[effects.index.isin([(arm, measure)])].itertuples():
-                axis.plot([row.low, row.high], [place, place], color=color, linewidth=1.4)
-                axis.scatter([row.change], [place], color=color, s=20, zorder=3)
-        names = [textwrap.fill(words[arm], 30) for arm in reversed(arms)]
-        axis.set(yticks=range(len(arms)), yticklabels=names, xlabel=f"change of {measure}")
-        axis.set_ylim(-0.6, len(arms) - 0.4)
-        axis.grid(visible=False, axis="y")
-    return Drawing(axes)
+    looks = dict(zip(QUESTIONS, zip(COLORS, MARKERS, strict=False), strict=False))
+    axis = panel(1, 0.9 + 0.56 * max(1, len(arms)))
+    axis.axvspan(-margin, margin, color=BAND, zorder=0)
+    axis.axvline(0, color=FAINT, linewidth=0.8)
+    for place, arm in enumerate(reversed(arms)):
+        for (measure, row), height in zip(effects.loc[arm].iterrows(), (0.22, 0, -0.22), strict=False):
+            color, marker = looks[str(measure)]
+            axis.plot([row["low"], row["high"]], [place + height] * 2, color=color, linewidth=1.4)
+            axis.scatter([row["change"]], [place + height], color=color, marker=marker, s=20, zorder=3)
+    names = [textwrap.fill(words[arm], 30) for arm in reversed(arms)]
+    axis.set(yticks=range(len(arms)), yticklabels=names, xlabel="change (LM performance)")
+    axis.grid(visible=False, axis="y")
+    return Drawing([axis], [dot(name, color=color, marker=marker) for name, (color, marker) in looks.items()])
