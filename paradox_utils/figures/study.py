@@ -134,7 +134,7 @@ def power_by_effect(power: pd.DataFrame, marks: Mapping[str, float]) -> Drawing:
         axis.plot(own["regret"], own[name], color=color, marker="o", markersize=3, label=words)
         end = own.iloc[edge]  # where the line is highest
         side = {"ha": "left" if edge == 0 else "right", "va": "bottom", "xytext": (0, 5), "textcoords": "offset points"}
-        axis.annotate(words, (end["regret"], end[name]), color=color, fontsize=8.5, **side)
+        axis.annotate(status.replace(" ", "\n"), (end["regret"], end[name]), color=color, fontsize=8.5, **side)
     for label, regret in marks.items():
         side = -1 if regret < max(marks.values()) else 1  # two marks that are close have their names on either side
         axis.axvline(regret, color=INK, linewidth=0.9, linestyle=":")

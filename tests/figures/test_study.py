@@ -57,7 +57,7 @@ def test_power_by_effect_shows_both_verdicts_and_the_marks():
     known = power.simulated_power(0.05, [5], [0.12, 0.03], studies=20)
     (axis,) = draw.power_by_effect(known, {"margin": 0.04}).panels
     own = known[known["world"] == "inverted U"].sort_values("regret")
-    assert [text.get_text() for text in axis.texts] == ["the paper supported", "the paper not supported", "margin\n0.040"]
+    assert [text.get_text() for text in axis.texts] == ["supported", "not\nsupported", "margin\n0.040"]
     for line, name in zip(axis.lines, ("right", "wrong"), strict=False):
         np.testing.assert_allclose(np.transpose(line.get_data()), own[["regret", name]])
 
