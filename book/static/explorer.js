@@ -23,8 +23,8 @@ PARADOX.kinds.explorer = (root, data) => {
   };
   const asked = PARADOX.select("question", data.questions.map((text, i) => `${i + 1}. ${text}`), choose);
   root.append(asked, said, panels, legend);
-  const name = (run) => `accuracy ${PARADOX.fixed(run.accuracy)}`;
-  PARADOX.chooser(root, data.groups, (group) => group.runs, name, draw, true); // the worst teacher shows most
+  const name = (run) => `accuracy ${PARADOX.fixed(run.accuracy, 3)}, ${run.name}`;
+  PARADOX.chooser(root, data.groups, (group) => group.runs, name, draw, (group) => group.start);
 };
 
 PARADOX.explorer = {};
@@ -73,9 +73,10 @@ PARADOX.explorer.words = (group, run, answers) => {
     return ` ${when} it is right about ${right} of ${answer.judged.length} segments and pays ${paid}; they are worth ${signed(worth, 1)}.`;
   };
   const top = run.top ? ", the most accurate of its training" : "";
+  const idle = run.nothing === null ? "" : `; one that knows nothing has ${fixed(run.nothing, 3)}`;
   return [
-    html("strong", {}, `A reward model of accuracy ${fixed(run.accuracy)}`),
-    ` (${run.name}${top}).${side("Before PPO", answers[0])}${side("After PPO", answers[1])}`,
+    html("strong", {}, `A reward model of accuracy ${fixed(run.accuracy, 3)}`),
+    ` (${run.name}${top}${idle}).${side("Before PPO", answers[0])}${side("After PPO", answers[1])}`,
   ];
 };
 

@@ -118,25 +118,28 @@ PARADOX.select = (label, options, choose) => {
 };
 
 // Task, policy, and a slider over the reward models of the pair, from the least to the most accurate. `items` are those of a
-// group; `name` says one aloud; `draw(group, index)` shows it; it begins with the `first` of them, or with the last. The figure is
-// drawn again when its width changes.
-PARADOX.chooser = (root, groups, items, name, draw, first = false) => {
+// group; `name` stands at the handle and says one aloud; `draw(group, index)` shows it; it begins with the `first` of a group, else
+// with the last. The figure is drawn again when its width changes.
+PARADOX.chooser = (root, groups, items, name, draw, first = (group) => items(group).length - 1) => {
   const { html } = PARADOX;
   const controls = html("div", { class: "controls" });
   const range = html("input", { type: "range", min: 0, step: 1, "aria-label": "Reward model, from the least to the most accurate" });
+  const at = html("span", { class: "at", "aria-hidden": "true" });
   const ends = html("span", { class: "ends", "aria-hidden": "true" }, html("span", {}, "least accurate"), html("span", {}, "most accurate"));
   let group = groups[0];
   let index = 0;
   const show = (chosen) => {
     index = chosen;
     range.value = index;
-    range.setAttribute("aria-valuetext", name(items(group)[index]));
+    at.textContent = name(items(group)[index]);
+    at.style.setProperty("--at", `${(100 * index) / Math.max(1, range.max)}%`);
+    range.setAttribute("aria-valuetext", at.textContent);
     draw(group, index);
   };
   const open = (chosen) => {
     group = chosen;
     range.max = items(group).length - 1;
-    show(first ? 0 : items(group).length - 1);
+    show(first(group));
   };
   for (const key of ["task", "policy"]) {
     const names = [...new Set(groups.map((one) => one[key]))];
@@ -147,7 +150,7 @@ PARADOX.chooser = (root, groups, items, name, draw, first = false) => {
     };
     if (names.length > 1) controls.append(PARADOX.pills(key, names, pick));
   }
-  controls.append(html("label", { class: "range" }, html("span", {}, "accuracy of the reward model"), range, ends));
+  controls.append(html("label", { class: "range" }, html("span", {}, "accuracy of the reward model"), at, range, ends));
   range.addEventListener("input", () => show(Number(range.value)));
   root.prepend(controls);
   open(group);

@@ -19,7 +19,7 @@ PARADOX.kinds.predictors = (root, data) => {
     draw(...shown);
   };
   root.append(PARADOX.select("what is known of a reward model", data.measures, choose), said, panels);
-  show = PARADOX.chooser(root, data.groups, (group) => group.models, (model) => `accuracy ${PARADOX.fixed(model.accuracy)}`, draw);
+  show = PARADOX.chooser(root, data.groups, (group) => group.models, (model) => `accuracy ${PARADOX.fixed(model.accuracy, 3)}, ${model.name}`, draw);
 };
 
 PARADOX.predictors = {};
@@ -50,5 +50,5 @@ PARADOX.predictors.words = (group, index, name, measure) => {
   const value = known[measure] === null ? "not measured" : fixed(known[measure], 3);
   const together = group.correlations[measure];
   const over = together === null ? "" : ` Over all of them the two correlate by ${signed(together)} (Spearman).`;
-  return [html("strong", {}, `Accuracy ${fixed(accuracy)}`), ` (${called}): ${name} ${value}, gain ${signed(gain)}.${over}`];
+  return [html("strong", {}, `Accuracy ${fixed(accuracy, 3)}`), ` (${called}): ${name} ${value}, gain ${signed(gain)}.${over}`];
 };

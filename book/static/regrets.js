@@ -6,24 +6,43 @@ PARADOX.kinds.regrets = (root, data) => {
   const { controls, chosen } = PARADOX.regrets.controls(data.rows, () => show());
   const body = html("tbody");
   const said = live();
+  const more = html("button", { type: "button" });
+  let all = false;
   const values = data.rows.flatMap((row) => [row.low, row.high]);
   const range = PARADOX.extent([...values, -data.margin, data.margin], 0.03);
   const place = (value) => `${PARADOX.scale(range, [0, 100])(value).toFixed(2)}%`;
   const show = () => {
     const rows = data.rows.filter((row) => PARADOX.regrets.keys.every((key) => [PARADOX.regrets.every, row[key]].includes(chosen[key])));
     const named = chosen.route === PARADOX.regrets.every;
-    body.replaceChildren(...rows.map((row) => PARADOX.regrets.row(row, named, data.margin, place)));
+    const together = rows.filter((row) => row.pooled);
+    const shown = all || rows.length <= PARADOX.regrets.few || !together.length ? rows : together;
+    const lines = shown.map((row) => PARADOX.regrets.row(row, named, data.margin, place));
+    const alone = named ? -1 : shown.findIndex((row) => !row.pooled);
+    if (alone > 0) lines.splice(alone, 0, PARADOX.regrets.heading("each task and policy alone"));
+    body.replaceChildren(...lines);
     said.textContent = PARADOX.regrets.words(rows);
+    more.textContent = `Show all ${rows.length}`;
+    more.hidden = shown.length === rows.length;
   };
-  const head = html("tr", {}, html("th", { scope: "col" }, "comparison"), html("th", { scope: "col" }, "regret (95% interval)"), html("td"));
+  more.addEventListener("click", () => {
+    all = true;
+    show();
+  });
+  const head = html("tr", {}, html("th", { scope: "col" }, "comparison"), html("th", { scope: "col" }, "regret (95% interval), the paper"), html("td"));
   const axis = html("td", {}, PARADOX.regrets.axis(range, place));
   const table = html("table", { class: "regrets" }, html("thead", {}, head), body);
   table.append(html("tfoot", { "aria-hidden": "true" }, html("tr", {}, html("td"), html("td"), axis)));
-  root.append(controls, said, table);
+  root.append(controls, said, table, more);
   show();
 };
 
-PARADOX.regrets = { every: "every", keys: ["route", "task", "policy"] };
+// Up to a few rows all are shown; of more, those over several tasks or policies come first.
+PARADOX.regrets = { every: "All", keys: ["route", "task", "policy"], few: 6 };
+
+PARADOX.regrets.heading = (words) => {
+  const { html } = PARADOX;
+  return html("tr", {}, html("th", { class: "group", scope: "rowgroup", colspan: 3 }, words));
+};
 
 // One choice a key that has several values: the first route and every task and policy to begin with.
 PARADOX.regrets.controls = (rows, changed) => {
@@ -69,6 +88,6 @@ PARADOX.regrets.axis = (range, place) => {
 PARADOX.regrets.words = (rows) => {
   if (!rows.length) return "No comparison of these has what the rule needs.";
   const counts = ["supported", "not supported", "undecided"].map((status) => [rows.filter((row) => row.status === status).length, status]);
-  const told = counts.filter(([count]) => count).map(([count, status]) => `${count} ${status}`);
-  return `${rows.length} comparison${rows.length > 1 ? "s" : ""}: ${told.join(", ")}.`;
+  const told = counts.filter(([count]) => count).map(([count, status]) => `${status} in ${count}`);
+  return `${rows.length} comparison${rows.length > 1 ? "s" : ""}: the paper is ${told.join(", ")}.`;
 };

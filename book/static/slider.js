@@ -5,7 +5,13 @@ PARADOX.kinds.slider = (root, data) => {
   const { html, live } = PARADOX;
   const panels = html("div", { class: "panels" });
   const said = live();
-  root.append(said, panels);
+  const legend = html(
+    "p",
+    { class: "legend" },
+    html("span", { class: "key spot" }, "a run"),
+    html("span", { class: "key ring" }, "the most accurate reward model of its training"),
+  );
+  root.append(said, panels, legend);
   let show = () => {};
   const draw = (group, index) => {
     const width = PARADOX.columns(root, 2, 300);
@@ -15,7 +21,7 @@ PARADOX.kinds.slider = (root, data) => {
     );
     said.replaceChildren(...PARADOX.slider.words(group, group.runs[index]));
   };
-  show = PARADOX.chooser(root, data.groups, (group) => group.runs, (run) => `accuracy ${PARADOX.fixed(run.accuracy)}`, draw);
+  show = PARADOX.chooser(root, data.groups, (group) => group.runs, (run) => `accuracy ${PARADOX.fixed(run.accuracy, 3)}, ${run.name}`, draw);
 };
 
 PARADOX.slider = {};
@@ -38,6 +44,12 @@ PARADOX.slider.ends = (group, index, width, accuracy, choose) => {
     node.append(svg("circle", { class: kind, r: run === chosen ? 6 : 4, ...at }));
   }
   node.append(svg("text", { class: "note", x: left + 4, y: Y(before) - 5 }, `before PPO ${fixed(before)}`));
+  const worse = runs.filter((run) => run.top && run.end < before);
+  for (const { accuracy, end } of worse) {
+    const side = X(accuracy) > (left + right) / 2 ? ["end", -12] : ["start", 12];
+    const at = { x: X(accuracy) + side[1], y: Y(end) + 4, "text-anchor": side[0] };
+    node.append(svg("text", { class: "note", ...at }, "most accurate, made its policy worse"));
+  }
   node.setAttribute("aria-label", `Accuracy and performance of ${runs.length} runs; the chosen one ends at ${fixed(chosen.end)}.`);
   PARADOX.touchable(node, runs.map((run) => [X(run.accuracy), Y(run.end)]), choose);
   return node;
@@ -74,10 +86,10 @@ PARADOX.slider.words = (group, run) => {
   const { html, fixed, signed } = PARADOX;
   const top = run.top ? ", the most accurate of its training" : "";
   const rise = run.end > group.before ? "better than" : run.end < group.before ? "worse than" : "as good as";
-  const end = run.paid.length ? ` At the end the reward model pays ${signed(run.paid.at(-1))} for a response` : "";
+  const end = run.paid.length ? ` At the end (averaged over the last updates) the reward model pays ${signed(run.paid.at(-1))} for a response` : "";
   const worth = run.true.length ? `; it is worth ${signed(run.true.at(-1))}` : "";
   return [
-    html("strong", {}, `Accuracy ${fixed(run.accuracy)}`),
+    html("strong", {}, `Accuracy ${fixed(run.accuracy, 3)}`),
     ` (${run.name}${top}): LM performance ${fixed(group.before)} → ${fixed(run.end)}, ${rise} before PPO.${end}${worth}${end && "."}`,
   ];
 };

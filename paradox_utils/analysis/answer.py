@@ -64,7 +64,7 @@ def foreknown(correlations: pd.DataFrame) -> str:
         return "These runs do not tell what else can be known of a reward model before PPO."
     best = found["correlation"].abs().idxmax()
     said = (
-        f"Of {count(len(found), 'measure')} known before PPO, {BEFORE[best]} goes best with what PPO gains: correlation "
+        f"Of {count(len(found), 'measure')} known before PPO, {BEFORE[best]} has the highest correlation with what PPO gains, "
         f"{_related(found.loc[best])}"
     )
     if "rm_accuracy" in found.index and best != "rm_accuracy":

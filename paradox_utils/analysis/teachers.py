@@ -12,7 +12,7 @@ import pandas as pd
 
 from paradox_utils.analysis import statistics
 from paradox_utils.analysis.outcomes import READINGS, accuracy_kind, main_arms, steps, usable
-from paradox_utils.analysis.statistics import Array, pearson
+from paradox_utils.analysis.statistics import Array, Interval, pearson
 from paradox_utils.config.study import TRAINED
 from paradox_utils.data.tasks import TASKS, among
 
@@ -155,6 +155,19 @@ def _with_gain(z: pd.DataFrame, name: str, resamples: int, seed: int) -> dict[st
     columns = [z[name], z["gain"]]
     found = statistics.cluster_bootstrap(columns, z["cluster"], pearson, resamples=resamples, seed=seed, bounds=(-1.0, 1.0))
     return {"correlation": found.estimate, "low": found.low, "high": found.high, "pairs": len(z)}
+
+
+def lead(table: pd.DataFrame, measure: str, other: str, *, resamples: int, seed: int) -> Interval:
+    """By how much one measure's correlation with the gain is larger than another's, signs aside, over the pairs that have both;
+    pooled and resampled as in :func:`correlations`."""
+    names = [measure, other, "gain"]
+    z = standardised(table, names).join(table["cluster"]).dropna(subset=names)
+
+    def larger(a: Array, b: Array, gain: Array) -> float:
+        return abs(pearson(a, gain)) - abs(pearson(b, gain))
+
+    columns = [z[name] for name in names]
+    return statistics.cluster_bootstrap(columns, z["cluster"], larger, resamples=resamples, seed=seed, bounds=(-1.0, 1.0))
 
 
 def against_razin(table: pd.DataFrame, writer: str, *, resamples: int, seed: int) -> pd.DataFrame:

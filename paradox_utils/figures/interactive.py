@@ -17,8 +17,10 @@ import pandas as pd
 
 from paradox_utils.analysis import outcomes, statistics
 from paradox_utils.analysis.overoptimisation import WINDOW
+from paradox_utils.analysis.text import CLEAR
 from paradox_utils.data.tasks import TASKS
-from paradox_utils.figures.style import LM_PERFORMANCE
+from paradox_utils.figures import svg
+from paradox_utils.figures.style import COLORS, FAINT, INK, LM_PERFORMANCE, panel, style
 
 PAIR = ["task", "policy"]
 KINDS = {"rm_accuracy": "accuracy (share)", "rm_accuracy_noisy": "accuracy on annotators' labels (share)"}
@@ -27,16 +29,17 @@ KINDS = {"rm_accuracy": "accuracy (share)", "rm_accuracy_noisy": "accuracy on an
 @dataclass(frozen=True)
 class Interactive:
     """What one script draws: its ``kind`` (the script's name), what the figure is (``label``), and JSON values (none: nothing
-    to draw); ``words`` stand where no script runs."""
+    to draw); ``words`` stand where no script runs, below a picture that stands ``still`` if there is one."""
 
     kind: str
     label: str
     words: str
     data: Mapping[str, Any] = field(default_factory=dict)
+    still: str = ""
 
     def html(self, still: str = "") -> str:
-        """The sentence, below a picture that stands ``still`` if there is one, and the data for the script to find."""
-        words = f"{still}<p>{escape(self.words)}</p>"
+        """The sentence, below the ``still`` picture of a figure or its own, and the data for the script to find."""
+        words = f"{still or self.still}<p>{escape(self.words)}</p>"
         if not self.data:
             return words
         data = json.dumps(self.data, separators=(",", ":"), ensure_ascii=False, allow_nan=False).replace("<", "\\u003c")
@@ -49,7 +52,8 @@ class Interactive:
 
 def slider(summary: pd.DataFrame, curves: pd.DataFrame) -> Interactive:
     """Every finished run of the route ``steps`` by the accuracy of its reward model: LM performance before and after PPO, and
-    along training the reward of a response that was paid and the true one (means over :data:`WINDOW` updates)."""
+    along training the reward of a response that was paid and the true one (means over :data:`WINDOW` updates). The first task
+    and policy stand still where no script runs."""
     by_run, groups = dict(list(curves.groupby("id"))), []
     for (task, policy), runs in _pairs(_finished(summary).dropna(subset=["lm_performance_start"])):
         rows = []
@@ -63,11 +67,17 @@ def slider(summary: pd.DataFrame, curves: pd.DataFrame) -> Interactive:
         group = {"task": task, "policy": policy, "performance": LM_PERFORMANCE[task], "runs": rows}
         group |= {"before": _rounded(runs["lm_performance_start"].mean())}
         groups.append(group | {"worth": _or_none(worth)})
-    words = "In the book, a slider over reward models shows here what was paid in training, and what was true."
     if not groups:
         return Interactive("slider", "", "No finished run of the route steps has a measured accuracy, so there is no slider.")
-    kind = KINDS[outcomes.accuracy_kind(summary)]
-    return Interactive("slider", "Slider over the accuracy of the reward model", words, {"accuracy": kind, "groups": groups})
+    first, kind = groups[0], outcomes.accuracy_kind(summary)
+    words = (
+        f"{first['task'].capitalize()}, {first['policy']}: each run by the accuracy of its reward model, ringed where it is "
+        "the most accurate of its training; the dashed line is the policy before PPO. Where scripts run, a slider shows every "
+        "run here, with what was paid in training and what was true."
+    )
+    data = {"accuracy": KINDS[kind], "groups": groups}
+    still = _still(_finished(summary).query("task == @first['task'] and policy == @first['policy']"))
+    return Interactive("slider", "Slider over the accuracy of the reward model", words, data, still)
 
 
 def regrets(rows: pd.DataFrame, margin: float) -> Interactive:
@@ -119,7 +129,11 @@ def predictors(teachers: pd.DataFrame, measures: Mapping[str, str]) -> Interacti
 
 def explorer(responses: pd.DataFrame, summary: pd.DataFrame) -> Interactive:
     """Answers to the same few questions before and after PPO, by the accuracy of the reward model; a segment has what it was
-    paid and what the evaluator says of it. Runs without answers after PPO are left out."""
+    paid and what the evaluator says of it. Runs without answers after PPO are left out.
+
+    A run whose reward model is hardly better than one that knows nothing has that one's accuracy (``nothing``); a task and
+    policy ``start`` at the least accurate of the others.
+    """
     texts: dict[tuple[Any, ...], int] = {}  # each answer once, with its judgement: before PPO all runs of a pair give the same
     questions = {question: place for place, question in enumerate(responses["question"].unique())}
     by_run = dict(list(responses.groupby("id")))
@@ -133,15 +147,32 @@ def explorer(responses: pd.DataFrame, summary: pd.DataFrame) -> Interactive:
                 text = texts.setdefault((answer.text, answer.ends, answer.judged), len(texts))
                 said[answer.when][questions[answer.question]] = [text, _all(answer.paid)]
             row = {"accuracy": _rounded(run.accuracy), "name": run.called, "top": run.top}
+            row |= {"nothing": _or_none(run.rm_majority) if run.accuracy - run.rm_majority < CLEAR else None}
             rows.append(row | {"before": said["start"], "after": said["final"]})
         size, whole = TASKS[task].reward_size, TASKS[task].pairwise
-        groups.append({"task": task, "policy": policy, "size": size, "whole": whole, "runs": rows})
+        start = next((place for place, row in enumerate(rows) if row["nothing"] is None), 0)
+        groups.append({"task": task, "policy": policy, "size": size, "whole": whole, "start": start, "runs": rows})
     words = "In the book, answers before and after PPO can be read here side by side, with what each segment was paid."
     if not groups:
         return Interactive("explorer", "", "No finished run of this study has recorded answers, so there is nothing to read.")
     answers = [{"text": text, "ends": _all(ends), "judged": _all(judged)} for text, ends, judged in texts]
     data = {"questions": list(questions), "texts": answers, "groups": groups}
     return Interactive("explorer", "Answers before and after PPO", words, data)
+
+
+@style()
+def _still(runs: pd.DataFrame) -> str:
+    """LM performance after PPO by accuracy, of the runs of one task and policy (rows of :func:`_finished`)."""
+    axis, before = panel(1, 2.8), runs["lm_performance_start"].mean()
+    axis.axhline(before, color=FAINT, linestyle="--", linewidth=1.2)
+    axis.plot(runs["accuracy"], runs["lm_performance_final"], linestyle="none", marker="o", color=COLORS[0], markersize=4)
+    top = runs[runs["top"].astype(bool)]
+    ring = {"markersize": 9, "markerfacecolor": "none", "color": INK}
+    axis.plot(top["accuracy"], top["lm_performance_final"], linestyle="none", marker="o", **ring)
+    task = runs["task"].iloc[0]
+    axis.set(xlabel="RM accuracy (share)", ylabel=LM_PERFORMANCE[task], title=task.capitalize())
+    alt = f"LM performance by accuracy of {len(runs)} runs; before PPO it is {before:.2f}."
+    return f'<div class="panels" role="img" aria-label="{escape(alt)}">{svg.inline(axis.figure, "slider-still")}</div>'
 
 
 def _finished(summary: pd.DataFrame, routes: Iterable[str] = ("steps",)) -> pd.DataFrame:
@@ -187,7 +218,7 @@ def _or_none(value: float) -> float | None:
     return _rounded(value) if np.isfinite(value) else None
 
 
-def _rounded(value: float, decimals: int = 4) -> float:
-    """A number as short as JSON can have it."""
+def _rounded(value: float, decimals: int = 6) -> float:
+    """A number as short as JSON can have it; with more decimals than a script shows, as rounding twice can round wrongly."""
     value = round(float(value), decimals)
     return int(value) if value.is_integer() else value

@@ -129,8 +129,12 @@ def power_by_effect(power: pd.DataFrame, marks: Mapping[str, float]) -> Drawing:
     ``marks``: regrets to name, as dotted lines."""
     axis = panel(1, 3.2)
     own = power[power["world"] == "inverted U"].sort_values("regret")
-    for name, status in (("right", "supported"), ("wrong", "not supported")):
-        axis.plot(own["regret"], own[name], color=STATUS_COLORS[status], marker="o", markersize=3, label=status)
+    for name, status, edge in (("right", "supported", -1), ("wrong", "not supported", 0)):
+        color, words = STATUS_COLORS[status], _of_paper(status)
+        axis.plot(own["regret"], own[name], color=color, marker="o", markersize=3, label=words)
+        end = own.iloc[edge]  # where the line is highest
+        side = {"ha": "left" if edge == 0 else "right", "va": "bottom", "xytext": (0, 5), "textcoords": "offset points"}
+        axis.annotate(status.replace(" ", "\n"), (end["regret"], end[name]), color=color, fontsize=8.5, **side)
     for label, regret in marks.items():
         side = -1 if regret < max(marks.values()) else 1  # two marks that are close have their names on either side
         axis.axvline(regret, color=INK, linewidth=0.9, linestyle=":")
@@ -174,12 +178,20 @@ def levels(runs: pd.DataFrame, asked: pd.DataFrame, *, resamples: int, seed: int
     return pd.DataFrame(rows, columns=["rank", "accuracy", "performance", "low", "high", "runs"])
 
 
+def varied(summary: pd.DataFrame) -> list[str]:
+    """The arms whose reward models vary in accuracy, the deciding one first."""
+    arms = dict.fromkeys(arm for (_, _, arm), _ in families(summary))
+    return sorted(arms, key=lambda arm: arm != PRIMARY)
+
+
 @style()
-def routes(summary: pd.DataFrame, asked: pd.DataFrame, *, resamples: int = 500, seed: int = 0) -> Drawing:
-    """LM performance against accuracy by route: a panel a task (and policy), a line an arm, a point a rank of accuracy averaged
-    over trajectories, with 95 % intervals, faint ones single runs; the dashed line is the policy before PPO, the dotted one the
-    exact reward."""
-    arms = list(dict.fromkeys(arm for (_, _, arm), _ in families(summary)))
+def routes(
+    summary: pd.DataFrame, asked: pd.DataFrame, arms: Sequence[str] = (), *, resamples: int = 500, seed: int = 0
+) -> Drawing:
+    """LM performance against accuracy by route: a panel a task (and policy), a line an arm (of ``arms``, else all), a point a
+    rank of accuracy averaged over trajectories, with 95 % intervals, faint ones single runs; the dashed line is the policy
+    before PPO, the dotted one the exact reward."""
+    arms = [arm for arm in varied(summary) if not arms or arm in arms]
     rows = summary[summary["arm"].isin(arms) & summary["rm_seed"].notna()]
     policies = list(rows.loc[usable(rows), "policy"].unique()) or list(rows["policy"].unique())
     if not policies:
@@ -244,7 +256,11 @@ def regrets(rows: pd.DataFrame, margin: float, unit: str = "LM performance") -> 
     axis.set(yticks=range(len(rows)), yticklabels=list(upwards["name"]), xlabel=f"regret ({unit})")
     axis.set_ylim(-0.7, len(rows) - 0.3)
     axis.grid(visible=False, axis="y")
-    return Drawing([axis], [line(status, color=color, linewidth=2) for status, color in STATUS_COLORS.items()])
+    return Drawing([axis], [line(_of_paper(status), color=color, linewidth=2) for status, color in STATUS_COLORS.items()])
+
+
+def _of_paper(status: str) -> str:
+    return status if status == "undecided" else f"the paper {status}"
 
 
 @style()
@@ -283,18 +299,19 @@ def ablation(table: pd.DataFrame, of: Ablation) -> Drawing:
 @style()
 def changes(effects: pd.DataFrame, words: Mapping[str, str], margin: float) -> Drawing:
     """What each choice changes (rows of :func:`paradox_utils.analysis.ablations.effects`), a row a choice (``words``: arm → its
-    name), a colour a measure, with 95 % intervals; the band is what does not matter."""
-    arms = [arm for arm in words if arm in effects.index.get_level_values("arm")]
-    looks = dict(zip(QUESTIONS, zip(COLORS, MARKERS, strict=False), strict=False))
-    axis = panel(1, 0.9 + 0.56 * max(1, len(arms)))
-    axis.axvspan(-margin, margin, color=BAND, zorder=0)
-    axis.axvline(0, color=FAINT, linewidth=0.8)
-    for place, arm in enumerate(reversed(arms)):
-        for (measure, row), height in zip(effects.loc[arm].iterrows(), (0.22, 0, -0.22), strict=False):
-            color, marker = looks[str(measure)]
-            axis.plot([row["low"], row["high"]], [place + height] * 2, color=color, linewidth=1.4)
-            axis.scatter([row["change"]], [place + height], color=color, marker=marker, s=20, zorder=3)
-    names = [textwrap.fill(words[arm], 30) for arm in reversed(arms)]
-    axis.set(yticks=range(len(arms)), yticklabels=names, xlabel="change (LM performance)")
-    axis.grid(visible=False, axis="y")
-    return Drawing([axis], [dot(name, color=color, marker=marker) for name, (color, marker) in looks.items()])
+    name), a panel a measure on its own scale, with 95 % intervals; the band is what does not matter."""
+    arms = [arm for arm in reversed(words) if arm in effects.index.get_level_values("arm")]
+    axes = [panel(1, 0.9 + 0.3 * max(1, len(arms))) for _ in QUESTIONS]
+    for axis, measure, color in zip(axes, QUESTIONS, COLORS, strict=False):
+        axis.axvspan(-margin, margin, color=BAND, zorder=0)
+        axis.axvline(0, color=FAINT, linewidth=0.8)
+        rows = effects[effects.index.get_level_values("measure") == measure].droplevel("measure")
+        for place, arm in enumerate(arms):
+            if arm in rows.index:
+                row = rows.loc[arm]
+                axis.plot([row["low"], row["high"]], [place, place], color=color, linewidth=1.4)
+                axis.scatter([row["change"]], [place], color=color, s=20, zorder=3)
+        axis.set(yticks=range(len(arms)), yticklabels=[textwrap.fill(words[arm], 30) for arm in arms])
+        axis.set(title=measure[:1].upper() + measure[1:], xlabel="change (LM performance)")
+        axis.grid(visible=False, axis="y")
+    return Drawing(axes)

@@ -35,8 +35,8 @@ MARKERS = "osD^"  # a policy
 @style()
 def predictors(table: pd.DataFrame, words: Mapping[str, str]) -> Drawing:
     """Correlation of each measure with the gain (rows of :func:`paradox_utils.analysis.teachers.correlations`): all tasks
-    together as diamonds with 95 % intervals (Spearman's as hollow ones), single tasks as dots. A line parts what is known
-    before PPO from what is measured along it."""
+    together as diamonds with 95 % intervals, single tasks as dots. A line parts what is known before PPO from what is measured
+    along it."""
     pooled = table[table["task"] == "all"].set_index("measure")
     names, tasks = [name for name in words if name in pooled.index], among(table["task"])
     axis = panel(1, 0.9 + 0.34 * max(1, len(names)))
@@ -45,7 +45,6 @@ def predictors(table: pd.DataFrame, words: Mapping[str, str]) -> Drawing:
         row = pooled.loc[name]
         axis.plot([row["low"], row["high"]], [place, place], color=INK, linewidth=1.4)
         axis.scatter([row["correlation"]], [place], color=INK, marker="D", s=26, zorder=3)
-        axis.scatter([row["spearman"]], [place], facecolors="none", edgecolors=INK, marker="D", s=26, zorder=3)
         for index, task in enumerate(tasks):
             own = table[(table["task"] == task) & (table["measure"] == name)]
             axis.scatter(own["correlation"], [place + 0.12 * (1 - index)] * len(own), color=PALETTE[task], s=16, zorder=2)
@@ -57,7 +56,6 @@ def predictors(table: pd.DataFrame, words: Mapping[str, str]) -> Drawing:
     axis.set_xlabel("correlation with the gain")
     axis.grid(visible=False, axis="y")
     handles = [dot("all tasks", marker="D", markersize=5, linestyle="-")]
-    handles += [dot("Spearman's", marker="D", markersize=5, markerfacecolor="none")]
     handles += [dot(task, color=PALETTE[task], markersize=4) for task in tasks]
     return Drawing([axis], handles)
 

@@ -106,6 +106,15 @@ def test_correlations_find_what_drives_the_gain_and_not_what_does_not():
     )
 
 
+def test_a_lead_is_the_difference_of_two_correlations_signs_aside():
+    table = taught()
+    found = teachers.correlations(table, resamples=50, seed=0).query("task == 'all'").set_index("measure")["correlation"]
+    ahead = teachers.lead(table, "probe_margin", "rm_accuracy", resamples=200, seed=0)
+    assert ahead.estimate == pytest.approx(abs(found["probe_margin"]) - abs(found["rm_accuracy"]))
+    assert 0 < ahead.low < ahead.estimate
+    assert teachers.lead(table, "probe_margin", "probe_variance", resamples=50, seed=0).estimate == pytest.approx(0)
+
+
 def test_a_second_policy_is_no_second_trajectory():
     table = taught()[["task", "group", "cluster", "gain", "rm_accuracy"]]
     twice = pd.concat([table, table.assign(group=table["group"] + " large")], ignore_index=True)

@@ -78,6 +78,8 @@ def test_what_the_two_ends_of_a_training_teach():
     rows += [answer(middling, "final", (-0.3,), (-1,))]
     found = text.taught(pd.DataFrame(rows), made)
     assert found["model"].tolist() == list(text.ENDS)
+    assert (found["majority"] == 0.65).all()
+    assert (found["trainings"] == 1).all()
     assert found["accuracy"].tolist() == [made["rm_accuracy"].min(), made["rm_accuracy"].max()]
     shares = found[["good start", "good final", "paid start", "paid final"]].to_numpy().tolist()
     assert shares == [[0.5, 0.25, 1.0, 0.75], [0.5, 1.0, 1.0, 1.0]]
@@ -88,6 +90,31 @@ def test_nothing_is_taught_where_there_is_nothing_to_compare():
     rows = [answer(run, "final", (0.3,), (1,)) for run in made["id"]]
     assert text.taught(pd.DataFrame(rows), made).empty  # one reward model, and a task without labels
     assert text.taught(pd.DataFrame(rows).head(0), made).columns.tolist() == list(text.COLUMNS)
+
+
+def ends(**least):
+    row = {"task": "relevance", "model": text.ENDS[1], "accuracy": 0.9, "majority": 0.7, "good start": 0.5, "good final": 0.9}
+    row |= {"paid start": 0.5, "paid final": 0.9, "trainings": 1}
+    return pd.DataFrame([row | {"model": text.ENDS[0], "accuracy": 0.8} | least, row])
+
+
+def test_what_is_told_first_is_of_reward_models_that_know_something():
+    """The widest gap is of one that calls every segment good; it does not lead."""
+    idle, learned = text.lessons(ends(accuracy=0.72, **{"good final": 0.3, "paid final": 1.0}))[::-1]
+    assert "with the most accurate" in learned
+    assert "50% of the segments were good before PPO and 90% are after it, when 90% are paid for" in learned
+    assert "its accuracy is 0.720, that of calling every segment the same 0.700" in idle
+    assert "from 50% to 30%" in idle
+    (deceived,) = text.lessons(ends(**{"good final": 0.3, "paid final": 1.0}))
+    assert deceived.startswith("**An error can be paid for")
+    assert "30% are after it, when 100% are paid for" in deceived
+
+
+def test_a_less_accurate_one_that_ends_better_is_told():
+    *_, said = text.lessons(ends(**{"good final": 0.96}))
+    assert "In relevance the less accurate one ends better, with 96%" in said
+    assert "against 90%; over 1 training" in said
+    assert text.lessons(ends().head(0)) == []
 
 
 @given(st.lists(st.tuples(st.sampled_from((-1, 1)), st.sampled_from((-0.3, 0.3))), max_size=6))

@@ -29,8 +29,8 @@ def test_the_slider_has_every_run_in_the_order_of_accuracy():
     made = small()
     (group,) = shown(interactive.slider(made, curves_of(made)))["groups"]
     runs = made.sort_values("rm_accuracy")
-    assert [run["accuracy"] for run in group["runs"]] == runs["rm_accuracy"].round(4).tolist()
-    assert [run["end"] for run in group["runs"]] == runs["lm_performance_final"].round(4).tolist()
+    assert [run["accuracy"] for run in group["runs"]] == runs["rm_accuracy"].round(6).tolist()
+    assert [run["end"] for run in group["runs"]] == runs["lm_performance_final"].round(6).tolist()
     assert [run["top"] for run in group["runs"]] == [False, False, True]
     assert (group["task"], group["before"]) == ("relevance", 0.5)
 
@@ -49,6 +49,12 @@ def test_a_run_that_broke_is_shown_as_far_as_it_was_measured():
     ((run,),) = (group["runs"] for group in shown(interactive.slider(made, curve))["groups"])
     assert run["paid"] == [1, 1, 1, 1]
     assert "diverged" in run["name"]
+
+
+def test_without_a_script_the_first_task_stands_still():
+    made = small()
+    page = interactive.slider(made, curves_of(made)).html()
+    assert page.index('<div class="panels" role="img"') < page.index("<svg") < page.index("<p>Relevance, atlas-t5")
 
 
 def test_runs_that_are_not_done_and_controls_are_not_on_the_slider():
@@ -135,6 +141,8 @@ def test_the_explorer_keeps_each_answer_once_and_what_every_run_paid_for_it():
     assert [run["before"] for run in group["runs"]] == [{"0": [0, [paid]]} for paid in (0, 0.2, 0.1)]  # by accuracy
     assert all(run["after"] == {"0": [1, [0.3, 0.3]]} for run in group["runs"])
     assert (group["size"], group["whole"]) == (0.3, False)
+    assert [run["nothing"] for run in group["runs"]] == [0.65, None, None]  # 0.6 is no better than always the same
+    assert group["start"] == 1
     assert [run["top"] for run in group["runs"]] == [False, False, True]
 
 

@@ -57,7 +57,7 @@ def test_power_by_effect_shows_both_verdicts_and_the_marks():
     known = power.simulated_power(0.05, [5], [0.12, 0.03], studies=20)
     (axis,) = draw.power_by_effect(known, {"margin": 0.04}).panels
     own = known[known["world"] == "inverted U"].sort_values("regret")
-    assert [text.get_text() for text in axis.texts] == ["margin\n0.040"]
+    assert [text.get_text() for text in axis.texts] == ["supported", "not\nsupported", "margin\n0.040"]
     for line, name in zip(axis.lines, ("right", "wrong"), strict=False):
         np.testing.assert_allclose(np.transpose(line.get_data()), own[["regret", name]])
 
@@ -66,10 +66,12 @@ def test_changes_stand_in_a_row_a_choice_with_their_intervals():
     rows = [("a", "LM performance", 0.1, 0.0, 0.2), ("a", "slope", -0.1, -0.3, 0.1), ("b", "LM performance", 0.0, -0.1, 0.1)]
     found = pd.DataFrame(rows, columns=["arm", "measure", "change", "low", "high"]).set_index(["arm", "measure"])
     drawing = draw.changes(found, {"a": "one", "b": "another", "c": "not run"}, 0.04)
-    (axis,) = drawing.panels
-    assert [label.get_text() for label in axis.get_yticklabels()] == ["another", "one"]
-    assert {tuple(place) for place in np.round(offsets(axis), 2)} == {(0.1, 1.22), (-0.1, 1.0), (0.0, 0.22)}
-    assert [mark.get_label() for mark in drawing.legend] == ["LM performance", "slope", "lead"]
+    assert [axis.get_title("left") for axis in drawing.panels] == ["LM performance", "Slope", "Lead"]
+    level, slope, lead = drawing.panels
+    assert [label.get_text() for label in slope.get_yticklabels()] == ["another", "one"]
+    assert {tuple(place) for place in np.round(offsets(level), 2)} == {(0.1, 1), (0.0, 0)}
+    assert {tuple(place) for place in np.round(offsets(slope), 2)} == {(-0.1, 1)}
+    assert not lead.collections
 
 
 def test_levels_average_ranks_over_trajectories():
@@ -108,6 +110,8 @@ def test_routes_draw_a_line_an_arm_in_the_panels_of_its_task_and_policy():
     ]
     assert [len(axis.containers) for axis in drawing.panels] == [1, 2, 1, 1, 0, 0]
     assert [mark.get_label() for mark in drawing.legend][:2] == ["steps", "dial"]
+    (only,) = {len(axis.containers) for axis in draw.routes(summary, pd.DataFrame(), ["dial"]).panels[1:2]}
+    assert only == 1
     line = drawing.panels[0].containers[0].lines[0]
     table = draw.levels(steps[steps["task"] == TASKS[0]], pd.DataFrame(), resamples=20, seed=0)
     np.testing.assert_allclose(line.get_xydata(), table[["accuracy", "performance"]])

@@ -20,11 +20,8 @@ def test_predictors_show_every_measure_with_its_interval():
     bars = axis.lines[1:]  # no line parts them: nothing was measured along the runs
     pooled = table[table["task"] == "all"].set_index("measure")
     assert [list(bar.get_xdata()) for bar in bars] == pooled.loc[reversed(shown), ["low", "high"]].to_numpy().tolist()
-    assert len(offsets(axis)) == 5 * len(shown)  # pooled, its Spearman's, and three tasks
-    np.testing.assert_allclose(
-        np.sort(offsets(axis)[:, 0]),
-        np.sort([*table.loc[table["measure"].isin(shown), "correlation"], *pooled.loc[shown, "spearman"]]),
-    )
+    assert len(offsets(axis)) == 4 * len(shown)  # pooled, and three tasks
+    np.testing.assert_allclose(np.sort(offsets(axis)[:, 0]), np.sort(table.loc[table["measure"].isin(shown), "correlation"]))
 
 
 def test_a_line_parts_what_is_known_before_from_what_is_measured_along():

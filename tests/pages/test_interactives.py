@@ -108,7 +108,7 @@ def test_the_keyboard_walks_over_the_reward_models(opened, kind):
         page.keyboard.press(key)
         found.append(said(page))
     assert len(set(found)) == 4  # two steps from the least accurate, and the most accurate
-    assert start == found[0 if kind == "explorer" else -1]
+    assert start == found[1 if kind == "explorer" else -1]  # the first that knows something
     assert kind == "predictors" or "the most accurate" in found[-1]
     assert page.get_by_role("slider").get_attribute("aria-valuetext").startswith("accuracy 0.")
 
@@ -145,8 +145,10 @@ def test_the_slider_says_where_a_policy_ends(opened, study):
     page.get_by_role("slider").focus()
     page.keyboard.press("Home")
     run = runs.iloc[0]
-    assert f"Accuracy {run.rm_accuracy:.2f} (training {run.rm_seed}, step 0)" in said(page)
+    assert f"Accuracy {run.rm_accuracy:.3f} (training {run.rm_seed}, step 0)" in said(page)
     assert f"0.50 → {run.lm_performance_final:.2f}" in said(page)
+    handle = page.locator(".range .at")
+    assert handle.inner_text() == f"accuracy {run.rm_accuracy:.3f}, training {run.rm_seed}, step 0"
     assert "pays +1.60" in said(page)  # the mean of the last three of 0.5 + 0.1 · update
 
 
@@ -159,8 +161,10 @@ def test_points_say_ranks(opened):
 
 def test_the_explorer_counts_what_the_reward_model_tells_right(opened):
     page = opened("explorer")
-    assert "right about 1 of 2 segments and pays +0.6; they are worth 0.0" in said(page)
     page.get_by_role("slider").focus()
+    page.keyboard.press("Home")
+    assert "right about 1 of 2 segments and pays +0.6; they are worth 0.0" in said(page)
+    assert "; one that knows nothing has 0.650)" in said(page)
     page.keyboard.press("End")
     assert "right about 2 of 2 segments and pays 0.0; they are worth 0.0" in said(page)
     page.keyboard.press("Home")
@@ -189,16 +193,27 @@ def compared(page):
 
 def test_a_route_a_task_and_a_policy_choose_among_the_regrets(opened):
     page = opened("regrets")
-    assert said(page) == "4 comparisons: 1 supported, 1 not supported, 2 undecided."
+    assert said(page) == "4 comparisons: the paper is supported in 1, not supported in 1, undecided in 2."
     page.get_by_text("Relevance", exact=True).click()
     assert compared(page) == ["relevance", "relevance, small"]
     page.get_by_text("large", exact=True).click()
     assert said(page) == "No comparison of these has what the rule needs."
-    page.get_by_text("Every", exact=True).click()
-    assert said(page) == "1 comparison: 1 undecided."
-    page.locator("fieldset").nth(1).get_by_text("every").click()
-    page.get_by_role("combobox", name="route").select_option("every")
+    page.locator("fieldset").first.get_by_text("All").click()
+    assert said(page) == "1 comparison: the paper is undecided in 1."
+    page.locator("fieldset").nth(1).get_by_text("All").click()
+    page.get_by_role("combobox", name="route").select_option("All")
     assert compared(page)[-1] == "dial: relevance, small"
+
+
+def test_of_many_regrets_those_over_several_come_first(opened):
+    page = opened("regrets")
+    assert page.get_by_role("button").count() == 0  # few
+    page.evaluate("PARADOX.regrets.few = 3")
+    page.get_by_text("Relevance", exact=True).click()
+    page.locator("fieldset").first.get_by_text("All").click()
+    assert compared(page) == ["all runs together", "relevance"]
+    page.get_by_role("button", name="Show all 4").click()
+    assert compared(page)[2:] == ["each task and policy alone", "relevance, small", "factuality, large"]
 
 
 def test_the_keyboard_chooses_among_the_regrets(opened):
@@ -206,7 +221,7 @@ def test_the_keyboard_chooses_among_the_regrets(opened):
     for key in ("Tab", "Tab", "ArrowRight", "Tab", "ArrowRight"):  # the route stays; the first task, the first policy
         page.keyboard.press(key)
     assert compared(page) == ["relevance, small"]
-    assert said(page) == "1 comparison: 1 undecided."
+    assert said(page) == "1 comparison: the paper is undecided in 1."
 
 
 def test_a_regret_s_interval_lies_on_the_scale_below_it(opened):
