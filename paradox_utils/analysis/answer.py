@@ -33,6 +33,15 @@ def answer(decision: Verdict, runs: int) -> str:
     )
 
 
+def advice(decision: Verdict) -> str:
+    """What to do about accuracy, by a study's verdict."""
+    told = {
+        "supported": "Do not take the most accurate reward model for granted: compare it with less accurate ones.",
+        "not supported": "Take the most accurate reward model, unless it costs you something else.",
+    }
+    return told.get(decision.status, "Choose by more than accuracy: this study does not tell what the most accurate costs.")
+
+
 def caveat(decision: Verdict) -> str:
     """What the answer does not cover: a rank of accuracy for each task, instead of one for all."""
     within = decision.primary.of.further.within if decision.primary else None

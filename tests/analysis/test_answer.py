@@ -8,13 +8,14 @@ from tests.worlds import TASKS, decide, flat, inverted_u, nested, rising
 
 
 @pytest.mark.parametrize(
-    ("curve", "seeds", "opening"),
-    [(rising, 5, "Yes, on"), (inverted_u, 5, "No, on"), (flat, 2, "Undecided")],
+    ("curve", "seeds", "opening", "advice"),
+    [(rising, 5, "Yes, on", "Take"), (inverted_u, 5, "No, on", "Do not take"), (flat, 2, "Undecided", "Choose by more")],
 )
-def test_the_answer_follows_the_verdict(curve, seeds, opening):
+def test_the_answer_follows_the_verdict(curve, seeds, opening, advice):
     decision = decide(nested(curve, rm_seeds=seeds))
     said = answer.answer(decision, 90)
     assert said.startswith(opening)
+    assert answer.advice(decision).startswith(advice)
     if seeds == 5:
         regret = decision.primary.of.regret
         assert "In 90 PPO runs on 15 trainings of reward models, " in said
