@@ -143,6 +143,7 @@ GIVEN = {  # a number that a page may say → what gave it
     "2.8": "billions of parameters of another paper's policy",
     "1.5": "segments an answer, below which it is called brief",
     "0.12": "the regret that a simulation is asked for",
+    "0.5": "the AUC of a measure that tells nothing",
 }
 
 
