@@ -47,13 +47,18 @@ def confirmed(counts: pd.DataFrame, effects: pd.DataFrame) -> str:
         top, moderate = (own.loc[(*cell, kind)] for kind in ("long-top", "short-moderate"))
         p = hacked.loc[(*cell, lottery.PAPER), "adjusted"] if (*cell, lottery.PAPER) in hacked.index else np.nan
         clear += p <= lottery.LEVEL
-        told.append(
-            f"{spoken(cell)}: {top['hacked']:.0f} of {top['runs']:.0f} ({top['low']:.0%} to {top['high']:.0%}) against "
-            f"{moderate['hacked']:.0f} of {moderate['runs']:.0f}" + (f", {chance(p)}" if np.isfinite(p) else "")
-        )
+        told.append(f"{spoken(cell)}: {_against(top, moderate, p)}")
     found = f"{'are' if clear else 'are not shown to be'} hacked more often than those of a moderately accurate one"
     where = f"in {clear or 'any'} of {count(len(told), 'setting')}"
     return f"On new trainings, policies of the most accurate checkpoint {found} {where} ({'; '.join(told)})."
+
+
+def _against(top: pd.Series, moderate: pd.Series, p: float) -> str:
+    if not top["hacked"] + moderate["hacked"]:
+        return f"none of {top['runs'] + moderate['runs']:.0f}"
+    runs = "" if moderate["runs"] == top["runs"] else f" of {moderate['runs']:.0f}"
+    share = f"{top['hacked']:.0f} of {top['runs']:.0f} ({top['low']:.0%} to {top['high']:.0%})"
+    return f"{share} against {moderate['hacked']:.0f}{runs}" + (f", {chance(p)}" if np.isfinite(p) else "")
 
 
 def struck(runs: pd.DataFrame) -> str:
@@ -102,9 +107,18 @@ def cause(effects: pd.DataFrame) -> str:
         return "These runs do not tell accuracy from long training."
     hacked = effects.xs("hacked", level="outcome")
     factors = {"accuracy": "higher accuracy, at equal training,", "training": "longer training, at equal accuracy,"}
-    told = [_held(hacked.xs(name, level="contrast"), words) for name, words in factors.items()]
-    text = "; ".join(told)
+    own = {words: hacked.xs(name, level="contrast") for name, words in factors.items()}
+    if not any((rows["adjusted"] <= lottery.LEVEL).any() for rows in own.values()):
+        told = [f"{words[:-1]} ({_span(rows)})" for words, rows in own.items()]
+        of = count(len(next(iter(own.values()))), "setting")
+        return f"Neither {' nor '.join(told)} is shown to change the share of hacked policies, in any of {of}."
+    text = "; ".join(_held(rows, words) for words, rows in own.items())
     return f"{text[0].upper()}{text[1:]}."
+
+
+def _span(own: pd.DataFrame) -> str:
+    low, high = points(own["mean"].min()), points(own["mean"].max())
+    return low if len(own) == 1 else f"{low} to {high}"
 
 
 def _held(own: pd.DataFrame, words: str) -> str:
@@ -112,7 +126,7 @@ def _held(own: pd.DataFrame, words: str) -> str:
     clear = own.loc[own["adjusted"] <= lottery.LEVEL, "mean"]
     ways = {"raises": int((clear > 0).sum()), "lowers": int((clear < 0).sum())}
     of = count(len(own), "setting")
-    span = points(own["mean"].min()) if len(own) == 1 else f"{points(own['mean'].min())} to {points(own['mean'].max())}"
+    span = _span(own)
     if not len(clear):
         return f"{words} is not shown to change how often policies are hacked, in any of {of} ({span})"
     done = listed([f"{verb} the share of hacked policies in {n}" for verb, n in ways.items() if n])

@@ -173,7 +173,8 @@ def _paid(own: pd.DataFrame, chosen: pd.DataFrame, moved: pd.DataFrame, sign: st
 
 def _paths(runs: pd.DataFrame, moved: pd.DataFrame, sign: str, way: float) -> tuple[pd.DataFrame, Array, Array]:
     """Of the runs that have the sign at every update: they, its paths times ``way``, and true returns, (runs, updates)."""
-    wide = {name: moved.pivot(index="id", columns="update", values=name).reindex(runs["id"]) for name in (sign, "true")}
+    own = moved[moved["id"].isin(runs["id"])]  # other cells may have more updates
+    wide = {name: own.pivot(index="id", columns="update", values=name).reindex(runs["id"]) for name in (sign, "true")}
     known = (wide[sign].notna() & wide["true"].notna()).all(axis=1).to_numpy()
     return runs[known], way * wide[sign][known].to_numpy(), wide["true"][known].to_numpy()
 

@@ -32,7 +32,7 @@ def test_half_as_large_a_change_makes_more_runs_hacked():
 def test_new_trainings_are_told_by_setting():
     counts, effects = told([[0] * 8, [0] * 8, [0] * 8, [1] * 6 + [0] * 2])
     said = findings.confirmed(counts, effects)
-    assert "relevance, small, half the KL penalty: 6 of 8 (41% to 93%) against 0 of 8, p = 0.016)." in said
+    assert "relevance, small, half the KL penalty: 6 of 8 (41% to 93%) against 0, p = 0.016)." in said
     assert "do not tell" in findings.confirmed(counts.head(0), effects.head(0))
 
 
@@ -76,7 +76,7 @@ def test_the_cause_is_told_over_settings():
         "longer training, at equal accuracy, lowers the share of hacked policies in 1 of 2 settings (−20 points to +10 points)."
     )
     nothing = findings.cause(effects.assign(adjusted=1.0))
-    assert nothing.count("is not shown to change") == 2
+    assert nothing.startswith("Neither higher accuracy, at equal training (−5 points to +30 points) nor longer training, at ")
     assert "do not tell" in findings.cause(effects.head(0))
 
 

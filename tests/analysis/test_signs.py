@@ -100,6 +100,15 @@ def test_a_stop_rule_saves_what_hacked_runs_lose_and_spares_the_others():
     assert nothing["gain"].isna().all()
 
 
+def test_a_cell_with_more_updates_leaves_no_run_of_another_out():
+    runs, curves = made()
+    longer = runs.assign(task="factuality", id="x" + runs["id"], hacked=pd.array([False] * len(runs), dtype="boolean"))
+    more = curves.assign(id="x" + curves["id"])
+    more = pd.concat([more, more.assign(update=more["update"] + 12)])
+    found = signs.saved(pd.concat([runs, longer]), signs.changes(pd.concat([curves, more])), CELL).loc["length"]
+    assert found["hacked"] == 1.0
+
+
 def test_what_is_measured_before_is_chosen_in_one_half_and_tested_in_the_other():
     runs, _ = made(trainings=16)
     hacked = runs["hacked"].astype(float)
