@@ -46,7 +46,8 @@ def runs(table: pd.DataFrame) -> Drawing:
     axes = [panel(2, 2.7) for _ in cells]
     for axis, cell in zip(axes, cells, strict=True):
         own = table[(table[lottery.CELL] == cell).all(axis=1)]
-        for place, kind in enumerate(lottery.KINDS):
+        kinds = [kind for kind in lottery.KINDS if kind in set(own["kind"])]
+        for place, kind in enumerate(kinds):
             found = own[own["kind"] == kind].sort_values(lottery.OUTCOME)
             spread = (np.arange(len(found)) % 7 - 3) * 0.06  # by rank, so that equals lie beside each other
             bad = found["hacked"].fillna(False).to_numpy(bool)
@@ -66,8 +67,8 @@ def runs(table: pd.DataFrame) -> Drawing:
                 ha="center",
                 fontsize=8,
             )
-        axis.set_xticks(range(len(lottery.KINDS)), [kind.replace("-", "\n") for kind in lottery.KINDS])
-        axis.set(ylabel=LM_PERFORMANCE[cell[0]], ylim=(-0.03, 1.03))
+        axis.set_xticks(range(len(kinds)), [kind.replace("-", "\n") for kind in kinds])
+        axis.set(xlim=(-0.5, len(lottery.KINDS) - 0.5), ylabel=LM_PERFORMANCE[cell[0]], ylim=(-0.03, 1.03))
         axis.set_title(" · ".join((*cell[:2], findings.PRESSURES[cell[2]])), pad=14, fontsize=9)
         axis.grid(axis="x", visible=False)
     unclear = [dot("unknown", color=FAINT, marker="x")] * bool(table["hacked"].isna().any())
