@@ -223,7 +223,8 @@ def test_the_page_runs_on_a_whole_study(tmp_path):
     assert names["above"].loc[("relevance", "atlas-t5"), "above"] == (steps["lm_performance_final"] > exact).sum()
     assert names["numbers"]["power"] == names["powered"]
     assert names["units"] == 3
-    assert f"{names['seen']:.1%} of studies" in names["powered"]
+    share = f"{names['seen']:.1%}" if names["gap"] >= verdict.MARGIN else f"{names['same']:.0%}"
+    assert f"{share} of studies" in names["powered"]
     by_rank = names["by_rank"].loc["relevance"]
     assert by_rank.index.tolist() == [1, 2, 3, 4, 5, 6]
     assert by_rank["rm_accuracy"].is_monotonic_increasing
@@ -234,7 +235,7 @@ def test_the_page_runs_on_a_whole_study(tmp_path):
 
 
 @pytest.mark.parametrize("route", ["steps", "label-noise", "dial", "constant"])
-@pytest.mark.parametrize("page", ["05", "07", "08", "11"])
+@pytest.mark.parametrize("page", ["05", "07", "11"])
 def test_pages_run_on_a_study_whose_arms_all_have_names_of_their_own(page, route, tmp_path):
     made = nested(rising, rm_seeds=2, tasks=TASKS[:1], accuracies=ACCURACIES[:3])
     first = made.assign(arm="wide") if route == "steps" else named(made, "wide", route)

@@ -252,7 +252,7 @@ def test_values_of_the_t5_config_are_those_of_its_plan():
 def test_every_name_in_code_style_exists():
     schemas = [*config.STAGES.values(), study.Arm, study.Study]
     known = {field for schema in schemas for field in schema.model_fields} | set(config.STAGES)
-    known |= {name for label in (*SECTIONS.values(), "derived", "choice", "records") for name in documented(label)}
+    known |= {name for label in (*SECTIONS.values(), "derived", "choice", "backtest", "records") for name in documented(label)}
     properties = json.dumps([schema.model_json_schema() for schema in schemas])
     known |= set(re.findall(r'"([\w.-]+)"', properties)) | {"preset"}
     prose = re.sub(r"\{\w+(?::\w)?\}`[^`]*`|- \*Parameters\*: (?:.|\n)*?(?=\n- )", "", DETAILS + METRICS)

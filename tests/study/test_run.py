@@ -295,6 +295,7 @@ def test_the_projects_configs_are_valid(project, name, ppo):
             "quick": 3,
             "atlas-headroom": 9,
             "atlas-learning-rate": 36,
+            "lottery": 24,
             "regime": 288,
         }.get(name, 0)
 
