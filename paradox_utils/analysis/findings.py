@@ -111,7 +111,7 @@ def cause(effects: pd.DataFrame) -> str:
     if not any((rows["adjusted"] <= lottery.LEVEL).any() for rows in own.values()):
         told = [f"{words[:-1]} ({_span(rows)})" for words, rows in own.items()]
         of = count(len(next(iter(own.values()))), "setting")
-        return f"Neither {' nor '.join(told)} is shown to change the share of hacked policies, in any of {of}."
+        return f"Neither {', nor '.join(told)}, is shown to change the share of hacked policies, in any of {of}."
     text = "; ".join(_held(rows, words) for words, rows in own.items())
     return f"{text[0].upper()}{text[1:]}."
 

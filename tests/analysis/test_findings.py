@@ -76,7 +76,7 @@ def test_the_cause_is_told_over_settings():
         "longer training, at equal accuracy, lowers the share of hacked policies in 1 of 2 settings (−20 points to +10 points)."
     )
     nothing = findings.cause(effects.assign(adjusted=1.0))
-    assert nothing.startswith("Neither higher accuracy, at equal training (−5 points to +30 points) nor longer training, at ")
+    assert nothing.startswith("Neither higher accuracy, at equal training (−5 points to +30 points), nor longer training, at ")
     assert "do not tell" in findings.cause(effects.head(0))
 
 
