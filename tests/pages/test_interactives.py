@@ -198,9 +198,9 @@ def test_a_route_a_task_and_a_policy_choose_among_the_regrets(opened):
     assert compared(page) == ["relevance", "each task and policy alone", "relevance, small"]
     page.get_by_text("large", exact=True).click()
     assert said(page) == "No comparison of these has what the rule needs."
-    page.locator("fieldset").first.get_by_text("All").click()
+    page.locator("fieldset").first.get_by_text("All", exact=True).click()
     assert said(page) == "1 comparison: the paper is undecided in 1."
-    page.locator("fieldset").nth(1).get_by_text("All").click()
+    page.locator("fieldset").nth(1).get_by_text("All", exact=True).click()
     page.get_by_role("combobox", name="route").select_option("All")
     assert compared(page)[-1] == "dial: relevance, small"
 
@@ -210,7 +210,7 @@ def test_of_many_regrets_those_over_several_come_first(opened):
     assert page.get_by_role("button").count() == 0  # few
     page.evaluate("PARADOX.regrets.few = 3")
     page.get_by_text("Relevance", exact=True).click()
-    page.locator("fieldset").first.get_by_text("All").click()
+    page.locator("fieldset").first.get_by_text("All", exact=True).click()
     assert compared(page) == ["all runs together", "relevance"]
     page.get_by_role("button", name="Show all 4").click()
     assert compared(page)[2:] == ["each task and policy alone", "relevance, small", "factuality, large"]
