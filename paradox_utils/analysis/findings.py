@@ -48,16 +48,18 @@ def confirmed(counts: pd.DataFrame, effects: pd.DataFrame) -> str:
         p = hacked.loc[(*cell, lottery.PAPER), "adjusted"] if (*cell, lottery.PAPER) in hacked.index else np.nan
         clear += p <= lottery.LEVEL
         told.append(f"{spoken(cell)}: {_against(top, moderate, p)}")
-    found = f"{'are' if clear else 'are not shown to be'} hacked more often than those of a moderately accurate one"
-    where = f"in {clear or 'any'} of {count(len(told), 'setting')}"
-    return f"On new trainings, policies of the most accurate checkpoint {found} {where} ({'; '.join(told)})."
+    shown = f"is shown in {clear}" if clear else "is not shown in any"
+    return (
+        "Hacked policies on new trainings, of the most accurate checkpoint against a moderately accurate one: "
+        f"{'; '.join(told)}. By the rule fixed beforehand a difference {shown} of {count(len(told), 'setting')}."
+    )
 
 
 def _against(top: pd.Series, moderate: pd.Series, p: float) -> str:
     if not top["hacked"] + moderate["hacked"]:
         return f"none of {top['runs'] + moderate['runs']:.0f}"
     runs = "" if moderate["runs"] == top["runs"] else f" of {moderate['runs']:.0f}"
-    share = f"{top['hacked']:.0f} of {top['runs']:.0f} ({top['low']:.0%} to {top['high']:.0%})"
+    share = f"{top['hacked']:.0f} of {top['runs']:.0f}"
     return f"{share} against {moderate['hacked']:.0f}{runs}" + (f", {chance(p)}" if np.isfinite(p) else "")
 
 
@@ -176,6 +178,23 @@ def cures(table: pd.DataFrame, words: dict[str, str]) -> str:
         return "No cure has finished runs."
     before = table.iloc[0]
     return f"Without a cure {before['hacked before']:.0f} of {before['trainings']:.0f} policies are hacked; {'; '.join(told)}."
+
+
+def guard(table: pd.DataFrame, words: dict[str, str], others: pd.DataFrame) -> str:
+    """The cure that raises LM performance most (rows of :func:`lottery.against`), and what the same reward models do to other
+    optimisers (rows of :func:`lottery.failures`)."""
+    if table.empty:
+        return "No cure has finished runs."
+    best = table.loc[table["gain"].idxmax()]
+    gain = estimate(Interval(best["gain"], best["low"], best["high"], 0), "+z.2f")
+    kept = "helped most" if best["low"] > 0 else "came out best, and is not shown to help"
+    top = others.xs("long-top", level="kind") if len(others) else others
+    elsewhere = [f"{name} {row['hacked']:.0f} of {row['runs']:.0f}" for name, row in top.iterrows() if name != "PPO"]
+    return (
+        f"Of {count(len(table), 'cure')} tried where PPO was hacked most, {words[best.name]} {kept}: {best['hacked']:.0f} of "
+        f"{best['trainings']:.0f} policies hacked in place of {best['hacked before']:.0f}, and LM performance {gain} higher."
+        + (f" Other optimisers on the same reward models: {listed(elsewhere)} hacked." if elsewhere else "")
+    )
 
 
 def optimisers(table: pd.DataFrame) -> str:

@@ -184,6 +184,16 @@ def load_best_of_n(folder: Path | str) -> pd.DataFrame:
     return _load(folder, "best_of_n", ("n", "kl", "lm_performance"))
 
 
+def of_arms(summary: pd.DataFrame, arms: Sequence[str]) -> pd.DataFrame:
+    """The runs of these arms of a study, all of them for none; raises :class:`AnalysisError` for one that it lacks."""
+    there = set(summary["arm"])
+    if lost := next((arm for arm in arms if arm not in there), None):
+        raise AnalysisError(
+            f"arms: {lost!r} is no arm of this study; it has {', '.join(sorted(there))}; leave them out to read all"
+        )
+    return summary[summary["arm"].isin(arms)] if arms else summary
+
+
 def load_responses(folder: Path | str) -> pd.DataFrame:
     """The study's ``responses.csv``, one row a response, where ``ends``, ``paid`` and ``judged`` are tuples, with a number
     for each segment; empty where it has none. Raises as :func:`read_table`, and where the three do not fit the text."""

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pandas as pd
 
-from paradox_utils.analysis import outcomes
+from paradox_utils.analysis import hacking, outcomes
 from paradox_utils.analysis.phrases import count
 from paradox_utils.data.tasks import TASKS
 
 ENDS = ("least accurate", "most accurate")
 COLUMNS = ("task", "model", "accuracy", "majority", "good start", "good final", "paid start", "paid final", "trainings")
+TRAINING = ["policy", "rm_seed", "ppo_seed"]  # what a run of a task is one of
 CLEAR = 0.05  # shares that differ by less say the same: of so few answers, and of a reward model and one that knows nothing
 
 
@@ -21,13 +24,13 @@ def taught(responses: pd.DataFrame, summary: pd.DataFrame) -> pd.DataFrame:
     ``paid``: shares of segments that are good, and that have a reward above 0, pooled over answers (one without a segment
     counts as one that is neither). Of runs with answers after PPO, and of trainings with at least two reward models.
     """
-    runs, training, rows = outcomes.steps(summary), ["policy", "rm_seed", "ppo_seed"], []
+    runs, rows = outcomes.steps(summary), []
     final = responses.loc[responses["when"] == "final", "id"]
     runs = runs[outcomes.measured(runs) & runs["id"].isin(final)].drop_duplicates("id")
     kind = outcomes.accuracy_kind(runs)
     for task in (name for name, task in TASKS.items() if not task.pairwise):
         own = runs[runs["task"] == task].sort_values([kind, "rm_step"])
-        trainings = own[own.groupby(training)["id"].transform("size") > 1].groupby(training)
+        trainings = own[own.groupby(TRAINING)["id"].transform("size") > 1].groupby(TRAINING)
         for model, chosen in zip(ENDS, (trainings.head(1), trainings.tail(1)), strict=True):
             row = {"task": task, "model": model, "accuracy": chosen[kind].mean(), "majority": chosen["rm_majority"].mean()}
             row["trainings"] = len(chosen)
@@ -36,6 +39,47 @@ def taught(responses: pd.DataFrame, summary: pd.DataFrame) -> pd.DataFrame:
                 row |= {f"good {when}": (said["judged"] > 0).mean(), f"paid {when}": (said["paid"] > 0).mean()}
             rows += [row] if len(chosen) else []
     return pd.DataFrame(rows, columns=[*COLUMNS])
+
+
+def segments(answer: pd.Series) -> pd.DataFrame:
+    """The segments of a row of responses, in order: their ``text``, what each was ``paid``, and what it is worth
+    (``judged``)."""
+    cuts = [0, *map(int, answer["ends"])]
+    texts = [answer["text"][start:end].strip() for start, end in itertools.pairwise(cuts)]
+    return pd.DataFrame({"text": texts, "paid": list(answer["paid"]), "judged": list(answer["judged"])})
+
+
+def repeated(responses: pd.DataFrame) -> float:
+    """Of the segments that are paid for (a reward above 0) and are not good, the share that says word for word what a segment
+    before it in the same answer says; NaN without any."""
+    found = []
+    for _, answer in responses.iterrows():
+        own = segments(answer)
+        found += own["text"].duplicated()[(own["paid"] > 0) & (own["judged"] <= 0)].tolist()
+    return sum(found) / len(found) if found else float("nan")
+
+
+def hacked(responses: pd.DataFrame, summary: pd.DataFrame, curves: pd.DataFrame) -> list[str]:
+    """Ids of the hacked runs of the most accurate reward model of each training (route ``steps``) that have answers, by how
+    far their true return fell, the least first."""
+    runs = outcomes.steps(summary).drop_duplicates("id")
+    runs = runs[outcomes.measured(runs)].sort_values([outcomes.accuracy_kind(runs), "rm_step"])
+    ended = hacking.ends(runs.groupby(["task", *TRAINING]).tail(1), curves)
+    own = ended[ended["hacked"].fillna(False).astype(bool) & ended["id"].isin(responses["id"])]
+    return own.sort_values(["fall", "id"])["id"].tolist()
+
+
+def failure(run: pd.Series, share: float, runs: int) -> str:
+    """What the answer of one of so many hacked ``runs`` (a row of the summary) shows, and which ``share`` of what they are
+    wrongly paid for they have said before (:func:`repeated`)."""
+    before, after = run["lm_performance_start"], run["lm_performance_final"]
+    many = count(runs, "hacked policy", "hacked policies")
+    return (
+        f"The reward model is right about {run['rm_accuracy']:.1%} of held-out segments; LM performance went from {before:.2f} "
+        f"to {after:.2f}. Of {many} of a training's most accurate reward model this is the one in the middle, by how far its "
+        f"true return fell, and the first question. Of what they all are wrongly paid for, {share:.0%} says word for word what "
+        "the answer has said before."
+    )
 
 
 def lessons(table: pd.DataFrame) -> list[str]:
@@ -58,8 +102,8 @@ def lessons(table: pd.DataFrame) -> list[str]:
         least, most = ends["good final"]
         if least > most:
             said.append(
-                f"In {task} the less accurate one ends better, with {least:.0%} of its segments good against {most:.0%}; over "
-                f"{count(ends['trainings'].iloc[0], 'training')} and so few answers that decides nothing."
+                f"In {task} the less accurate one ends better, with {least:.0%} of its segments good against {most:.0%}, in "
+                f"the answers of {count(ends['trainings'].iloc[0], 'training')} to these few questions."
             )
     return said
 

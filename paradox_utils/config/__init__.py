@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from paradox_utils import threads
 from paradox_utils.config.choose import Candidate, Choose
-from paradox_utils.config.pages import Analysis, Cost, Design, Lottery, OneRun, People, Published
+from paradox_utils.config.pages import Analysis, Cost, Design, Lottery, OneRun, People, Published, Text
 from paradox_utils.config.stages import (
     AS_PUBLISHED,
     FIXTURE_FEEDBACK,
@@ -69,6 +69,7 @@ __all__ = [
     "Stage",
     "Supervised",
     "TaskName",
+    "Text",
     "check",
     "check_alone",
     "check_notebook",
@@ -87,6 +88,7 @@ STAGES: dict[str, type[Stage]] = {
     "analysis": Analysis,
     "one-run": OneRun,
     "lottery": Lottery,
+    "text": Text,
     "design": Design,
     "people": People,
     "published": Published,

@@ -22,6 +22,13 @@ class OneRun(Stage):
     point: str = Field("", description="id of a PPO run; empty: against the most accurate reward model of the first training")
 
 
+class Text(Stage):
+    """Stage ``text``: what policies say before and after PPO."""
+
+    results: str = Field("results/recorded/lottery", description="folder of a study, with responses.csv and curves.csv")
+    arms: list[str] = Field([], description="arms of the study to read; empty: all of them")
+
+
 class Lottery(Stage):
     """Stage ``lottery``: where the most accurate reward model is hacked, and whether accuracy or long training does it."""
 

@@ -1,4 +1,4 @@
-"""A judged answer as a page shows it: the question, its passages, and the answer's pieces with what is wrong with each."""
+"""A judged answer as a page shows it: the question, and the answer's pieces and what is said of each or paid for it."""
 
 from __future__ import annotations
 
@@ -39,9 +39,25 @@ def annotated(
     lines += [_line("bad", "✗", f"<em>{html.escape(lack)}</em>") for lack in missing]
     answer = _side("An answer, and what the annotator says of each piece", "".join(lines), "answer")
     body = f'<p class="side">{html.escape(asked)}</p><div class="panels answers">{cards}</div>'
-    shown = f'<div class="interactive">{body}<div class="answers">{answer}</div></div>'
-    parts = [shown, f"<figcaption>{emphasised(caption)}</figcaption>"]
-    return Shown("Figure", name, framed("drawing", name, parts), caption, pieces, "")
+    return drawn(
+        f'<div class="interactive">{body}<div class="answers">{answer}</div></div>', pieces, name=name, caption=caption
+    )
+
+
+def drawn(body: str, data: pd.DataFrame, *, name: str, caption: str, runs: str = "") -> Shown:
+    """A figure of HTML, with its data (``name``, ``caption`` and ``runs`` as of :func:`paradox_utils.figures.show.show`)."""
+    parts = [body, f"<figcaption>{emphasised(caption)}</figcaption>"]
+    return Shown("Figure", name, framed("drawing", name, parts), caption, data, runs)
+
+
+def before_and_after(asked: str, sides: Mapping[str, pd.DataFrame]) -> str:
+    """Answers to one question side by side, as HTML: of each the title and its segments in order (``text``; ``paid``; and
+    ``judged``, good above 0), as the explorer draws them."""
+    cards = "".join(
+        _side(html.escape(title), "".join(_paid(segment) for segment in own.to_dict("records")), "answer")
+        for title, own in sides.items()
+    )
+    return f'<div class="interactive"><p class="side">{html.escape(asked)}</p><div class="panels answers">{cards}</div></div>'
 
 
 def pieces(response: str, cuts: Iterable[tuple[int, int]], judges: Mapping[str, Sequence[Any] | None]) -> pd.DataFrame:
@@ -75,8 +91,14 @@ def _piece(piece: dict[str, str]) -> str:
     return _line("bad" if said else "good", "✗" if said else "✓", html.escape(piece["text"]), html.escape(words.lower()))
 
 
+def _paid(segment: dict[str, Any]) -> str:
+    good, paid = segment["judged"] > 0, f"{segment['paid']:+.1f}".replace("-", "−")
+    look = f"{'good' if good else 'bad'} {'rewarded' if segment['paid'] > 0 else 'docked'}"
+    return _line(look, "✓" if good else "✗", f'<span class="words">{html.escape(segment["text"])}</span>', paid)
+
+
 def _line(look: str, sign: str, text: str, said: str = "") -> str:
     """One piece on a line of its own; its sign is said aloud as well."""
-    aloud = "good" if look == "good" else "an error"
+    aloud = "good" if look.startswith("good") else "an error"
     marks = f'<span class="sign" aria-hidden="true">{sign}</span><span class="aloud">{aloud}: </span>'
     return f'<span class="segment {look}">{marks}{text}' + (f' <span class="pay">{said}</span>' if said else "") + "</span>"

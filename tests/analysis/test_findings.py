@@ -32,7 +32,11 @@ def test_half_as_large_a_change_makes_more_runs_hacked():
 def test_new_trainings_are_told_by_setting():
     counts, effects = told([[0] * 8, [0] * 8, [0] * 8, [1] * 6 + [0] * 2])
     said = findings.confirmed(counts, effects)
-    assert "relevance, small, half the KL penalty: 6 of 8 (41% to 93%) against 0, p = 0.016)." in said
+    assert "relevance, small, half the KL penalty: 6 of 8 against 0, p = 0.016. By the rule" in said
+    assert said.endswith("is shown in 1 of 1 setting.")
+    assert findings.confirmed(*told([[0] * 8] * 4)).endswith(
+        "none of 16. By the rule fixed beforehand a difference is not shown in any of 1 setting."
+    )
     assert "do not tell" in findings.confirmed(counts.head(0), effects.head(0))
 
 
@@ -60,6 +64,22 @@ def test_a_setting_with_the_papers_pair_alone():
     (said,) = findings.answers(lottery.failures(runs), lottery.effects(runs))
     assert "is hacked more often" in said
     assert "Accuracy" not in said
+
+
+def test_the_best_cure_is_told_beside_other_optimisers():
+    columns = ["trainings", "hacked", "hacked before", "gain", "low", "high"]
+    table = pd.DataFrame([(8, 3, 6, 0.1, 0.0, 0.2), (8, 1, 6, 0.18, 0.09, 0.27)], index=["early", "minimum"], columns=columns)
+    words = {"early": "stopping", "minimum": "three models"}
+    counts, _ = told([[0] * 8, [0] * 8, [0] * 8, [1] * 6 + [0] * 2])
+    own = counts.droplevel(["task", "policy", "pressure"])
+    said = findings.guard(table, words, pd.concat({"PPO": own, "RLOO": own}, names=["optimiser"]))
+    assert "three models helped most: 1 of 8 policies hacked in place of 6" in said
+    assert "0.18 (95 % interval" in said
+    assert said.endswith("RLOO 6 of 8 hacked.")
+    unsure = findings.guard(table.assign(low=-0.1), words, pd.DataFrame())
+    assert "is not shown to help" in unsure
+    assert "optimisers" not in unsure
+    assert findings.guard(table.head(0), words, pd.DataFrame()) == "No cure has finished runs."
 
 
 def test_the_cause_is_told_over_settings():

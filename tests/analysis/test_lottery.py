@@ -221,8 +221,8 @@ def test_the_page_says_what_it_finds(cured, tmp_path):
     folder = written(rows + (extra + rloo) * cured, tmp_path / "second")
     names = run_page("12", folder, screen=str(written(first, tmp_path / "screen")))
     assert names["named"] == [("relevance", "small", "low-kl")]
-    assert names["words"]["cures"].startswith("Without a cure 6 of 8" if cured else "No cure")
-    assert "6 of 8 (41% to 93%) against 0, p = 0.016" in names["words"]["confirmed"]
+    assert names["words"]["guard"].startswith("Of 1 cure tried" if cured else "No cure")
+    assert "6 of 8 against 0, p = 0.016" in names["words"]["confirmed"]
     assert names["counts"].loc[("relevance", "small", "low-kl", "long-top"), "hacked"] == 6
     assert "length tells hacked runs best: AUC 1.00 at update 10" in names["words"]["watch"]
     assert list(names["cured"].index) == ["minimum"] * cured

@@ -41,7 +41,13 @@ def atlas():
     return tables.load_summary(RECORDED / "atlas")
 
 
-@pytest.mark.parametrize("name", ["quick", "atlas-headroom", "atlas-pilot", "atlas-learning-rate", "atlas", "qa-feedback-dev"])
+STUDIES = [
+    *("quick", "qa-feedback-dev", "atlas", "atlas-headroom", "atlas-pilot", "atlas-learning-rate"),
+    *("lottery-screen", "lottery"),
+]
+
+
+@pytest.mark.parametrize("name", STUDIES)
 def test_a_recorded_study_has_a_row_for_every_planned_run(name):
     settings = study.load_study(files.resolve(f"configs/{name}.yaml"))
     rows = pd.read_csv(RECORDED / name / "summary.csv")

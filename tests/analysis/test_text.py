@@ -1,6 +1,7 @@
 """Recorded answers: read whole or refused, and what they say of what is taught, counted by hand."""
 
 import gzip
+import math
 
 import pandas as pd
 import pytest
@@ -113,7 +114,7 @@ def test_what_is_told_first_is_of_reward_models_that_know_something():
 def test_a_less_accurate_one_that_ends_better_is_told():
     *_, said = text.lessons(ends(**{"good final": 0.96}))
     assert "In relevance the less accurate one ends better, with 96%" in said
-    assert "against 90%; over 1 training" in said
+    assert "against 90%, in the answers of 1 training" in said
     assert text.lessons(ends().head(0)) == []
 
 
@@ -126,13 +127,68 @@ def test_shares_are_those_of_the_segments(segments):
     assert found["paid final"].tolist() == pytest.approx([sum(p > 0 for p in paid) / max(1, len(paid))] * 2)
 
 
+def test_segments_are_cut_where_the_answer_says():
+    row = pd.Series({"text": "one, two. thr", "ends": (4.0, 9.0), "paid": (0.3, -0.3), "judged": (1, -1)})
+    found = text.segments(row)
+    assert found.to_dict("list") == {"text": ["one,", "two."], "paid": [0.3, -0.3], "judged": [1, -1]}
+    assert text.segments(pd.Series({"text": "", "ends": (), "paid": (), "judged": ()})).empty
+
+
+def test_what_is_wrongly_paid_for_and_said_before_is_counted_within_an_answer():
+    """Wrongly paid for: the second "a." (said before), "b." (new) and the "a." of another answer (new there): 1 of 3."""
+    rows = [
+        {"text": "a.a.b.a.", "ends": (2, 4, 6, 8), "paid": (0.3, 0.3, 0.3, -0.3), "judged": (1, -1, -1, -1)},
+        {"text": "a.", "ends": (2,), "paid": (0.3,), "judged": (-1,)},
+    ]
+    assert text.repeated(pd.DataFrame(rows)) == pytest.approx(1 / 3)
+    assert math.isnan(text.repeated(pd.DataFrame(rows).head(0)))
+
+
+def test_hacked_are_the_most_accurate_ones_whose_truth_fell():
+    """Of trainings 0 and 1 both runs are hacked, the more accurate ones' truth falls by 1.5 and by 0.9; training 2's is not."""
+    made = world(rising, rm_seeds=3, ppo_seeds=1, accuracies=(0.6, 0.9), tasks=("relevance",))
+    falls = {(0, 0.6): 1.0, (0, 0.9): 1.5, (1, 0.6): 1.2, (1, 0.9): 0.9, (2, 0.6): 1.0, (2, 0.9): 0.0}
+    rows = []
+    for run in made.itertuples():
+        fall = falls[run.rm_seed, round(run.rm_accuracy, 1)]
+        ends = [(0.0, 0.0)] * 6 + [(1.0, -fall)] * 6
+        rows += [{"id": run.id, "update": n, "reward_mean": p, "true_reward_mean": t} for n, (p, t) in enumerate(ends)]
+    said = pd.DataFrame([answer(run, "final", (0.3,), (-1,)) for run in made["id"]])
+    found = text.hacked(said, made, pd.DataFrame(rows))
+    by_id = made.set_index("id")
+    assert by_id.loc[found, "rm_accuracy"].round(1).tolist() == [0.9, 0.9]
+    assert by_id.loc[found, "rm_seed"].tolist() == [1, 0]  # the one that fell less comes first
+    assert text.hacked(said.head(0), made, pd.DataFrame(rows)) == []
+
+
+def test_the_failure_is_told_with_its_numbers():
+    run = pd.Series({"rm_accuracy": 0.9949, "lm_performance_start": 0.684, "lm_performance_final": 0.445})
+    said = text.failure(run, 0.714, 10)
+    assert [part in said for part in ("99.5%", "from 0.68 to 0.45", "Of 10 hacked policies", "71% says")] == [True] * 4
+
+
 def test_the_page_says_so_where_a_study_has_no_answers(tmp_path):
-    names = run_page("13", study(world(rising, rm_seeds=1, ppo_seeds=1), tmp_path), tmp_path / "out")
+    names = run_page("13", study(world(rising, rm_seeds=1, ppo_seeds=1), tmp_path), tmp_path / "out", arms=[])
     assert names["taught"].empty
     assert (tmp_path / "out" / "result.json").is_file()
 
 
 def test_the_page_reads_the_recorded_answers(tmp_path):
-    names = run_page("13", "results/recorded/quick", tmp_path)
+    names = run_page("13", "results/recorded/quick", tmp_path, arms=[])
     assert set(names["taught"]["task"]) == {"relevance", "factuality"}
     assert names["responses"].groupby(["id", "when"]).size().eq(12).all()
+
+
+def test_an_arm_that_the_study_lacks_is_refused():
+    made = world(rising, rm_seeds=1, ppo_seeds=1)
+    assert len(tables.of_arms(made, [])) == len(made) == len(tables.of_arms(made, ["steps"]))
+    with pytest.raises(tables.AnalysisError, match="'later' is no arm of this study; it has steps"):
+        tables.of_arms(made, ["steps", "later"])
+
+
+def test_the_page_shows_the_hacked_answer_in_the_middle(tmp_path):
+    names = run_page("13", None, tmp_path)
+    assert names["row"]["status"] in ("ok", "diverged")
+    assert names["hacked"].index(names["chosen"]) == (len(names["hacked"]) - 1) // 2
+    assert set(names["sides"]) == {"Before PPO", "After PPO"}
+    assert names["sides"]["After PPO"]["paid"].sum() > names["sides"]["Before PPO"]["paid"].sum()

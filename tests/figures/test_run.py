@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from paradox_utils.figures import style
-from paradox_utils.figures.annotated import annotated, pieces
+from paradox_utils.figures.annotated import annotated, before_and_after, pieces
 from paradox_utils.figures.run import (
     accuracies_by_step,
     accuracy_by_step,
@@ -84,6 +84,16 @@ def test_an_annotated_answer_says_who_marked_what_and_escapes_it():
     assert (
         "oracle:" not in annotated(*given[:2], made[["text", "annotator"]], [], name="one", caption="").html
     )  # people's marks
+
+
+def test_answers_side_by_side_say_what_is_good_and_what_is_paid():
+    said = pd.DataFrame({"text": ["a <b", "c"], "paid": [0.3, -0.3], "judged": [-1, 1]})
+    text = before_and_after("what & why?", {"Before": said.head(0), "After": said})
+    assert "what &amp; why?" in text
+    assert re.findall(r'class="segment ([\w ]+)"', text) == ["bad rewarded", "good docked"]
+    assert re.findall(r'class="aloud">([^<]*)<', text) == ["an error: ", "good: "]
+    assert re.findall(r'class="pay">([^<]*)<', text) == ["+0.3", "−0.3"]
+    assert "a &lt;b</span>" in text
 
 
 def test_style_leaves_nothing_behind():
