@@ -5,6 +5,8 @@ Plain sentences for practitioners about what :mod:`paradox_utils.analysis.verdic
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import pandas as pd
 
@@ -50,6 +52,25 @@ def caveat(decision: Verdict) -> str:
     return (
         "The answer is an average over tasks and policies, for one rank of accuracy common to all tasks. With a rank of its "
         f"own for each task the cost is {estimate(within)}: {decision.primary.within}."
+    )
+
+
+def powered(decision: Verdict, gap: float, rates: Mapping[str, float]) -> str:
+    """Whether the study would have seen a cost of the published ``gap``; ``rates`` of :func:`power.own_power`."""
+    if not np.isfinite(rates["supported"]):
+        return "These runs do not tell how often a study like this one would see a gap of the published size."
+    opening = (
+        f"The gaps in the paper's figures have a median of {gap:.3f}; they are to the best of many policies, picked after the "
+        "fact, and so too large."
+    )
+    alike = "of studies as large and as noisy as this one"
+    if gap >= MARGIN or decision.primary is None or decision.status != "not supported":
+        return f"{opening} A true cost of that size would be called supported in {rates['supported']:.1%} {alike}."
+    high = decision.primary.of.regret.high
+    return (
+        f"{opening} A cost of that size is inside the margin of {MARGIN}, so this rule is not built to find it. It would "
+        f"give the answer above in {rates['not supported']:.0%} {alike}, though, and the interval found ends "
+        f"{'below' if high < gap else 'above'} it, at {high:.3f}."
     )
 
 

@@ -71,7 +71,7 @@ def with_curves(summary: pd.DataFrame, curves: pd.DataFrame) -> pd.DataFrame:
     for column in LATER:
         if column not in table:
             table[column] = np.nan
-    logged = {run: _evaluated(curve) for run, curve in curves.groupby("id") if run in set(table["id"])}
+    logged = dict(iter(_evaluated(curves[curves["id"].isin(table["id"])]).groupby("id")))
     ends = {
         VALIDATION: ("lm_performance", -1),
         "true_return_validation": ("true_return", -1),
@@ -94,10 +94,11 @@ def with_curves(summary: pd.DataFrame, curves: pd.DataFrame) -> pd.DataFrame:
     return table
 
 
-def _evaluated(curve: pd.DataFrame) -> pd.DataFrame:
-    """The evaluations of a run, with its ``distance`` √KL there."""
-    smooth = curve["kl"].rolling(3, center=True, min_periods=1).mean().where(curve["update"] > 0, 0.0)
-    return curve.assign(distance=np.sqrt(smooth.clip(lower=0.0))).dropna(subset=["lm_performance"])
+def _evaluated(curves: pd.DataFrame) -> pd.DataFrame:
+    """The evaluations of runs, with their ``distance`` √KL there."""
+    smooth = curves.groupby("id")["kl"].rolling(3, center=True, min_periods=1).mean().droplevel(0).reindex(curves.index)
+    smooth = smooth.where(curves["update"] > 0, 0.0)
+    return curves.assign(distance=np.sqrt(smooth.clip(lower=0.0))).dropna(subset=["lm_performance"])
 
 
 def _at(path: pd.DataFrame, target: float, column: str) -> float:
@@ -147,18 +148,17 @@ def contrasts(runs: pd.DataFrame, reading: Reading = "as measured", column: str 
     """
     models = reward_models(runs, reading)
     planned, rows = int(models.groupby("rm_seed").size().max()) if len(models) else 0, {}
-    outcome = runs.assign(outcome=runs[column or READINGS[reading]].where(usable(runs, reading)))
-    outcome = outcome.assign(model=list(zip(outcome["setting"], outcome["rm_step"].fillna(-1), strict=True)))
+    keys = ["rm_seed", "setting", "rm_step"]
+    outcome = runs.assign(
+        outcome=runs[column or READINGS[reading]].where(usable(runs, reading)), rm_step=runs["rm_step"].fillna(-1)
+    )
+    table = outcome.groupby([*keys, "ppo_seed"])["outcome"].mean().unstack("ppo_seed")
+    models = models.sort_values(["accuracy", "rm_step"], ascending=False)
     for rm_seed, own in models.groupby("rm_seed"):
-        own = own.sort_values(["accuracy", "rm_step"], ascending=False)
-        table = outcome[outcome["rm_seed"] == rm_seed].pivot_table(
-            index="model", columns="ppo_seed", values="outcome", aggfunc="mean"
-        )
-        keys = list(zip(own["setting"], own["rm_step"].fillna(-1), strict=True))
-        paired = table.reindex(pd.Index(keys, tupleize_cols=False))
-        difference = (paired - paired.iloc[0]).mean(axis=1).to_numpy()
-        if len(own) == planned and own["accuracy"].notna().all() and np.isfinite(difference).all():
-            rows[rm_seed] = difference
+        paired = table.reindex(pd.MultiIndex.from_frame(own[keys].fillna({"rm_step": -1}))).to_numpy()
+        known = np.isfinite(paired) & np.isfinite(paired[0])
+        if len(own) == planned and own["accuracy"].notna().all() and known.any(axis=1).all():
+            rows[rm_seed] = np.where(known, paired - paired[0], 0.0).sum(axis=1) / known.sum(axis=1)
     return pd.DataFrame.from_dict(rows, orient="index", columns=range(planned))
 
 

@@ -164,15 +164,16 @@ def noise_by_rank(runs: pd.DataFrame) -> pd.Series:
     return _noise(contrasts)
 
 
-def own_power(runs: pd.DataFrame, regret: float, studies: int = 4000) -> tuple[int, float, float]:
+def own_power(runs: pd.DataFrame, regret: float, studies: int = 4000) -> tuple[int, float, dict[str, float]]:
     """A study's number of units, its own noise next to the most accurate rank, and how often the rule would call as large a
-    study with that noise *supported* where an inverted U has this ``regret``; NaN where its runs do not tell the noise."""
+    study with that noise *supported* and *not supported* where an inverted U has this ``regret`` (:func:`verdict_rates`);
+    NaN where its runs do not tell the noise."""
     contrasts = _contrasts(runs)
     noise = float(_noise(contrasts).iloc[0]) if len(contrasts) else float("nan")
     if not np.isfinite(noise):
-        return len(contrasts), noise, float("nan")
+        return len(contrasts), noise, dict.fromkeys(("supported", "not supported"), float("nan"))
     truth = [truths(regret)["inverted U"]] * len(contrasts)
-    return len(contrasts), noise, verdict_rates(truth, noise, studies)["supported"]
+    return len(contrasts), noise, verdict_rates(truth, noise, studies)
 
 
 def _contrasts(runs: pd.DataFrame) -> pd.DataFrame:

@@ -6,10 +6,9 @@ the PPO runs against one of them share the reward model, so runs of one trajecto
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import permutations, product
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -89,22 +88,25 @@ def jackknife(estimate: Callable[[NDArray[np.bool_]], Array], clusters: ArrayLik
 def cluster_bootstrap(
     columns: Sequence[ArrayLike],
     clusters: ArrayLike,
-    statistic: Callable[..., float],
+    statistic: Callable[..., Array],
     *,
     resamples: int,
     seed: int,
     bounds: tuple[float, float] = (-np.inf, np.inf),
 ) -> Interval:
-    """Interval of ``statistic(*columns)``, columns of shape (N,), by resampling whole clusters (labels of shape (N,)).
+    """Interval of a statistic of ``columns`` of shape (N,), by resampling whole clusters (labels of shape (N,)).
+
+    ``statistic(counts, *columns)`` (B,) is of B samples at once; ``counts`` (B, N) says how often each has each row.
 
     What lies below a cluster travels with it (Davison & Hinkley 1997, *Bootstrap Methods and their Application*, section 3.8).
     For n clusters the interval is estimate ± t(n−1) · √(n/(n−1)) · SE (Hesterberg 2015, *The American Statistician*
     69:371–386), cut at ``bounds``. Resamples in which the statistic is undefined are left out.
     """
     data, labels = [np.asarray(column, dtype=float) for column in columns], np.asarray(clusters)
-    rows = _resampled(labels, resamples, np.random.default_rng(seed))
-    replicates = (statistic(*(column[index] for column in data)) for index in rows)
-    return _student_bootstrap(float(statistic(*data)), replicates, np.unique(labels).size, bounds)
+    (estimate,) = statistic(np.ones((1, labels.size)), *data)
+    names, places = np.unique(labels, return_inverse=True)
+    replicates = statistic(_drawn(names.size, resamples, np.random.default_rng(seed))[:, places], *data)
+    return _student_bootstrap(float(estimate), replicates, names.size, bounds)
 
 
 def two_way_bootstrap(
@@ -127,45 +129,70 @@ def two_way_bootstrap(
         raise ValueError("scores and weights must be finite, and weights not negative, with one above 0 in each run")
     random, questions = np.random.default_rng(seed), s.shape[1]
     times = random.multinomial(questions, np.full(questions, 1 / questions), size=resamples)  # how often each is drawn
+    names, places = np.unique(labels, return_inverse=True)
+    runs = _drawn(names.size, resamples, random)[:, places]
     with np.errstate(invalid="ignore"):  # a run all of whose drawn questions weigh nothing has no mean
         means = (times @ (w * s).T) / (times @ w.T)  # (resamples, N)
-    replicates = (mean[rows].mean() for mean, rows in zip(means, _resampled(labels, resamples, random), strict=True))
+        replicates = np.where(runs > 0, runs * means, 0.0).sum(axis=1) / runs.sum(axis=1)
     estimate = float(((w * s).sum(axis=1) / w.sum(axis=1)).mean())
-    return _student_bootstrap(estimate, replicates, np.unique(labels).size, bounds)
+    return _student_bootstrap(estimate, replicates, names.size, bounds)
 
 
-def _resampled(labels: NDArray[Any], resamples: int, random: np.random.Generator) -> Iterator[NDArray[np.intp]]:
-    """The rows of as many clusters as there are, drawn with replacement, again and again."""
-    members = [np.flatnonzero(labels == label) for label in np.unique(labels)]
-    for draw in random.integers(len(members), size=(resamples, len(members))):
-        yield np.concatenate([members[i] for i in draw])
+def _drawn(n: int, resamples: int, random: np.random.Generator) -> Array:
+    """How often each of n clusters (resamples, n) is among n drawn with replacement."""
+    draws = random.integers(n, size=(resamples, n))
+    cells = draws + n * np.arange(resamples)[:, None]
+    return np.bincount(cells.ravel(), minlength=resamples * n).reshape(resamples, n).astype(float)
 
 
-def _student_bootstrap(estimate: float, replicates: Iterator[float], n: int, bounds: tuple[float, float]) -> Interval:
+def _student_bootstrap(estimate: float, replicates: Array, n: int, bounds: tuple[float, float]) -> Interval:
     """estimate ± t(n−1) · √(n/(n−1)) · SD of the defined ``replicates``, cut at ``bounds``; NaN for one cluster, where the
     estimate is undefined, and with fewer than 2 replicates."""
-    values = np.fromiter(replicates, dtype=float) if n > 1 and np.isfinite(estimate) else np.empty(0)
-    values = values[np.isfinite(values)]
+    values = replicates[np.isfinite(replicates)] if n > 1 and np.isfinite(estimate) else np.empty(0)
     error = np.sqrt(n / (n - 1)) * values.std(ddof=1) if values.size > 1 else float("nan")
     return student(estimate, error, n, bounds)
 
 
-def pearson(x: ArrayLike, y: ArrayLike) -> float:
-    """Pearson's correlation; NaN for fewer than 3 pairs or where one side is constant."""
-    # scipy's takes six times as long, and bootstraps ask thousands of times
-    if np.size(x) < 3 or np.ptp(x) == 0 or np.ptp(y) == 0:
-        return float("nan")
-    return float(np.corrcoef(x, y)[0, 1])
+def pearson(counts: Array, x: Array, y: Array) -> Array:
+    """Pearson's correlation (B,) of B samples that have each pair so often (``counts``, (B, N)); ``x``, ``y``: (N,), or a row a
+    sample. NaN for fewer than 3 pairs or where one side is constant."""
+    n = counts.sum(axis=1, keepdims=True)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        a, b = (value - (counts * value).sum(axis=1, keepdims=True) / n for value in (x, y))
+        found = (counts * a * b).sum(axis=1) / np.sqrt((counts * a * a).sum(axis=1) * (counts * b * b).sum(axis=1))
+    vary = _varies(counts, x) & _varies(counts, y)
+    return np.where((n[:, 0] >= 3) & vary, np.clip(found, -1.0, 1.0), np.nan)
+
+
+def _varies(counts: Array, value: Array) -> NDArray[np.bool_]:
+    """Of each sample, whether it has two different values."""
+    high, low = np.where(counts > 0, value, -np.inf), np.where(counts > 0, value, np.inf)
+    return high.max(axis=1, initial=-np.inf) > low.min(axis=1, initial=np.inf)
+
+
+def ranked(counts: Array, x: Array, y: Array) -> Array:
+    """Spearman's ρ (B,) of such samples: :func:`pearson` of average ranks."""
+    ranks = (counts @ ((value[:, None] < value) + 0.5 * (value[:, None] == value)) for value in (x, y))
+    return pearson(counts, *ranks)
+
+
+def correlation(x: ArrayLike, y: ArrayLike) -> float:
+    """Pearson's correlation of pairs (N,)."""
+    return _whole(pearson, x, y)
 
 
 def rank_correlation(x: ArrayLike, y: ArrayLike) -> float:
-    """Spearman's ρ: Pearson's correlation of average ranks."""
-    return pearson(stats.rankdata(x), stats.rankdata(y))
+    """Spearman's ρ of pairs (N,)."""
+    return _whole(ranked, x, y)
+
+
+def _whole(statistic: Callable[..., Array], x: ArrayLike, y: ArrayLike) -> float:
+    return float(statistic(np.ones((1, np.size(x))), np.asarray(x, dtype=float), np.asarray(y, dtype=float))[0])
 
 
 def spearman(x: ArrayLike, y: ArrayLike, clusters: ArrayLike, *, resamples: int, seed: int) -> Interval:
     """Spearman's ρ of pairs with a cluster-bootstrap interval."""
-    return cluster_bootstrap([x, y], clusters, rank_correlation, resamples=resamples, seed=seed, bounds=(-1.0, 1.0))
+    return cluster_bootstrap([x, y], clusters, ranked, resamples=resamples, seed=seed, bounds=(-1.0, 1.0))
 
 
 def p_rank_correlation(x: ArrayLike, y: ArrayLike, clusters: ArrayLike) -> float:

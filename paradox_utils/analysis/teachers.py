@@ -93,7 +93,7 @@ def brevity(summary: pd.DataFrame) -> pd.DataFrame:
             row[reading] = statistics.rank_correlation(known[accuracy], known[READINGS[reading]])
         for words, name in zip(shares, (accuracy, "rm_error_share"), strict=True):
             known = own.dropna(subset=[name])
-            row[words] = pearson(known[name], known[READINGS["as measured"]]) ** 2
+            row[words] = statistics.correlation(known[name], known[READINGS["as measured"]]) ** 2
         rows.append(row)
     return pd.DataFrame(rows, columns=["task", "policy", "runs", "brief", "error share", *readings, *shares])
 
@@ -163,8 +163,8 @@ def lead(table: pd.DataFrame, measure: str, other: str, *, resamples: int, seed:
     names = [measure, other, "gain"]
     z = standardised(table, names).join(table["cluster"]).dropna(subset=names)
 
-    def larger(a: Array, b: Array, gain: Array) -> float:
-        return abs(pearson(a, gain)) - abs(pearson(b, gain))
+    def larger(counts: Array, a: Array, b: Array, gain: Array) -> Array:
+        return np.abs(pearson(counts, a, gain)) - np.abs(pearson(counts, b, gain))
 
     columns = [z[name] for name in names]
     return statistics.cluster_bootstrap(columns, z["cluster"], larger, resamples=resamples, seed=seed, bounds=(-1.0, 1.0))
@@ -202,7 +202,8 @@ def against_razin(table: pd.DataFrame, writer: str, *, resamples: int, seed: int
     for words, (name, raw, own) in ours.items():
         if len(own) > 3:
             found = _with_gain(own, name, resamples, seed)
-            rows.loc[words, ["here", "low", "high", "pairs", "raw"]] = [*found.values(), pearson(own[raw], own["gain"])]
+            found |= {"raw": statistics.correlation(own[raw], own["gain"])}
+            rows.loc[words, ["here", "low", "high", "pairs", "raw"]] = [*found.values()]
     return rows.astype({"pairs": int})
 
 

@@ -161,8 +161,8 @@ def drawn(choice: Choice) -> Shown:
     return show(
         draw.curves(choice.curves, choice.best_of, choice.table, choice.facts["start"]),
         name="choice-curves",
-        caption="**What each candidate would make of the policy**, from no training on the left to where the samples end. A "
-        "mark is where the recipe goes, with a 95 % interval for other prompts.",
+        caption="**What each candidate would make of the policy**, from no training on the left to where the recipe goes: a "
+        "mark, with a 95 % interval for other prompts.",
         alt=f"Judged score against KL from the policy, a curve a candidate. The policy itself has {choice.facts['start']:.3f}; "
         f"the recipe reaches {said}.",
         data=choice.curves,

@@ -17,8 +17,8 @@ DASHES = ("-", (0, (5, 2)), (0, (5, 2, 1, 2)), (0, (1, 1.5)))  # equal curves sh
 
 @style()
 def curves(paths: pd.DataFrame, best_of: pd.DataFrame, table: pd.DataFrame, start: float) -> Drawing:
-    """Judged score against KL: a curve a candidate (rows of ``paths``), a mark where the recipe goes (``table``, with its 95 %
-    interval), dots for the best of n = 1, 2, 4, … (``best_of``); ``start``: the policy's own score."""
+    """Judged score against KL: a curve a candidate (rows of ``paths``), from the policy to where the recipe goes (``table``,
+    with its 95 % interval), dots for the best of n = 1, 2, 4, … (``best_of``); ``start``: the policy's own score."""
     axis = panel(1, 3.0)
     return Drawing([axis], _curves(axis, paths, best_of, table, start))
 
@@ -65,7 +65,8 @@ def _curves(axis: Axes, paths: pd.DataFrame, best_of: pd.DataFrame, table: pd.Da
     for place, name in enumerate(names):
         own, chosen, row = paths[paths["candidate"] == name], best_of[best_of["candidate"] == name], rows.loc[name]
         look = {"color": COLORS[place % len(COLORS)], "linestyle": DASHES[place % len(DASHES)]}
-        axis.plot(own["kl"], own["score"], **look)
+        own = own[own["kl"] < row["kl"]]  # of two candidates with one order, the larger reward goes on
+        axis.plot([*own["kl"], row["kl"]], [*own["score"], row["score"]], **look)
         axis.plot(chosen["kl"], chosen["score"], linestyle="none", marker=".", color=look["color"], alpha=0.5)
         error = [[row["gain"] - row["low"]], [row["high"] - row["gain"]]]
         mark = {"marker": "o", "markersize": 6, "markeredgecolor": "white", "capsize": 2}

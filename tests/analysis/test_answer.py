@@ -31,6 +31,18 @@ def test_the_caveat_has_the_cost_with_a_rank_for_each_task():
     assert "average" in answer.caveat(decide(nested(flat).assign(arm="other")))
 
 
+def test_what_the_study_would_have_seen():
+    rates = {"supported": 0.123, "not supported": 0.04}
+    found = decide(nested(rising, rm_seeds=3))
+    high = found.primary.of.regret.high
+    inside = answer.powered(found, 0.033, rates)
+    assert "in 4% of studies" in inside
+    assert inside.endswith(f"{'below' if high < 0.033 else 'above'} it, at {high:.3f}.")
+    assert "supported in 12.3% of studies" in answer.powered(found, 0.1, rates)
+    assert "supported in 12.3% of studies" in answer.powered(decide(nested(inverted_u, rm_seeds=3)), 0.033, rates)
+    assert "do not tell" in answer.powered(found, 0.033, dict.fromkeys(rates, float("nan")))
+
+
 def test_accuracy_is_worth_what_the_most_accurate_adds_to_the_least():
     made = nested(rising, rm_seeds=3, tasks=TASKS[:1], noise=0)
     ends = made.sort_values("rm_accuracy").groupby("rm_seed")["lm_performance_final"]

@@ -246,9 +246,10 @@ def test_a_study_s_own_power():
     made = nested(inverted_u, rm_seeds=5, noise=0.02)
     units, noise, large = power.own_power(made, 0.2, studies=200)
     assert (units, noise) == (15, power.noise_by_rank(made).iloc[0])
-    assert large > 0.95
-    assert power.own_power(made, 0.02, studies=200)[2] < 0.05
-    assert np.isnan(power.own_power(made[made["rm_seed"] == 0], 0.2)[1:]).all()  # one unit a task has no noise
+    assert large["supported"] > 0.95
+    assert power.own_power(made, 0.02, studies=200)[2]["supported"] < 0.05
+    _, noise, rates = power.own_power(made[made["rm_seed"] == 0], 0.2)
+    assert np.isnan([noise, *rates.values()]).all()  # one unit a task has no noise
     assert power.own_power(made.head(0), 0.2)[0] == 0
 
 

@@ -42,23 +42,27 @@ def test_jackknife_leaves_out_whole_clusters():
     assert np.diag(covariance) == pytest.approx(4 / 5 * ((left - found) ** 2).sum(axis=0))
 
 
+def mean(counts, x):
+    return counts @ x / counts.sum(axis=1)
+
+
 def test_bootstrap_of_a_mean_is_student_s_interval_over_clusters():
     x, clusters = np.array([1.0, 3.0, 2.0, 6.0, 5.0, 7.0, 0.0, 2.0]), [0, 0, 1, 1, 2, 2, 3, 3]
     expected = statistics.mean_interval([2.0, 4.0, 6.0, 1.0])
-    found = statistics.cluster_bootstrap([x], clusters, np.mean, resamples=20_000, seed=0)
+    found = statistics.cluster_bootstrap([x], clusters, mean, resamples=20_000, seed=0)
     assert (found.estimate, found.units) == (pytest.approx(expected.estimate), 4)
     assert found.high - found.low == pytest.approx(expected.high - expected.low, rel=0.03)
     rows = statistics.cluster_bootstrap(
-        [x], range(8), np.mean, resamples=2000, seed=0
+        [x], range(8), mean, resamples=2000, seed=0
     )  # as if runs were independent: far too short
     assert found.high - found.low > 1.5 * (rows.high - rows.low)
 
 
 def test_bootstrap_is_reproducible_and_silent_about_one_cluster():
     x = np.arange(6.0)
-    again = [statistics.cluster_bootstrap([x], [0, 0, 1, 1, 2, 2], np.mean, resamples=50, seed=4) for _ in range(2)]
+    again = [statistics.cluster_bootstrap([x], [0, 0, 1, 1, 2, 2], mean, resamples=50, seed=4) for _ in range(2)]
     assert again[0] == again[1]
-    alone = statistics.cluster_bootstrap([x], np.zeros(6), np.mean, resamples=50, seed=0)
+    alone = statistics.cluster_bootstrap([x], np.zeros(6), mean, resamples=50, seed=0)
     assert alone.estimate == 2.5
     assert np.isnan([alone.low, alone.high]).all()
 
@@ -72,7 +76,22 @@ def test_rank_correlation_is_scipy_s_with_ties(pairs):
         assert np.isnan(found)
     else:
         assert found == pytest.approx(stats.spearmanr(x, y).statistic)
-        assert statistics.pearson(x, y) == pytest.approx(stats.pearsonr(x, y).statistic)
+        assert statistics.correlation(x, y) == pytest.approx(stats.pearsonr(x, y).statistic)
+
+
+@given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4), st.integers(0, 3)), min_size=1, max_size=12))
+@settings(max_examples=60, deadline=None)
+def test_correlations_of_samples_are_those_of_their_rows(rows):
+    """The last number of each is how often the first sample has the pair; the second has all of them once."""
+    x, y, often = np.array(rows, dtype=float).T
+    counts = np.stack([often, np.ones_like(often)])
+    for statistic, expected in ((statistics.pearson, stats.pearsonr), (statistics.ranked, stats.spearmanr)):
+        for count, found in zip(counts, statistic(counts, x, y), strict=True):
+            a, b = (np.repeat(value, count.astype(int)) for value in (x, y))
+            if len(a) < 3 or len(set(a)) == 1 or len(set(b)) == 1:
+                assert np.isnan(found)
+            else:
+                assert found == pytest.approx(expected(a, b).statistic, abs=1e-12)
 
 
 def test_spearman_interval_stays_within_one():
@@ -243,7 +262,7 @@ def test_two_way_bootstrap_covers_new_trajectories_and_new_questions():
 def test_two_way_bootstrap_is_the_cluster_bootstrap_where_questions_are_alike():
     values, clusters = np.array([1.0, 3.0, 2.0, 6.0, 5.0, 7.0]), [0, 0, 1, 1, 2, 2]
     two = two_way(np.repeat(values[:, None], 4, axis=1), clusters, resamples=20_000)
-    one = statistics.cluster_bootstrap([values], clusters, np.mean, resamples=20_000, seed=0)
+    one = statistics.cluster_bootstrap([values], clusters, mean, resamples=20_000, seed=0)
     assert two.estimate == pytest.approx(one.estimate)
     assert two.high - two.low == pytest.approx(one.high - one.low, rel=0.03)
     assert two.units == 3

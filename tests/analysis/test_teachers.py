@@ -88,7 +88,7 @@ def taught(seed=0, trajectories=8):
 
 def test_correlations_find_what_drives_the_gain_and_not_what_does_not():
     table = taught()
-    assert abs(statistics.pearson(table["probe_variance"], table["gain"])) < 0.3  # what scales alone would say
+    assert abs(statistics.correlation(table["probe_variance"], table["gain"])) < 0.3  # what scales alone would say
     found = teachers.correlations(table, resamples=200, seed=0).set_index(["task", "measure"])
     assert found.index.get_level_values("task").unique().tolist() == ["all", *TASKS]
     assert "rm_f1" not in found.index.get_level_values("measure")
@@ -102,7 +102,7 @@ def test_correlations_find_what_drives_the_gain_and_not_what_does_not():
     assert noise["pairs"] == len(table)
     own = table[table["task"] == "factuality"]
     assert found.loc[("factuality", "rm_accuracy"), "correlation"] == pytest.approx(
-        statistics.pearson(own["rm_accuracy"], own["gain"])
+        statistics.correlation(own["rm_accuracy"], own["gain"])
     )
 
 
@@ -191,7 +191,7 @@ def test_variance_and_accuracy_are_standardised_before_they_are_averaged():
     both = z(own["probe_variance"]) + z(z(own["probe_accuracy"]) + z(own["rm_accuracy"]))
     for table in (own, own.assign(probe_variance=own["probe_variance"] * 1000)):  # whatever the units
         found = teachers.against_razin(table, "other", resamples=10, seed=0)["here"]
-        assert found["variance and accuracy"] == pytest.approx(statistics.pearson(both, own["gain"]))
+        assert found["variance and accuracy"] == pytest.approx(statistics.correlation(both, own["gain"]))
 
 
 def test_held_out_accuracy_is_off_policy_only_for_policies_that_did_not_write_the_feedback():
@@ -248,7 +248,7 @@ def test_regressions_find_the_effects_that_were_made():
     assert not {"probe_accuracy", "rm_f1"} & set(found.index.get_level_values("predictor"))
     z = teachers.standardised(table, [*teachers.BEFORE, "gain"])
     one = found.loc[("accuracy", "rm_accuracy")]
-    assert one["coefficient"] == pytest.approx(statistics.pearson(z["rm_accuracy"], z["gain"]))
+    assert one["coefficient"] == pytest.approx(statistics.correlation(z["rm_accuracy"], z["gain"]))
     assert one["R²"] == pytest.approx(one["coefficient"] ** 2)
     assert one["adjusted R²"] == pytest.approx(1 - (1 - one["R²"]) * (360 - 3) / (360 - 3 - 1))  # 3 means are fitted too
     assert one[["pairs", "trajectories"]].tolist() == [360, 60]

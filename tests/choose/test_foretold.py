@@ -38,6 +38,16 @@ def test_an_auc_by_hand():
     assert found.loc[("altered_long", "all"), ["hacked", "runs"]].tolist() == [2, 6]
 
 
+def test_an_auc_of_samples_is_that_of_their_rows():
+    random = np.random.default_rng(0)
+    cell, hacked, value = random.integers(2, size=12), random.integers(2, size=12), random.integers(4, size=12).astype(float)
+    value[3] = np.nan
+    counts = random.integers(3, size=(4, 12)).astype(float)
+    rows = [np.repeat(np.arange(12), own.astype(int)) for own in counts]
+    alone = [foretold._auc(np.ones((1, len(own))), cell[own], hacked[own], value[own])[0] for own in rows]
+    assert foretold._auc(counts, cell, hacked, value) == pytest.approx(alone)
+
+
 def test_probes_that_foretell_are_found_beyond_the_samples():
     found, pooled = told(runs(1.0, 2.0))
     assert pooled.loc[BEYOND, "low"] > 0.05
