@@ -75,15 +75,23 @@ def sentence(made: Tables) -> str:
     """What the back-test found, or that there is none."""
     if not made:
         return f"Nothing stands here yet of what PPO made of such predictions: `{KEPT}` is not there."
-    aimed, by = aims(made), made["regrets"]
-    said = f"{(aimed['met'] == 'met').sum()} of {len(aimed)} aims are met."
+    aimed = aims(made)
+    again = (
+        "The reward models of the recorded study were trained again for this, and read as the candidates above; PPO had been "
+        "run on each."
+    )
+    return f"{(aimed['met'] == 'met').sum()} of {len(aimed)} aims are met. {tested(made)} {again}"
+
+
+def tested(made: Tables) -> str:
+    """What choosing by predicted gain costs, beside the most accurate and a random one."""
+    by = made["regrets"] if made else pd.DataFrame()
     if by.empty or "choice" not in by:
-        return f"{said} Too few reward models are there for pools of {POOL}."
+        return f"Too few reward models are there for pools of {POOL}."
     lost = by.set_index("choice")["mean"]
     return (
-        f"{said} Among {POOL} trained reward models, choosing by predicted gain costs {lost[TOOL]:.3f} of final LM performance "
-        f"on average, choosing the {ACCURATE} {lost[ACCURATE]:.3f}, and choosing at random {lost['random']:.3f}. The reward "
-        "models of the recorded study were trained again for this, and read as the candidates above; PPO had been run on each."
+        f"Among {POOL} trained reward models, choosing by predicted gain costs {lost[TOOL]:.3f} of final LM performance on "
+        f"average, choosing the {ACCURATE} {lost[ACCURATE]:.3f}, and choosing at random {lost['random']:.3f}."
     )
 
 

@@ -59,3 +59,11 @@ def test_a_page_shows_each_table_that_has_rows(made, tmp_path):
 def test_a_back_test_of_few_reward_models_says_so():
     nothing = {name: pd.DataFrame(columns=["task"]) for name in BACKTEST}
     assert "Too few" in aims.sentence(nothing)
+    assert "Too few" in aims.tested({})
+
+
+def test_what_a_choice_costs_stands_beside_other_choices(made):
+    lost = made["regrets"].set_index("choice")["mean"]
+    said = aims.tested(made)
+    assert f"by predicted gain costs {lost['predicted gain']:.3f}" in said
+    assert f"the most accurate {lost['most accurate']:.3f}, and choosing at random {lost['random']:.3f}." in said
