@@ -91,10 +91,10 @@ def decide(
     known = standing(readings, good, size, resamples=resamples, seed=seed)
     likely = contains_best(known.probability, LEVEL)
     chosen = tuple(names[i] for i in likely)
-    if all(interval.high < 0 for interval in known.gain):
+    if known.gain[likely[0]].estimate < 0:  # the likeliest would make the policy worse
         return Decision("none", chosen), known
     if len(likely) == 1:
-        return Decision("train" if known.gain[likely[0]].estimate >= 0 else "none", chosen), known
+        return Decision("train", chosen), known
     return Decision("undecided", chosen, more(readings, likely, resamples=resamples, seed=seed, size=size, good=good)), known
 
 

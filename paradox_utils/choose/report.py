@@ -48,7 +48,8 @@ def sentence(choice: Choice) -> str:
         return "No judgement given: nothing is ranked. Judge the responses of to_judge.jsonl, where the candidates differ most."
     if decision.kind == "train":
         best = known.loc[decision.names[0]]
-        return f"Train with {names}: predicted gain {_gain(best)}, the best with probability {best['probability']:.3g}."
+        unsure = "" if not best["low"] <= 0 else " That it gains anything at all is not clear."
+        return f"Train with {names}: predicted gain {_gain(best)}, the best with probability {best['probability']:.3g}.{unsure}"
     if decision.kind == "none":
         best = known.iloc[0]
         return f"Train with none of them: the best, {known.index[0]}, is predicted to make the policy worse ({_gain(best)})."

@@ -77,6 +77,10 @@ def test_the_best_of_bad_ones_is_not_trained_with():
     known, standing = decide(["a", "b"], [best, reading(best.good - 0.5)], np.zeros(100), np.ones(100), **QUICK)
     assert standing.gain[0].estimate < 0 < standing.gain[0].high
     assert (known.kind, known.names) == ("none", ("a",))
+    other = reading(best.good[::-1].copy() - 0.001)  # nearly as good as the best
+    alike, standing = decide(["a", "b"], [best, other], np.zeros(100), np.ones(100), **QUICK)
+    assert max(standing.probability) < 0.975
+    assert alike.kind == "none"
 
 
 def test_so_many_more_prompts_are_those_that_a_study_of_the_usual_power_needs():
