@@ -39,7 +39,8 @@ def advice(decision: Verdict) -> str:
     """What to do about accuracy, by a study's verdict."""
     told = {
         "supported": "Do not take the most accurate reward model for granted: compare it with less accurate ones.",
-        "not supported": "Take the most accurate reward model, unless it costs you something else.",
+        "not supported": "Take the most accurate reward model. Where PPO is pushed harder than in this study, guard against "
+        "its failure.",
     }
     return told.get(decision.status, "Choose by more than accuracy: this study does not tell what the most accurate costs.")
 

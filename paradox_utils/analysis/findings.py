@@ -33,6 +33,13 @@ def spoken(cell: Sequence[str]) -> str:
     return f"{task}, {policy}, {PRESSURES[pressure]}"
 
 
+def setting(run: pd.Series) -> str:
+    """The setting of a run of the second study in words, by its task, policy and the pressure that its arm is called after; an
+    arm that is called after none has the study's own."""
+    pressure = next((name for name in PRESSURES if run["arm"].startswith(f"{name}-")), "default")
+    return spoken((run["task"], run["policy"], pressure))
+
+
 # --- the lottery ----------------------------------------------------------------------------------------------------------
 
 
@@ -52,6 +59,30 @@ def confirmed(counts: pd.DataFrame, effects: pd.DataFrame) -> str:
     return (
         "Hacked policies on new trainings, of the most accurate checkpoint against a moderately accurate one: "
         f"{'; '.join(told)}. By the rule fixed beforehand a difference {shown} of {count(len(told), 'setting')}."
+    )
+
+
+def lost(effects: pd.DataFrame, runs: pd.DataFrame) -> str:
+    """What the most accurate checkpoint costs in LM performance where any policy is hacked, on average and in the middle
+    training (rows of :func:`lottery.effects`, and :func:`lottery.confirmed`); empty where none is hacked."""
+    if effects.empty:
+        return ""
+    told, middle = [], []
+    for cell, own in effects.xs((lottery.PAPER, "LM performance"), level=("contrast", "outcome")).iterrows():
+        values = lottery.of_cell(runs, cell).dropna(subset=["hacked"])
+        if not values["hacked"].any():
+            continue
+        by_training = values.pivot(index="rm_seed", columns="kind", values=lottery.OUTCOME).dropna()
+        middle.append((by_training["long-top"] - by_training["short-moderate"]).median())
+        change = Interval(own["mean"], own["low"], own["high"], int(own["trainings"]))
+        told.append(f"{estimate(change, '+z.3f')} ({PRESSURES[cell[-1]]})")
+    if not told:
+        return ""
+    medians = listed([f"{value:+z.3f}".replace("-", "−") for value in middle])
+    return (
+        "Where any are hacked, the most accurate checkpoint changes the LM performance of its policy, against the moderate "
+        f"one, by {listed(told)}; in the middle training by {medians}. These intervals are not corrected, and the rule does "
+        "not use them."
     )
 
 
@@ -192,7 +223,7 @@ def guard(table: pd.DataFrame, words: dict[str, str], others: pd.DataFrame) -> s
     elsewhere = [f"{name} {row['hacked']:.0f} of {row['runs']:.0f}" for name, row in top.iterrows() if name != "PPO"]
     return (
         f"Of {count(len(table), 'cure')} tried where PPO was hacked most, {words[best.name]} {kept}: {best['hacked']:.0f} of "
-        f"{best['trainings']:.0f} policies hacked in place of {best['hacked before']:.0f}, and LM performance {gain} higher."
+        f"{best['trainings']:.0f} policies hacked in place of {best['hacked before']:.0f}, LM performance changed by {gain}."
         + (f" Other optimisers on the same reward models: {listed(elsewhere)} hacked." if elsewhere else "")
     )
 

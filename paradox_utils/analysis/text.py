@@ -10,18 +10,18 @@ from paradox_utils.analysis import hacking, outcomes
 from paradox_utils.analysis.phrases import count
 from paradox_utils.data.tasks import TASKS
 
-ENDS = ("least accurate", "most accurate")
+ENDS = ("less accurate", "most accurate")
 COLUMNS = ("task", "model", "accuracy", "majority", "good start", "good final", "paid start", "paid final", "trainings")
 TRAINING = ["policy", "rm_seed", "ppo_seed"]  # what a run of a task is one of
 CLEAR = 0.05  # shares that differ by less say the same: of so few answers, and of a reward model and one that knows nothing
 
 
 def taught(responses: pd.DataFrame, summary: pd.DataFrame) -> pd.DataFrame:
-    """What the least and the most accurate reward model of each training teach (route ``steps``), of tasks whose segments have
-    labels: a row a task and one of :data:`ENDS`, the columns of :data:`COLUMNS`.
+    """What the least accurate (*less*) and the most accurate reward model of each training teach (route ``steps``), of tasks
+    whose segments have labels: a row a task and one of :data:`ENDS`, the columns of :data:`COLUMNS`.
 
-    ``accuracy``, ``majority`` (that of calling every segment the same): means over the runs, one a training; ``good``,
-    ``paid``: shares of segments that are good, and that have a reward above 0, pooled over answers (one without a segment
+    Means over the runs, one a training: ``accuracy``; ``majority`` (that of calling every segment the same); ``good``,
+    ``paid``: shares of segments that are good, and that have a reward above 0, of all answers of a run (one without a segment
     counts as one that is neither). Of runs with answers after PPO, and of trainings with at least two reward models.
     """
     runs, rows = outcomes.steps(summary), []
@@ -35,8 +35,9 @@ def taught(responses: pd.DataFrame, summary: pd.DataFrame) -> pd.DataFrame:
             row = {"task": task, "model": model, "accuracy": chosen[kind].mean(), "majority": chosen["rm_majority"].mean()}
             row["trainings"] = len(chosen)
             segments = responses[responses["id"].isin(chosen["id"])].explode(["paid", "judged"])
-            for when, said in segments.groupby("when"):
-                row |= {f"good {when}": (said["judged"] > 0).mean(), f"paid {when}": (said["paid"] > 0).mean()}
+            for name, column in (("good", "judged"), ("paid", "paid")):
+                by_run = (segments[column] > 0).groupby([segments["when"], segments["id"]]).mean()
+                row |= {f"{name} {when}": share for when, share in by_run.groupby("when").mean().items()}
             rows += [row] if len(chosen) else []
     return pd.DataFrame(rows, columns=[*COLUMNS])
 
@@ -59,26 +60,26 @@ def repeated(responses: pd.DataFrame) -> float:
     return sum(found) / len(found) if found else float("nan")
 
 
-def hacked(responses: pd.DataFrame, summary: pd.DataFrame, curves: pd.DataFrame) -> list[str]:
-    """Ids of the hacked runs of the most accurate reward model of each training (route ``steps``) that have answers, by how
-    far their true return fell, the least first."""
+def most_accurate(responses: pd.DataFrame, summary: pd.DataFrame, curves: pd.DataFrame) -> pd.DataFrame:
+    """The runs of the most accurate reward model of each training (route ``steps``) that have answers, whether each is
+    ``hacked`` (an unknown end counts as not), by how far their true return fell (``fall``), the least first."""
     runs = outcomes.steps(summary).drop_duplicates("id")
     runs = runs[outcomes.measured(runs)].sort_values([outcomes.accuracy_kind(runs), "rm_step"])
     ended = hacking.ends(runs.groupby(["task", *TRAINING]).tail(1), curves)
-    own = ended[ended["hacked"].fillna(False).astype(bool) & ended["id"].isin(responses["id"])]
-    return own.sort_values(["fall", "id"])["id"].tolist()
+    ended = ended[ended["id"].isin(responses["id"])].sort_values(["fall", "id"])
+    return ended.assign(hacked=ended["hacked"].fillna(False).astype(bool))
 
 
-def failure(run: pd.Series, share: float, runs: int) -> str:
-    """What the answer of one of so many hacked ``runs`` (a row of the summary) shows, and which ``share`` of what they are
-    wrongly paid for they have said before (:func:`repeated`)."""
+def failure(run: pd.Series, share: float, runs: int, of: int, setting: str) -> str:
+    """What the answer of one of so many hacked ``runs``, ``of`` so many of the most accurate reward models of a ``setting`` (in
+    words), shows: ``run`` is its row of the summary, ``share`` what they have said before of all that they are wrongly paid for
+    (:func:`repeated`)."""
     before, after = run["lm_performance_start"], run["lm_performance_final"]
-    many = count(runs, "hacked policy", "hacked policies")
     return (
-        f"The reward model is right about {run['rm_accuracy']:.1%} of held-out segments; LM performance went from {before:.2f} "
-        f"to {after:.2f}. Of {many} of a training's most accurate reward model this is the one in the middle, by how far its "
-        f"true return fell, and the first question. Of what they all are wrongly paid for, {share:.0%} says word for word what "
-        "the answer has said before."
+        f"The setting: {setting}. There {runs} of {of} policies of a training's most accurate reward model are hacked; this is "
+        f"the one in the middle, by how far its true return fell, and the first question. Its reward model is right about "
+        f"{run['rm_accuracy']:.1%} of held-out segments, and its LM performance went from {before:.2f} to {after:.2f}. Of what "
+        f"they all are wrongly paid for, {share:.0%} says word for word what the answer has said before."
     )
 
 

@@ -78,9 +78,15 @@ def _counted(known: list[dict[str, Any]]) -> str:
     """Of each study how many runs, of which commit and day, on what."""
     groups = Counter((run["study"], run["commit"], run["device"]) for run in known)
     return "; ".join(
-        f"{count} run{'s' * (count > 1)} of the study {html.escape(study)} (commit {commit[:8]}{_day(commit)}, {device})"
+        f"{count} run{'s' * (count > 1)} of the study {html.escape(study)} ({_commit(commit)}, {device})"
         for (study, commit, device), count in groups.items()
     )
+
+
+def _commit(named: str) -> str:
+    """A commit with its day, and that tracked files differed from it where a ``+`` says so."""
+    commit = named.removesuffix("+")
+    return f"commit {commit[:8]}{_day(commit)}" + (" and changes beyond it" if named != commit else "")
 
 
 def _day(commit: str) -> str:

@@ -40,6 +40,25 @@ def test_new_trainings_are_told_by_setting():
     assert "do not tell" in findings.confirmed(counts.head(0), effects.head(0))
 
 
+def test_the_loss_is_told_where_any_are_hacked():
+    """The top one ends at 0.5 where it is hacked, else at 0.9; so do the moderate ones: 3 of 8 lose 0.4."""
+    runs = lottery.confirmed(*study(second([[0] * 8, [0] * 8, [0] * 8, [1] * 3 + [0] * 5])))
+    change = runs.pivot(index="rm_seed", columns="kind", values=lottery.OUTCOME)
+    change = change["long-top"] - change["short-moderate"]
+    said = findings.lost(lottery.effects(runs), runs)
+    assert f"by {change.mean():+.3f} (95 % interval ".replace("-", "−") in said
+    assert f"in the middle training by {change.median():+.3f}".replace("-", "−") in said
+    none = lottery.confirmed(*study(second([[0] * 8] * 4)))
+    assert findings.lost(lottery.effects(none), none) == ""
+    assert findings.lost(lottery.effects(none).head(0), none) == ""
+
+
+def test_a_run_has_the_setting_that_its_arm_is_called_after():
+    run = {"task": "relevance", "policy": "small"}
+    assert findings.setting(pd.Series(run | {"arm": "low-kl-long-top"})) == "relevance, small, half the KL penalty"
+    assert findings.setting(pd.Series(run | {"arm": "steps"})) == "relevance, small, the study's own setting"
+
+
 @pytest.mark.parametrize(
     ("hacked", "parts"),
     [

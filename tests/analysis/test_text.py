@@ -86,6 +86,16 @@ def test_what_the_two_ends_of_a_training_teach():
     assert shares == [[0.5, 0.25, 1.0, 0.75], [0.5, 1.0, 1.0, 1.0]]
 
 
+def test_each_run_counts_as_much_however_much_it_says():
+    """One run says 4 segments of which none is good, the other 1, which is: a half."""
+    made = world(rising, rm_seeds=2, ppo_seeds=1, accuracies=(0.6, 0.9), tasks=("relevance",))
+    long = set(made.loc[made["rm_seed"] == 0, "id"])
+    rows = [
+        answer(run, "final", (0.3,) * 4, (-1,) * 4) if run in long else answer(run, "final", (0.3,), (1,)) for run in made["id"]
+    ]
+    assert text.taught(pd.DataFrame(rows), made)["good final"].tolist() == [0.5, 0.5]
+
+
 def test_nothing_is_taught_where_there_is_nothing_to_compare():
     made = world(rising, rm_seeds=1, ppo_seeds=1, accuracies=(0.6,), tasks=("relevance", "completeness"))
     rows = [answer(run, "final", (0.3,), (1,)) for run in made["id"]]
@@ -154,17 +164,18 @@ def test_hacked_are_the_most_accurate_ones_whose_truth_fell():
         ends = [(0.0, 0.0)] * 6 + [(1.0, -fall)] * 6
         rows += [{"id": run.id, "update": n, "reward_mean": p, "true_reward_mean": t} for n, (p, t) in enumerate(ends)]
     said = pd.DataFrame([answer(run, "final", (0.3,), (-1,)) for run in made["id"]])
-    found = text.hacked(said, made, pd.DataFrame(rows))
-    by_id = made.set_index("id")
-    assert by_id.loc[found, "rm_accuracy"].round(1).tolist() == [0.9, 0.9]
-    assert by_id.loc[found, "rm_seed"].tolist() == [1, 0]  # the one that fell less comes first
-    assert text.hacked(said.head(0), made, pd.DataFrame(rows)) == []
+    found = text.most_accurate(said, made, pd.DataFrame(rows))
+    assert found["rm_accuracy"].round(1).tolist() == [0.9, 0.9, 0.9]
+    assert found["rm_seed"].tolist() == [2, 1, 0]  # those that fell less come first
+    assert found["hacked"].tolist() == [False, True, True]
+    assert text.most_accurate(said.head(0), made, pd.DataFrame(rows)).empty
 
 
 def test_the_failure_is_told_with_its_numbers():
     run = pd.Series({"rm_accuracy": 0.9949, "lm_performance_start": 0.684, "lm_performance_final": 0.445})
-    said = text.failure(run, 0.714, 10)
-    assert [part in said for part in ("99.5%", "from 0.68 to 0.45", "Of 10 hacked policies", "71% says")] == [True] * 4
+    said = text.failure(run, 0.714, 10, 28, "relevance, small")
+    parts = ("99.5%", "from 0.68 to 0.45", "setting: relevance, small.", "10 of 28 policies", "71% says")
+    assert [part in said for part in parts] == [True] * 5
 
 
 def test_the_page_says_so_where_a_study_has_no_answers(tmp_path):
@@ -189,6 +200,6 @@ def test_an_arm_that_the_study_lacks_is_refused():
 def test_the_page_shows_the_hacked_answer_in_the_middle(tmp_path):
     names = run_page("13", None, tmp_path)
     assert names["row"]["status"] in ("ok", "diverged")
-    assert names["hacked"].index(names["chosen"]) == (len(names["hacked"]) - 1) // 2
+    assert names["hacked"]["id"].tolist().index(names["chosen"]) == (len(names["hacked"]) - 1) // 2
     assert set(names["sides"]) == {"Before PPO", "After PPO"}
     assert names["sides"]["After PPO"]["paid"].sum() > names["sides"]["Before PPO"]["paid"].sum()
