@@ -19,7 +19,8 @@ PLANNED = {
     "lottery-screen": 480,
     "lottery": 604,
     "choose-backtest": 0,
-    "regime": 288,
+    "regime": 0,
+    "regime-dials": 288,
     "qa-feedback-dev": 1,
     "semeval-t5": 18,
     "semeval-t5-pilot": 3,
@@ -144,7 +145,7 @@ def test_the_projects_configs_are_valid(project, name, ppo):
             "atlas-headroom": 9,
             "atlas-learning-rate": 36,
             "lottery": 24,
-            "regime": 288,
+            "regime-dials": 288,
         }.get(name, 0)
 
 
