@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from importlib import metadata
+from pathlib import Path
 
 from packaging.requirements import Requirement
 
@@ -63,7 +64,7 @@ def test_the_book_renders_without_what_trains(tmp_path):
             shutil.copy2(ROOT / name, project / name)
     environment = os.environ | {"PYTHONPATH": f"{tmp_path}:{project}", "PARADOX_ROOT": str(project)}
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    command = ["make", "book", f"BIN={os.path.dirname(sys.executable)}", "INSTALLED="]
+    command = ["make", "book", f"BIN={Path(sys.executable).parent}", "INSTALLED="]
     done = subprocess.run(command, cwd=project, env=environment, capture_output=True, text=True)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert done.returncode == 0, done.stderr[-2000:]
