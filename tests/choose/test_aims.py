@@ -55,9 +55,8 @@ def test_worlds_whose_sets_hold_are_told_beside_those_that_do_not(made):
 
 
 def test_how_far_ppo_ended_from_its_prediction_by_hand(made):
-    rows = pd.DataFrame(
-        {"arm": ["steps", "steps", "known-paradox"], "gain": [0.1, 0.2, 0.0], "reached_sampled": [0.2, 0.0, 9.0]}
-    )
+    arms = ["steps", "steps", "known-paradox"]
+    rows = pd.DataFrame({"arm": arms, "gain": [0.1, 0.2, 0.0], "reached_sampled": [0.2, 0.0, 9.0]})
     assert "0.150 from the predicted one on average, over 2 runs" in aims.away(made | {"predictions": rows})
     assert aims.away(made) == ""
 
@@ -101,3 +100,17 @@ def test_what_a_choice_costs_stands_beside_other_choices(made):
     assert "at random 0.100." in said
     assert "rival, the best of 16, costs 0.025, 0.005 more (95 % interval -0.004 to 0.014), which could be chance." in said
     assert "The most accurate costs 0.030, 0.010 more (95 % interval 0.002 to 0.018)." in said
+
+
+def test_the_readme_has_the_recorded_costs_and_leads():
+    kept = aims.load()["regrets"].set_index("choice")
+    said = " ".join(files.resolve("README.md").read_text(encoding="utf-8").split())
+    costs = [f"{kept.loc[name, 'mean']:.3f}" for name in (aims.TOOL, "best of 16", aims.ACCURATE)]
+    assert (
+        f"it cost {costs[0]} of final performance on average, its strongest rival, the best of 16 samples, {costs[1]}" in said
+    )
+    assert f"most accurate reward model {costs[2]}. Both leads could be chance" in said
+    for name in ("best of 16", aims.ACCURATE):
+        low, high = -kept.loc[name, "high"], -kept.loc[name, "low"]
+        assert low < 0 < high
+        assert f"{low:.3f} to {high:.3f}".replace("-", "−") in said
