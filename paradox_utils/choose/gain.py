@@ -168,12 +168,13 @@ def group_normalised(rewards: Array) -> Array:
     This is what GRPO's default maximises in the place of r: the optimum is then exp(r / (σ β)) with each prompt's own σ, so the
     size of a reward is without effect, and a reward that hardly tells responses apart pushes as hard as one that does.
     """
-    return _scaled(rewards, 1)
+    counts = np.isfinite(rewards).sum(1, keepdims=True)
+    return _scaled(rewards, 1) * np.sqrt(np.maximum(1, counts - 1) / counts)
 
 
 def _scaled(rewards: Array, axis: int | None) -> Array:
     mean = np.nanmean(rewards, axis=axis, keepdims=True)
-    spread = np.nanstd(rewards, axis=axis, keepdims=True, ddof=0 if axis is None else 1)
+    spread = np.nanstd(rewards, axis=axis, keepdims=True)
     flat = ~(spread > ROUNDING * np.nanmax(np.abs(rewards), axis=axis, keepdims=True))
     return np.where(flat & np.isfinite(rewards), 0.0, (rewards - mean) / np.where(flat, 1.0, spread))
 

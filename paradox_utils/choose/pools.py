@@ -29,10 +29,10 @@ SPREADS = (0.0, 0.005, 0.01, 0.02, 0.03, 0.05, 0.08, 0.12, 0.2)
 # What a choice can go by. `recipe`: the recipe's β whatever the samples show; a number: read where the effective sample size is
 # that part of the samples, as the tool does with 8.
 READINGS = ("gain", "gain/2", "gain/4", "gain/16", "recipe")
-ACCURATE, CHOSEN = "most accurate", "best of 16"
+ACCURATE = "most accurate"
 BASELINES = {
     ACCURATE: "rm_accuracy",
-    CHOSEN: "best_of_16",
+    "best of 16": "best_of_16",
     "normalised variance": "variance_normalised",
     "accuracy on the policy's responses": "accuracy",
 }

@@ -271,14 +271,16 @@ def test_held_out_responses_must_be_judged(world):
         run.choose(world("good", "noisy", held_out=str(world.folder / "responses.jsonl")))
 
 
-def test_prompts_of_one_response_are_none_to_choose_by(world):
+@pytest.mark.parametrize("recipe", [{"kl_coefficient": 0.01}, {"algorithm": "grpo"}, {"algorithm": "best-of-n", "n": 4}])
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+def test_prompts_of_one_response_are_none_to_choose_by(recipe, world):
     """Some of them cost nothing; where all are, there is nothing to compare."""
     for name in ("responses", "judged", "good", "noisy"):
         path = world.folder / f"{name}.jsonl"
         rows = [json.loads(line) for line in path.read_text().splitlines()]
         kept = [row for row in rows if row["response_id"] == "0" or (row["response_id"] == "1" and row["prompt_id"] < "p2")]
         path.write_text("".join(json.dumps(row) + "\n" for row in kept))
-    some = run.choose(world("good", "noisy", kl_coefficient=0.01))
+    some = run.choose(world("good", "noisy", **recipe))
     assert 1 < some.facts["judged_prompts"] < some.facts["prompts"] / 2
     assert some.table["kl"].notna().all()
     assert run.choose(world("good", "noisy", responses=str(world.folder / "responses.jsonl"))).decision.kind == "unjudged"
