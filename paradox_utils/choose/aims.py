@@ -233,11 +233,11 @@ def _regrets(rows: pd.DataFrame) -> Shown:
     ordered = rows.sort_values("mean", kind="stable").set_index("choice")
     ordered["95 % interval"] = interval(ordered["low"], ordered["high"])
     return table(
-        ordered[["mean", "95 %", "tool less", "95 % interval", "performance", *tasks]],
+        ordered[["mean", "95 %", "tool less", "95 % interval", *tasks]],
         name="backtest-regrets",
         caption=f"**What each way to choose costs among {POOL} trained reward models**: the final LM performance that the "
-        "choice lacks to that of the best (mean, 95th percentile, and the mean by task), the mean regret of the predicted gain "
-        "less this one, with its interval for other trainings, and the performance of what is chosen.",
+        "choice lacks to that of the best (mean, 95th percentile, and the mean by task), and the mean regret of the predicted "
+        "gain less this one, with its interval for other trainings.",
         data=rows,
     )
 

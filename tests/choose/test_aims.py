@@ -17,7 +17,8 @@ def made():
     regrets = pd.DataFrame({
         "choice": ["predicted gain", "most accurate", "best of 16", "random"], "mean": [0.02, 0.03, 0.025, 0.1],
         "95 %": [0.16, 0.1, 0.2, 0.3], "tool less": [np.nan, -0.01, -0.005, np.nan], "low": [np.nan, -0.018, -0.014, np.nan],
-        "high": [np.nan, -0.002, 0.004, np.nan], "performance": 0.8, "pools": 500, "relevance": [0.03, 0.02, 0.02, 0.1],
+        "high": [np.nan, -0.002, 0.004, np.nan], "performance": 0.8, "pools": 500,
+        "relevance": [0.03, 0.02, 0.02, 0.1], "factuality": 0.0, "completeness": 0.0,
     })  # fmt: skip
     families = ["known-paradox, relevance", "known-monotone, relevance"]
     known = pd.DataFrame({"family": families, "predicted gain": [0.04, 0.0], "in two": [0.2, 1.0]})
