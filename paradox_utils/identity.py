@@ -194,8 +194,9 @@ def data_hash(parameters: config.Stage, known: dict[Path, bytes] | None = None) 
     """SHA-256 (hex) of what a stage reads besides its parameters and the runs it depends on.
 
     The JSON and XML files of a directory of people's feedback, the tables of an analysis, and the user's own model folders and
-    feedback files (their names, sizes and the ends of each: whole weights would take minutes to read). Atlas and a hub id are
-    identified by their parameters. ``known``: digests of files read before, which the runs of a study share.
+    feedback files (their names, sizes and the ends of each: whole weights would take minutes to read); of a choice, the user's
+    responses and scores whole. Atlas and a hub id are identified by their parameters. ``known``: digests of files read before,
+    which the runs of a study share.
     """
     values, known = parameters.model_dump(), {} if known is None else known
     digest = hashlib.sha256(json.dumps([values.get("source"), values.get("data"), values.get("world_seed")]).encode())
@@ -219,9 +220,10 @@ def _read(values: dict[str, Any]) -> Iterator[tuple[str, Path, Callable[[Path], 
     for file in tables:
         yield file.name, file, _whole
     for name, path in ((name, resolve(model)) for name, _, model in named(values)):
+        content = _whole if "candidates" in values and path.is_file() else _ends
         for file in [path] if path.is_file() else sorted(path.rglob("*")):
             if file.is_file():
-                yield f"{name}\0{file.name}", file, _ends
+                yield f"{name}\0{file.name}", file, content
 
 
 def named(values: dict[str, Any]) -> Iterator[tuple[str, str, str]]:

@@ -36,16 +36,19 @@ Result = TypeVar("Result")
 @dataclass
 class Scored:
     """What a candidate says: ``scores`` of responses as its model gives them, and of those ``held_out``; the mean change of the
-    score of ``altered`` responses, in deviations of the scores; what ``checks`` found; ``blocked``: why its scores cannot be
-    believed. ``metrics``: what its training left beside it; ``pairwise``: a difference of scores is a log-odds."""
+    score of ``altered`` responses, in deviations of the scores; what ``checks`` found, and why some could not (``unchecked``);
+    ``blocked``: why its scores cannot be believed. ``metrics``: what its training left beside it; ``pairwise``: a difference of
+    scores is a log-odds; ``labels``: a score below 0 says that something is bad."""
 
     scores: dict[Key, float] = field(default_factory=dict)
     held_out: dict[Key, float] = field(default_factory=dict)
     altered: dict[str, float] = field(default_factory=dict)
     checks: dict[str, float] = field(default_factory=dict)
+    unchecked: str = ""
     blocked: str = ""
     metrics: dict[str, Any] = field(default_factory=dict)
-    pairwise: bool = True
+    pairwise: bool = False
+    labels: bool = False
     seconds: float = 0.0
 
 
@@ -101,9 +104,11 @@ def _by_model(candidate: config.Candidate, p: config.Choose, asked: list[Asked],
     threads.use({"reward_model": candidate.model})
     try:
         scorer = load_scorer(candidate, p)
-        found = Scored(pairwise=scorer.pairwise, metrics=saved(candidate.model, "metrics.json"))
+        metrics = saved(candidate.model, "metrics.json")
+        found = Scored(pairwise=scorer.pairwise, labels=scorer.labels, metrics=metrics)
         some = tried(asked)
-        found.checks, alone = checks(scorer, some, p.batch)
+        alone = scorer(some, 1)
+        found.checks["batch"] = max(_change(scorer(some, by), alone) for by in (2, p.batch))
         if found.checks["batch"] > TOLERANCE:
             found.blocked = (
                 f"its scores change with the batch by up to {found.checks['batch']:.2g}: padding is read as text; set the "
@@ -115,9 +120,7 @@ def _by_model(candidate: config.Candidate, p: config.Choose, asked: list[Asked],
         if scorer.cut == 1:
             found.blocked = f"every input is over its limit of {scorer.limit} tokens; raise max_length, or give shorter texts"
         found.held_out = by_key(scorer, held_out, p.batch) if held_out else {}
-        found.altered = altered(scorer, asked, p.batch, float(np.std(list(found.scores.values()))))
-        scorer.network.to(torch.bfloat16)  # the last thing, as it loses digits
-        found.checks["bfloat16"] = _change(scorer(some, p.batch), alone)
+        _try_more(found, scorer, asked, p.batch, alone)
         return found
     except (ModelError, DataError, config.ParameterError, files.FileError, NonFiniteScoresError) as error:
         return Scored(blocked=str(error))
@@ -148,18 +151,41 @@ def tried(asked: Sequence[Asked]) -> list[Item]:
     return some[::2] + some[1::2][::-1]
 
 
-def checks(scorer: Scorer, some: Sequence[Item], batch: int) -> tuple[dict[str, float], np.ndarray]:
-    """By how much scores change, at most, and the scores alone: from alone to by 2 and by ``batch`` (``batch``), and with
-    padding on the other side (``other_side``), which positions counted from the first token cannot bear. In units of the score,
-    or of the largest where that is above 1."""
-    alone = scorer(some, 1)
-    found = {"batch": max(_change(scorer(some, by), alone) for by in (2, batch))}
+def _try_more(found: Scored, scorer: Scorer, asked: Sequence[Asked], batch: int, alone: np.ndarray) -> None:
+    """What altered responses are paid, and by how much scores change with padding on the other side, which positions counted
+    from the first token cannot bear, and in bfloat16. What fails here costs no score: ``unchecked`` names it."""
+    some, spread, failed = tried(asked), float(np.std(list(found.scores.values()))), []
+
+    def in_bfloat16() -> np.ndarray:
+        scorer.network.to(torch.bfloat16)  # the last thing, as it loses digits
+        return scorer(some, batch)
+
+    moves: dict[str, tuple[str, Callable[[], np.ndarray]]] = {"bfloat16": ("bfloat16", in_bfloat16)}
     if scorer.pads_either_side:
-        found["other_side"] = _change(scorer(some, batch, other_side=True), alone)
-    return found, alone
+        padded = "padding on the other side", lambda: scorer(some, batch, other_side=True)
+        moves = {"other_side": padded} | moves
+    try:
+        found.altered = altered(scorer, asked, batch, spread)
+    except Exception as error:  # a network may raise anything at what it was not made for
+        failed.append(f"altered responses ({_said(error)})")
+    for name, (words, scores) in moves.items():
+        found.checks[name] = float("nan")
+        try:
+            found.checks[name] = _change(scores(), alone)
+        except Exception as error:
+            failed.append(f"{words} ({_said(error)})")
+        else:
+            failed += [f"{words} (scores that are not finite)"] if np.isnan(found.checks[name]) else []
+    found.unchecked = "; ".join(failed)
+
+
+def _said(error: Exception) -> str:
+    """An error in a line."""
+    return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"
 
 
 def _change(scores: np.ndarray, alone: np.ndarray) -> float:
+    """The largest change, in units of the score, or of the largest one where that is above 1."""
     return float(np.abs(scores - alone).max() / max(1.0, np.abs(alone).max()))
 
 

@@ -20,15 +20,18 @@ LEVEL = 0.975  # how sure a choice must be: two candidates that are equally good
 SET_LEVEL = 0.8  # of the set that contains the best
 POWER = 0.8  # with which so many more prompts would tell
 ENDLESS = 10_000  # more prompts than anybody judges
+# Deviation of what PPO reaches from what is predicted, where the judgement is a share in [0, 1]: what sets of 80 % needed to
+# hold in the back-test, 0.040 to 0.053 (`spread` in results/recorded/choose-backtest/judged.csv).
+SPREAD = 0.05
 
 Kind = Literal["train", "undecided", "none", "unjudged"]
 
 
 @dataclass(frozen=True)
 class Standing:
-    """What is known of each of C candidates, in their order: the ``gain`` in judged score with its 95 % interval, the
-    ``probability`` of being the best, and the ``regret``, what choosing it costs on average; ``drawn`` [R, C] are the gains on
-    other prompts that the last two are of."""
+    """What is known of each of C candidates, in their order: the ``gain`` in judged score with its 95 % interval for other
+    prompts, which are ``drawn`` [R, C]; the ``probability`` of being the best, and the ``regret``, what choosing it costs on
+    average, when a training ends a deviation away from them."""
 
     gain: list[Interval]
     probability: Array
@@ -40,29 +43,34 @@ class Standing:
 class Decision:
     """``train`` with the one, any of several that are ``undecided``, or ``none`` where all make the policy worse, or the best
     is predicted to; ``unjudged``: nothing is ranked. ``names``, the likeliest first; ``more`` judged prompts would tell, None
-    where no number would."""
+    where no number would; ``lucky``: they would but for the training's own deviation."""
 
     kind: Kind
     names: tuple[str, ...] = ()
     more: int | None = None
+    lucky: bool = False
 
 
-def standing(readings: Sequence[Reading], good: Array, size: Array, *, resamples: int, seed: int) -> Standing:
+def standing(
+    readings: Sequence[Reading], good: Array, size: Array, *, resamples: int, seed: int, spread: float = 0.0
+) -> Standing:
     """Of candidates read on the same prompts, whose judgement before any training is ``good`` and ``size`` [P] (means over a
-    prompt's responses).
+    prompt's responses). ``spread``: the deviation, of each on its own, of what training reaches from what is predicted.
 
     A gain is Σ good / Σ size of the reading, less that of the policy. Prompts are drawn with replacement, the same for all
     candidates; intervals end as those of :func:`~paradox_utils.analysis.statistics.cluster_bootstrap`, and what is resampled
     spreads as far: few prompts look surer than they are. Two prompts at least.
     """
     prompts = len(good)
-    times = np.random.default_rng(seed).multinomial(prompts, np.full(prompts, 1 / prompts), size=resamples).astype(float)
+    rng = np.random.default_rng(seed)
+    times = rng.multinomial(prompts, np.full(prompts, 1 / prompts), size=resamples).astype(float)
     gains = gains_of(readings, good, size, times)
     found = gains_of(readings, good, size, np.ones((1, prompts)))[0]
     away = (gains - found) * math.sqrt(prompts / (prompts - 1))
     intervals = [student(gain, error, prompts) for gain, error in zip(found, away.std(0, ddof=1), strict=True)]
     drawn = found + away * stats.t.ppf(0.975, prompts - 1) / stats.norm.ppf(0.975)
-    return Standing(intervals, chances(drawn), (drawn.max(1, keepdims=True) - drawn).mean(0), drawn)
+    reached = drawn + spread * rng.standard_normal(drawn.shape)
+    return Standing(intervals, chances(reached), (reached.max(1, keepdims=True) - reached).mean(0), drawn)
 
 
 def chances(drawn: Array) -> Array:
@@ -85,33 +93,55 @@ def contains_best(probability: Sequence[float], level: float) -> list[int]:
 
 
 def decide(
-    names: Sequence[str], readings: Sequence[Reading], good: Array, size: Array, *, resamples: int, seed: int
+    names: Sequence[str], readings: Sequence[Reading], good: Array, size: Array, *, resamples: int, seed: int, spread: float
 ) -> tuple[Decision, Standing]:
-    """What to do, and what it stands on."""
-    known = standing(readings, good, size, resamples=resamples, seed=seed)
+    """What to do, and what it stands on; arguments as of :func:`standing`."""
+    known = standing(readings, good, size, resamples=resamples, seed=seed, spread=spread)
     likely = contains_best(known.probability, LEVEL)
     chosen = tuple(names[i] for i in likely)
     if known.gain[likely[0]].estimate < 0:  # the likeliest would make the policy worse
         return Decision("none", chosen), known
     if len(likely) == 1:
         return Decision("train", chosen), known
-    return Decision("undecided", chosen, more(readings, likely, resamples=resamples, seed=seed, size=size, good=good)), known
+    wanted, without = (
+        more(readings, likely, resamples=resamples, seed=seed, size=size, good=good, spread=own) for own in (spread, 0.0)
+    )
+    return Decision("undecided", chosen, wanted, lucky=wanted is None and without is not None), known
 
 
 def more(
-    readings: Sequence[Reading], likely: Sequence[int], *, good: Array, size: Array, resamples: int, seed: int
+    readings: Sequence[Reading],
+    likely: Sequence[int],
+    *,
+    good: Array,
+    size: Array,
+    resamples: int,
+    seed: int,
+    spread: float = 0.0,
 ) -> int | None:
-    """How many more prompts would tell the first of the ``likely`` from each of the others: n (z σ / δ)² in all, with the
-    difference δ as found, its standard error σ on n prompts, and z = z(0.975) + z(0.8), the usual size of a study. None where
-    that is over :data:`ENDLESS`, as for two that do not differ."""
+    """How many more prompts would tell the first of the ``likely`` from each of the others, with the difference δ as found and
+    its standard error σ on n prompts: n (σ / s)² in all, for the error s of :func:`least_error`. None where that is over
+    :data:`ENDLESS`, as for two that do not differ, or differ less than training itself deviates."""
     prompts = len(good)
     times = np.random.default_rng(seed).multinomial(prompts, np.full(prompts, 1 / prompts), size=resamples).astype(float)
     chosen = [readings[i] for i in likely]
     gains, found = gains_of(chosen, good, size, times), gains_of(chosen, good, size, np.ones((1, prompts)))[0]
-    z = stats.norm.ppf(LEVEL) + stats.norm.ppf(POWER)
     needed = 0.0
     for other in range(1, len(likely)):
         gap, error = abs(found[0] - found[other]), float((gains[:, 0] - gains[:, other]).std(ddof=1))
-        needed = max(needed, prompts * (z * error / gap) ** 2 if gap > 1e-12 else math.inf)
+        least = least_error(gap, spread)
+        needed = max(needed, prompts * (error / least) ** 2 if least > 1e-12 else math.inf)
     extra = math.ceil(needed - prompts) if math.isfinite(needed) else math.inf
     return max(1, int(extra)) if extra <= ENDLESS else None
+
+
+def least_error(gap: float, spread: float) -> float:
+    """The standard error s that tells two whose predicted gains differ by ``gap``, with the usual power of a study: the level's
+    z₁ deviations √(s² + 2 spread²) are below the gap less z₂ s in 80 % of sets of prompts. Without a spread it is
+    gap / (z₁ + z₂); 0 where the spread alone hides the gap."""
+    level, power = stats.norm.ppf(LEVEL), stats.norm.ppf(POWER)
+    beyond = gap**2 - 2 * (level * spread) ** 2
+    if beyond <= 0:
+        return 0.0
+    wide = level**2 - power**2  # of wide s² + 2 power gap s − beyond = 0 the solution above zero
+    return float((math.sqrt((power * gap) ** 2 + wide * beyond) - power * gap) / wide)

@@ -22,17 +22,17 @@ JUDGE_EACH = 4  # responses to each of them
 def measures(found: Scored, scores: Array, judged: Array, asked: Sequence[Asked], scale: float = 1.0) -> dict[str, float]:
     """Of scores [P, K] beside the gain: accuracy on these responses, variance of the reward (score times ``scale``) within
     prompts, raw and normalised, and rank correlation with words within prompts. ``calibration_error`` of a model that learnt
-    one score a text, of σ(difference); ``f1`` of responses labelled bad (0, not 1), of a model whose score is below 0 for them,
-    or as its training measured it."""
+    one score a text, of σ(difference); ``f1`` of responses labelled bad (0, not 1), of a model that labels and whose score is
+    below 0 for them, or as its training measured it."""
     within, normalised = gain.variances(scores * scale)
     row = accuracies(scores, judged) | {"variance": within, "variance_normalised": normalised}
     if not np.isfinite(judged).any():
         row["tied"] = accuracies(scores, _texts(asked))["tied"]  # of all pairs of different responses
     row["length_correlation"] = rank_correlation(*_complete(scores, lengths(asked)))
     row["calibration_error"] = calibration(scores, judged) if found.pairwise else np.nan
-    row["f1"] = found.metrics.get("f1") or np.nan
-    known = np.isfinite(judged)
-    if not found.metrics and not found.pairwise and known.any() and set(np.unique(judged[known])) <= {0.0, 1.0}:
+    measured, known = found.metrics.get("f1"), np.isfinite(judged)
+    row["f1"] = np.nan if measured is None else measured
+    if found.labels and known.any() and set(np.unique(judged[known])) <= {0.0, 1.0}:
         hits = float(((scores < 0) & (judged == 0)).sum())
         row["f1"] = 2 * hits / max(1.0, float(((scores < 0) & known).sum() + (judged == 0).sum()))
     return row

@@ -27,7 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import brentq
 
-from paradox_utils.rewards.measures import ROUNDING, best_of_n
+from paradox_utils.rewards.measures import ROUNDING
 
 Array = NDArray[np.float64]
 SHARE, FLOOR = 8, 1.5  # the effective sample size must be at least K / SHARE, and FLOOR
@@ -38,13 +38,15 @@ Limit = Literal["recipe", "budget", "samples"]
 @dataclass(frozen=True)
 class Reading:
     """What the policy would be: by prompt [P] its ``kl`` (nats) from the policy that was sampled, the ``effective`` sample
-    size, and the expected judgement ``good`` and ``size``. ``beta`` is the KL coefficient (0: the largest reward takes all)."""
+    size, and the expected judgement ``good`` and ``size``. ``beta`` is the KL coefficient (0: the largest reward takes all);
+    ``weights`` [P, K] are those of the responses."""
 
     beta: float
     kl: Array
     effective: Array
     good: Array
     size: Array
+    weights: Array
 
     @property
     def score(self) -> float:
@@ -75,16 +77,16 @@ def effective(weights: Array) -> Array:
 
 
 def least_effective(counts: Array, share: int = SHARE) -> float:
-    """The effective sample size, as a mean over prompts, below which a reading is not believed: an eighth of the responses, and
-    at least 1.5. ``share``: another part than the eighth."""
-    return float(np.maximum(FLOOR, counts / share).mean())
+    """The effective sample size, as a mean over prompts, below which a reading is not believed: an eighth of a prompt's
+    responses, and at least 1.5, or the one response that it has. ``share``: another part than the eighth."""
+    return float(np.minimum(counts, np.maximum(FLOOR, counts / share)).mean())
 
 
 def read(rewards: Array, good: Array, size: Array, beta: float) -> Reading:
     """The policy that maximises ``rewards`` less β times the KL, judged."""
     weights, counts = tilted(rewards, beta), np.isfinite(rewards).sum(1)
     expected = ((weights * np.nan_to_num(part)).sum(1) for part in (good, size))
-    return Reading(beta, divergence(weights, counts), effective(weights), *expected)
+    return Reading(beta, divergence(weights, counts), effective(weights), *expected, weights)
 
 
 def strongest(rewards: Array, beta: float, budget: float | None = None, share: int = SHARE) -> tuple[float, Limit]:
@@ -102,13 +104,16 @@ def strongest(rewards: Array, beta: float, budget: float | None = None, share: i
 
 def _solved(rewards: Array, room: Callable[[Array], float]) -> float:
     """The smallest β at which there is room, which grows with β: both KL and effective sample size are monotone in it, as
-    dKL/dλ = λ Var_w(r) and d Σw²/dλ = 2 Σ w² (r − E_w r) ≥ 0 for λ = 1/β. 0 where there is always room."""
+    dKL/dλ = λ Var_w(r) and d Σw²/dλ = 2 Σ w² (r − E_w r) ≥ 0 for λ = 1/β. 0 where there is always room, and endless where
+    rounding leaves none for any weights but equal ones."""
     if room(tilted(rewards, 0.0)) >= 0:
         return 0.0
     spread = float((np.nanmax(rewards, axis=1) - np.nanmin(rewards, axis=1)).max())
     low, high = math.log(spread) - 12, math.log(spread) + 12
     if room(tilted(rewards, math.exp(low))) >= 0:
         return math.exp(low)
+    if room(tilted(rewards, math.exp(high))) < 0:  # as for a budget below the KL that is left there
+        return math.inf
     return math.exp(brentq(lambda log_beta: room(tilted(rewards, math.exp(log_beta))), low, high, xtol=1e-6)) * (1 + 1e-6)
 
 
@@ -126,15 +131,27 @@ def _at_kl(rewards: Array, target: float, counts: Array) -> float:
 
 
 def best_of(rewards: Array, good: Array, size: Array, n: int) -> Reading:
-    """The best of n responses by the reward, expected over all subsets of those there are (of as many where there are fewer);
-    equals share. Its KL is the bound log n − (n − 1)/n (Beirami et al. 2024)."""
-    rows = []
-    for given, own, parts in zip(rewards, good, size, strict=True):
+    """The best of n responses by the reward, expected over all subsets of those there are (of as many where there are fewer).
+    Its KL is the bound log n − (n − 1)/n (Beirami et al. 2024)."""
+    counts, weights = np.minimum(n, np.isfinite(rewards).sum(1)), chosen(rewards, n)
+    expected = ((weights * np.nan_to_num(part)).sum(1) for part in (good, size))
+    return Reading(math.nan, np.log(counts) - (counts - 1) / counts, np.full(len(rewards), np.nan), *expected, weights)
+
+
+def chosen(rewards: Array, n: int) -> Array:
+    """The probability [P, K] that a response is the best by the reward of n that are drawn from its prompt's without
+    replacement, 0 in the place of no response; equals share (the estimator of
+    :func:`~paradox_utils.rewards.measures.best_of_n`)."""
+    weights = np.zeros(rewards.shape)
+    for row, given in zip(weights, rewards, strict=True):
         known = np.isfinite(given)
-        m = min(n, int(known.sum()))
-        rows.append([m, *(best_of_n(given[None, known], part[None, known], m) for part in (own, parts))])
-    counts, *expected = np.array(rows, dtype=float).T
-    return Reading(math.nan, np.log(counts) - (counts - 1) / counts, np.full(len(rows), np.nan), *expected)
+        ordered = np.sort(given[known])
+        drawn = np.arange(min(n, len(ordered)))
+        below, upto = (np.searchsorted(ordered, given[known], side) for side in ("left", "right"))
+        # all drawn are among the lowest c of N with probability C(c, n) / C(N, n)
+        among_upto, among_below = (((c[:, None] - drawn) / (len(ordered) - drawn)).prod(1) for c in (upto, below))
+        row[known] = (among_upto - among_below) / (upto - below)
+    return weights
 
 
 # --- rewards as an algorithm sees them ----------------------------------------------------------------------------------------
@@ -151,12 +168,13 @@ def group_normalised(rewards: Array) -> Array:
     This is what GRPO's default maximises in the place of r: the optimum is then exp(r / (σ β)) with each prompt's own σ, so the
     size of a reward is without effect, and a reward that hardly tells responses apart pushes as hard as one that does.
     """
-    return _scaled(rewards, 1)
+    counts = np.isfinite(rewards).sum(1, keepdims=True)
+    return _scaled(rewards, 1) * np.sqrt(np.maximum(1, counts - 1) / counts)
 
 
 def _scaled(rewards: Array, axis: int | None) -> Array:
     mean = np.nanmean(rewards, axis=axis, keepdims=True)
-    spread = np.nanstd(rewards, axis=axis, keepdims=True, ddof=0 if axis is None else 1)
+    spread = np.nanstd(rewards, axis=axis, keepdims=True)
     flat = ~(spread > ROUNDING * np.nanmax(np.abs(rewards), axis=axis, keepdims=True))
     return np.where(flat & np.isfinite(rewards), 0.0, (rewards - mean) / np.where(flat, 1.0, spread))
 

@@ -54,7 +54,13 @@ def load(p: config.Choose) -> list[Asked]:
     Raises :class:`DataError` naming file, line and field of what cannot be used.
     """
     asked = read_responses(p.responses, p.judgement) if p.responses else _prompts(p)
-    return asked[: p.limit] if p.limit else asked
+    asked = asked[: p.limit] if p.limit else asked
+    if p.responses and not any(len(prompt.responses) > 1 for prompt in asked):
+        raise DataError(
+            f"{p.responses}: no prompt has two responses, and a choice compares those to one prompt: add responses, or name "
+            "the file as `prompts`, and the policy's own are sampled"
+        )
+    return asked
 
 
 def read_responses(path: str, judgement: str = "auto") -> list[Asked]:

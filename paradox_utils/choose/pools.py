@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from scipy.special import comb
 
 from paradox_utils.analysis import statistics
 from paradox_utils.choose.decision import SET_LEVEL, chances, contains_best, gains_of, standing
@@ -92,8 +93,9 @@ def regret(pool: pd.DataFrame, measure: str) -> float:
 
 def regrets(table: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
     """Mean and 95th percentile of the regret in all pools, and the mean ``performance`` of what is chosen, a row a way to
-    choose; then the mean regret by task. :data:`FITTED`: the reading, or its mean rank with accuracy, that lost least in the
-    pools of the other tasks."""
+    choose; the tool's mean regret less that of each baseline (``tool less``), with its 95 % interval (``low``, ``high``, see
+    :func:`half_width`); then the mean regret by task. :data:`FITTED`: the reading, or its mean rank with accuracy, that lost
+    least in the pools of the other tasks."""
     made = [(task, pool) for task, pool in pools(table, seed)]
     ways = {TOOL: "gain"} | BASELINES | {name: name for name in READINGS[1:]}
     lost = {name: [regret(pool, column) for _, pool in made] for name, column in ways.items()}
@@ -106,8 +108,43 @@ def regrets(table: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
     rows = {}
     for name, own in ((name, np.array(own)) for name, own in lost.items() if made):
         rows[name] = {"mean": own.mean(), "95 %": np.quantile(own, 0.95), "performance": (best - own).mean(), "pools": len(own)}
+        if name in BASELINES:
+            gap, half = float(np.mean(lost[TOOL]) - own.mean()), half_width(table, BASELINES[name], seed)
+            rows[name] |= {"tool less": gap, "low": gap - half, "high": gap + half}
         rows[name] |= {task: own[tasks == task].mean() for task in np.unique(tasks)}
     return pd.DataFrame.from_dict(rows, orient="index")
+
+
+def half_width(table: pd.DataFrame, measure: str, seed: int = 0) -> float:
+    """Half the 95 % interval of how much less choosing by predicted gain loses than by a ``measure``, on average.
+
+    Pools of the same reward models are not independent, so trajectories are resampled: all reward models of a task's seed
+    together, with either policy, as the same ones train both. In each resample the mean is that over all its pools, not over
+    some drawn ones.
+    """
+    rows = trained(table).reset_index(drop=True)
+    groups = [own for _, own in rows.groupby(["task", "policy"]) if len(own) >= POOL]
+
+    def gaps(times: Array, *_: Array) -> Array:
+        both = ([expected_best(times[:, own.index], own[name], own["final"]) for own in groups] for name in (measure, "gain"))
+        other, tool = (np.mean(one, axis=0) for one in both)
+        return other - tool
+
+    labels = rows["task"] + rows["rm_seed"].astype(str)
+    found = statistics.cluster_bootstrap([rows.index], labels, gaps, resamples=RESAMPLES, seed=seed)
+    return found.high - found.estimate
+
+
+def expected_best(times: Array, measure: pd.Series, final: pd.Series) -> Array:
+    """Mean ``final`` of the row with the largest ``measure`` in a pool (equals share), over all pools of B tables that have
+    each of N rows so often (``times`` [B, N]); [B], NaN for a table of fewer rows than a pool has."""
+    _, place = np.unique(measure.fillna(-math.inf), return_inverse=True)
+    equal = np.eye(place.max() + 1)[place]  # [N, values]: which rows have each value
+    number, total = times @ equal, (times * final.to_numpy()) @ equal
+    upto = number.cumsum(1)
+    with np.errstate(invalid="ignore"):
+        chance = np.diff(comb(upto, POOL) / comb(upto[:, -1:], POOL), axis=1, prepend=0)  # that a value is a pool's largest
+        return (chance * np.divide(total, number, out=np.zeros_like(total), where=number > 0)).sum(1)
 
 
 def _fitted(lost: Mapping[str, Array], tasks: np.ndarray) -> Array:
@@ -140,10 +177,11 @@ def known(table: pd.DataFrame) -> pd.DataFrame:
 def judged_prompts(
     found: Sequence[Predicted], judged: Mapping[tuple[str, str], tuple[Array, Array]], seed: int = 0
 ) -> pd.DataFrame:
-    """What so many judged prompts make of it, a row a number of them: the mean ``regret``, and how often the set of 80 %
-    contains the best by PPO (``contains``) and by the reading on all prompts (``contains_reading``), with the mean ``size`` of
-    the sets. ``fitted``: the same for sets that allow PPO a deviation from what is predicted, the smallest of :data:`SPREADS`
-    by which they hold in the pools of the other tasks (else the largest); ``spread`` is its mean."""
+    """What so many judged prompts make of it, a row a number of them: the mean ``regret``, and how often the set of 80 %,
+    which allows for other prompts alone, contains the best by PPO (``contains``) and by the reading on all prompts
+    (``contains_reading``), with the mean ``size`` of the sets. ``fitted``: the same for sets that allow PPO a deviation from
+    what is predicted, the smallest of :data:`SPREADS` by which they hold in the pools of the other tasks (else the largest);
+    ``spread`` is its mean."""
     table, by_id = pd.DataFrame([one.row for one in found]), {one.row["id"]: one for one in found}
     rng, rows = np.random.default_rng(seed), []
     drawn = [(place, task, pool) for place, (task, pool) in enumerate(pools(table, seed)) if not place % SOME]
@@ -198,4 +236,4 @@ def _held(tasks: np.ndarray, told: Sequence[_Sure]) -> dict[str, float]:
 
 
 def _at(reading: Reading, some: np.ndarray) -> Reading:
-    return replace(reading, **{name: getattr(reading, name)[some] for name in ("kl", "effective", "good", "size")})
+    return replace(reading, **{name: getattr(reading, name)[some] for name in ("kl", "effective", "good", "size", "weights")})

@@ -11,7 +11,7 @@ from pathlib import Path
 import pandas as pd
 
 from paradox_utils import files
-from paradox_utils.choose.decision import LEVEL, Decision
+from paradox_utils.choose.decision import LEVEL, SPREAD, Decision
 from paradox_utils.choose.run import Choice
 from paradox_utils.figures import choose as draw
 from paradox_utils.figures.show import Shown, show
@@ -35,7 +35,8 @@ UNKNOWN = {
     "repeated, longer or unfinished answers, that is said above; other ways to please it are not seen.",
     "Another policy": "Each gain is that of this policy, at this temperature. Another writes other answers: choose again.",
     "The algorithm's own luck": "A gain is that of the optimum of the recipe. Learning rate, number of updates and seed decide "
-    "how near a training comes to it.",
+    "how near a training comes to it. The intervals are for other prompts, not for what a training reaches, which in recorded "
+    "runs lay farther from the prediction than they say (the page “Choose: an example” has by how much).",
     "The judgement": "A candidate that agrees with the judges' mistakes gains by them.",
 }
 
@@ -57,6 +58,11 @@ def sentence(choice: Choice) -> str:
 
 
 def _more(decision: Decision) -> str:
+    if decision.lucky:
+        return (
+            f"No number of judged prompts would: a training ends about {SPREAD:g} from what is predicted, and they differ too "
+            "little for that. Only training with each would."
+        )
     if decision.more is None:
         return "They are so alike that no number of judged prompts is worth it."
     return f"About {decision.more:,} more judged prompts would."
@@ -125,6 +131,8 @@ def reasons(known: pd.DataFrame, row: pd.Series, judged_length: float) -> list[s
     for name, words in {"bfloat16": "in bfloat16", "other_side": "with padding on the other side"}.items():
         if row.get(f"check_{name}", 0) > MOVES:
             said.append(f"its scores change by {row[f'check_{name}']:.2g} {words}")
+    if row["unchecked"]:
+        said.append(f"could not be tried with {row['unchecked']}")
     return said or ["nothing stands out"]
 
 
@@ -152,7 +160,13 @@ def foot(choice: Choice) -> str:
         )
     if facts["told_nothing"]:
         said += f"; {facts['told_nothing']:,} prompts with one judged response say nothing"
-    return f"{said}. A choice is made where a candidate is the best in {LEVEL:.1%} of resampled sets of prompts."
+    luck = f", PPO ending {facts['spread']:g} (a standard deviation) from what is predicted" if facts["spread"] else ""
+    said += f". A choice is made where a candidate is the best in {LEVEL:.1%} of draws of other prompts{luck}."
+    if facts["judged_prompts"] and not facts["spread"] and facts["algorithm"] != "best-of-n":
+        said += (
+            " How far a training ends from what is predicted is known of shares between 0 and 1 alone: not allowed for here."
+        )
+    return said
 
 
 def drawn(choice: Choice) -> Shown:
@@ -172,8 +186,10 @@ def drawn(choice: Choice) -> Shown:
 
 def listed(choice: Choice, name: str = "choice-ranked") -> Shown:
     """The ranked table, called ``name`` on a page."""
-    said = "**The candidates, the best first**" if "gain" in choice.table else "**The candidates**, in no order"
-    return table(ranked(choice), name=name, caption=f"{said}.", units={"KL": "nats"}, data=choice.table)
+    said = "**The candidates**, in no order."
+    if "gain" in choice.table:
+        said = "**The candidates, the best first**. The interval is for other prompts, not for what a training reaches."
+    return table(ranked(choice), name=name, caption=said, units={"KL": "nats"}, data=choice.table)
 
 
 def page(choice: Choice, title: str) -> str:

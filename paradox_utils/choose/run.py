@@ -14,7 +14,7 @@ from paradox_utils import config, files, identity
 from paradox_utils.analysis.statistics import Interval
 from paradox_utils.choose import gain, inputs
 from paradox_utils.choose.candidates import Scored, apart, score
-from paradox_utils.choose.decision import Decision, Standing, decide
+from paradox_utils.choose.decision import SPREAD, Decision, Standing, decide
 from paradox_utils.choose.diagnostics import about, agreement, measures, off_policy, worth_judging
 from paradox_utils.choose.gain import Array, Reading
 from paradox_utils.choose.inputs import Asked
@@ -39,10 +39,14 @@ class Choice:
 
 
 def stamp(p: config.Choose) -> str:
-    """What fixes the answer: parameters, the files and models they name, the code, and versions."""
+    """What fixes the answer: parameters, the files and models they name, the code, and versions. Of weights, too large to read
+    whole, the time of the last change counts, as a training may leave what stands at a file's ends."""
+    folders = [files.resolve(name) for _, _, name in identity.named(p.model_dump())]
+    times = {str(file): file.stat().st_mtime_ns for one in folders for file in one.rglob("*") if file.is_file()}
     parts = {
         "parameters": p.model_dump_json(exclude={"out"}),
         "data": identity.data_hash(p),
+        "times": str(sorted(times.items())),
         "code": identity.total(identity.reached("import paradox_utils.choose.__main__", "choose")),
         "versions": str(identity.versions()),
     }
@@ -107,27 +111,35 @@ def _weighed(
     for name in usable:
         rows[name] = measures(scored[name], raw[name], good / size, asked, p.candidates[name].scale)
         rows[name] |= off_policy(scored[name], held_out)
-    facts = about(p, asked, good, size, told)
+    facts = about(p, asked, good, size, told) | {"spread": spread_of(p, good / size)}
     decision, curves, best_of = Decision("unjudged"), pd.DataFrame(), pd.DataFrame()
     if told.any():
         parts = {name: _parts(rewards[name], good, size, told) for name in usable}
         readings = {name: read(p, *parts[name]) for name in usable}
         start_good, start_size = (np.nanmean(part, axis=1) for part in next(iter(parts.values()))[1:])
-        decision, known = decide(
-            usable, [reading for reading, _ in readings.values()], start_good, start_size, resamples=p.bootstrap, seed=p.seed
-        )
+        drawing = {"resamples": p.bootstrap, "seed": p.seed, "spread": facts["spread"]}
+        decision, known = decide(usable, [reading for reading, _ in readings.values()], start_good, start_size, **drawing)
         for place, name in enumerate(usable):
             rows[name] |= _standing(known, place, *readings[name])
         facts["start"] = float(start_good.sum() / start_size.sum())
         curves, best_of = _curves(parts), _best_of(parts)
     table = pd.DataFrame.from_dict(rows, orient="index").reindex(p.candidates).rename_axis("candidate")
+    table["unchecked"] = [scored[name].unchecked for name in table.index]
     table["blocked"] = [scored[name].blocked for name in table.index]
     table["seconds"] = [scored[name].seconds for name in table.index]
     if told.any():
         table = table.sort_values("gain", ascending=False, kind="stable", na_position="last")
-    weights = [gain.tilted(one, gain.strongest(one, p.kl_coefficient, p.kl_budget)[0]) for one in rewards.values()]
+    weights = [read(p, one, good, size)[0].weights for one in rewards.values()]  # of unjudged responses too
     to_judge = worth_judging(asked, np.array(weights), good)
     return Choice(decision, table.reset_index(), curves, best_of, agreement(raw), to_judge, facts)
+
+
+def spread_of(p: config.Choose, judged: Array) -> float:
+    """How far a training may end from what is predicted. It is known of PPO where the judgement is a share in [0, 1]; the best
+    of n is no training."""
+    known = judged[np.isfinite(judged)]
+    is_share = bool(((known >= 0) & (known <= 1)).all())
+    return SPREAD if is_share and p.algorithm != "best-of-n" else 0.0
 
 
 def rewarded(p: config.Choose, scores: Array) -> Array:
@@ -196,6 +208,7 @@ def write(folder: Path, choice: Choice, more: Mapping[str, Any]) -> None:
         "decision": choice.decision.kind,
         "names": choice.decision.names,
         "more": choice.decision.more,
+        "lucky": choice.decision.lucky,
         "candidates": choice.table.to_dict("records"),
         "agreement": choice.agreement.to_dict(),
         "facts": choice.facts,

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from transformers import (
     AutoConfig,
     AutoModelForSequenceClassification,
@@ -27,6 +27,7 @@ from paradox_utils.data.records import Question
 from paradox_utils.data.tasks import TASKS
 from paradox_utils.policies.models import (
     ModelError,
+    _instead,
     beside,
     device_of,
     load_pretrained,
@@ -54,12 +55,14 @@ class Item(NamedTuple):
 @dataclass
 class Scorer:
     """A reward model ready to score: ``run(items, batch, other_side)`` gives scores [items] and the share of inputs longer than
-    ``limit`` tokens, which is kept in ``cut``. ``pairwise``: one learnt score a text; ``pads_either_side``: whether it can."""
+    ``limit`` tokens, which is kept in ``cut``. ``pairwise``: one learnt score a text; ``labels``: below 0 for what is bad;
+    ``pads_either_side``: whether it can."""
 
     run: Callable[[Sequence[Item], int, bool], tuple[np.ndarray, float]]
     network: PreTrainedModel
     limit: int
     pairwise: bool = True
+    labels: bool = False
     pads_either_side: bool = False
     cut: float = 0.0
 
@@ -110,7 +113,8 @@ def load_scorer(candidate: config.Candidate, p: config.Choose) -> Scorer:
     network.to(device_of(p.device)).eval()
     limit = min(p.max_length, positions_of(network) or p.max_length)
     reader = Reader(candidate, network, tokenizer, limit, column, values)
-    return Scorer(reader, network, limit, pairwise=not classifies_tokens, pads_either_side=True)
+    labels_bad = min(candidate.labels.values(), default=0.0) < 0
+    return Scorer(reader, network, limit, pairwise=not classifies_tokens, labels=labels_bad, pads_either_side=True)
 
 
 def _refuse_others(candidate: config.Candidate, kinds: Sequence[str], has_adapter: bool) -> None:
@@ -153,10 +157,14 @@ def _outputs(name: str) -> int:
     path = beside(name, "adapter_model.safetensors")
     if path is None:
         raise ModelError(f"{name!r}: holds no adapter_model.safetensors; save the adapter again, with its head")
-    with safe_open(path, "pt") as saved:
-        whole = [key for key in saved.keys() if key.endswith(".weight") and "lora_" not in key]  # noqa: SIM118
-        heads = [key for key in whole if {"score", "classifier"} & set(key.split("."))]
-        return min((saved.get_slice(key).get_shape()[0] for key in heads), default=0)  # the last layer is the smallest
+    try:
+        with safe_open(path, "pt") as saved:
+            whole = [key for key in saved.keys() if key.endswith(".weight") and "lora_" not in key]  # noqa: SIM118
+            heads = [key for key in whole if {"score", "classifier"} & set(key.split("."))]
+            return min((saved.get_slice(key).get_shape()[0] for key in heads), default=0)  # the last layer is the smallest
+    except SafetensorError as error:
+        reason = _instead(name) or "its adapter_model.safetensors is cut or damaged"
+        raise ModelError(f"{name!r} cannot be loaded ({reason}); fetch or save the adapter again") from error
 
 
 def _labels(described: PretrainedConfig, name: str) -> dict[int, str]:
@@ -206,7 +214,7 @@ class Encoded(NamedTuple):
 @dataclass
 class Reader:
     """How a classifier of transformers reads a prompt with a response, and what of its output is the score: the logits' column
-    ``column``, or with ``values`` the mean over the response's tokens of what their likeliest label is worth."""
+    ``column``, or with ``values`` the sum over the response's tokens of what their likeliest label is worth."""
 
     candidate: config.Candidate
     network: PreTrainedModel
@@ -230,7 +238,7 @@ class Reader:
             for place, (row, own) in enumerate(zip(part, logits, strict=True), start):
                 own = own[-len(row.judged) :] if side == "left" else own[: len(row.judged)]
                 labels = own[torch.tensor(row.judged, dtype=torch.bool)].argmax(-1)
-                scores[place] = float(self.values[labels].mean()) if len(labels) else 0.0
+                scores[place] = float(self.values[labels].sum())
         return scores, float(np.mean([row.cut for row in encoded]))
 
     def _padded(self, fields: Sequence[dict[str, list[int]]], side: str) -> dict[str, torch.Tensor]:

@@ -38,7 +38,7 @@ class Candidate(Parameters):
     scores: str = Field("", description="in its place a file of its scores (JSONL or CSV: prompt_id, response_id, score)")
     output: str = Field("", description="of several outputs, the label of the one that is the score")
     labels: dict[str, float] = Field(
-        {}, description="token classifier: what each of its labels is worth; a response is paid the mean over its tokens"
+        {}, description="token classifier: what each of its labels is worth; a response is paid the sum over its tokens"
     )
     layout: Literal["auto", "chat", "pair", "joined"] = Field(
         "auto",
@@ -102,8 +102,8 @@ class Choose(Source):
     # the recipe
     algorithm: Literal["ppo", "grpo", "best-of-n"] = Field(
         "ppo",
-        description="ppo: the reward as it is, less a KL penalty (PPO, RLOO); grpo: normalised within the prompt, its default; "
-        "best-of-n: the best of n samples",
+        description="ppo: the reward as it is, less a KL penalty (PPO, RLOO); grpo: normalised within the prompt, as in TRL by "
+        "default; best-of-n: the best of n samples",
     )
     kl_coefficient: NonNegative = Field(0.05, description="of the KL penalty of whole responses; 0 needs a kl_budget")
     kl_budget: Positive | None = Field(None, description="training stops at this KL from the policy, in nats; unset: never")

@@ -96,6 +96,7 @@ def _data(schema: type[config.Stage], parameters: Mapping[str, Any]) -> list[Pat
         named.append(files.ROOT / "fixtures")
     if issubclass(schema, config.Choose):
         named += sorted(files.ROOT.glob("configs/choose-*.yaml")) + sorted(files.ROOT.glob("results/recorded/choose-*"))
+        named.append(files.ROOT / "results/recorded/benchmarks.csv")
     return [path for path in named if path.exists() and path.is_relative_to(files.ROOT)]
 
 

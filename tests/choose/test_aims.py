@@ -1,5 +1,6 @@
 """What the back-test was to reach: aims by hand, and what a page says with and without its tables."""
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -14,20 +15,51 @@ from tests.choose.test_pools import world
 @pytest.fixture
 def made():
     regrets = pd.DataFrame({
-        "choice": ["predicted gain", "most accurate", "random"], "mean": [0.02, 0.016, 0.1], "95 %": [0.16, 0.1, 0.3],
-        "performance": 0.8, "pools": 500, "relevance": [0.03, 0.02, 0.1],
+        "choice": ["predicted gain", "most accurate", "best of 16", "random"], "mean": [0.02, 0.03, 0.025, 0.1],
+        "95 %": [0.16, 0.1, 0.2, 0.3], "tool less": [np.nan, -0.01, -0.005, np.nan], "low": [np.nan, -0.018, -0.014, np.nan],
+        "high": [np.nan, -0.002, 0.004, np.nan], "performance": 0.8, "pools": 500,
+        "relevance": [0.03, 0.02, 0.02, 0.1], "factuality": 0.0, "completeness": 0.0,
     })  # fmt: skip
     families = ["known-paradox, relevance", "known-monotone, relevance"]
     known = pd.DataFrame({"family": families, "predicted gain": [0.04, 0.0], "in two": [0.2, 1.0]})
     judged = pd.DataFrame({"judged prompts": [50], "contains": [0.7], "contains_fitted": [0.81]})
-    return {"regrets": regrets, "known": known, "judged": judged}
+    return {"regrets": regrets, "known": known, "judged": judged, "predictions": pd.DataFrame(columns=["task"])}
 
 
-def test_aims_by_hand(made):
+def measured(folder, monkeypatch, *rows):
+    """A table of benchmarks with these parts, ratios and targets."""
+    table = pd.DataFrame(rows, columns=["part", "measure", "ratio", "target"])
+    files.write_table(folder / "benchmarks.csv", table)
+    monkeypatch.setattr(aims, "MEASURED", str(folder / "benchmarks.csv"))
+
+
+def test_aims_by_hand(made, tmp_path, monkeypatch):
+    measured(tmp_path, monkeypatch, ("atlas", "a run", 2.0, "≥ 1"))
     found = aims.aims(made)
-    assert found["met"].tolist() == ["met", "missed", "met", "missed", "met", "met", "missed", "met"]
-    assert found["target"].iloc[[0, 5, 6]].tolist() == ["≤ 0.025", "≥ 1", "0.75 to 0.9"]
-    assert aims.sentence(made).startswith("5 of 8 aims")
+    assert found["met"].tolist() == ["met", "missed", "met", "met", "met", "met", "met", "met", "not measured yet"]
+    assert found["target"].iloc[[0, 4, 5, 8]].tolist() == ["≤ 0.025", "≥ 1", "0.75 to 0.9", "≥ 20"]
+    assert aims.sentence(made).startswith("7 of 9 aims are met (1 is not measured yet).")
+
+
+@pytest.mark.parametrize(("ratio", "met"), [(25.0, "met"), (5.0, "missed")])
+def test_the_cost_is_that_of_the_benchmark(made, tmp_path, monkeypatch, ratio, met):
+    rows = ("choose", "4 candidates", ratio, "≥ 20"), ("choose", "lowest ratio", None, None), ("choose", "scoring", 1.0, None)
+    measured(tmp_path, monkeypatch, *rows)
+    last = aims.aims(made).iloc[-1]
+    assert (last["found"], last["met"]) == (ratio, met)
+    assert "not measured" not in aims.sentence(made)
+
+
+def test_worlds_whose_sets_hold_are_told_beside_those_that_do_not(made):
+    assert "in 70% to 70% of the pools" in aims.sets(made)
+    assert "in 81% to 81%; the tool allows 0.05" in aims.sets(made)
+
+
+def test_how_far_ppo_ended_from_its_prediction_by_hand(made):
+    arms = ["steps", "steps", "known-paradox"]
+    rows = pd.DataFrame({"arm": arms, "gain": [0.1, 0.2, 0.0], "reached_sampled": [0.2, 0.0, 9.0]})
+    assert "0.150 from the predicted one on average, over 2 runs" in aims.away(made | {"predictions": rows})
+    assert aims.away(made) == ""
 
 
 def test_recorded_tables_are_read_and_absent_ones_are_said_to_be(made, tmp_path):
@@ -63,7 +95,23 @@ def test_a_back_test_of_few_reward_models_says_so():
 
 
 def test_what_a_choice_costs_stands_beside_other_choices(made):
-    lost = made["regrets"].set_index("choice")["mean"]
+    """A lead whose interval reaches zero could be chance, and is told so."""
     said = aims.tested(made)
-    assert f"by predicted gain costs {lost['predicted gain']:.3f}" in said
-    assert f"the most accurate {lost['most accurate']:.3f}, and choosing at random {lost['random']:.3f}." in said
+    assert "by predicted gain costs 0.020 of" in said
+    assert "at random 0.100." in said
+    assert "rival, the best of 16, costs 0.025, 0.005 more (95 % interval -0.004 to 0.014), which could be chance." in said
+    assert "The most accurate costs 0.030, 0.010 more (95 % interval 0.002 to 0.018)." in said
+
+
+def test_the_readme_has_the_recorded_costs_and_leads():
+    kept = aims.load()["regrets"].set_index("choice")
+    said = " ".join(files.resolve("README.md").read_text(encoding="utf-8").split())
+    costs = [f"{kept.loc[name, 'mean']:.3f}" for name in (aims.TOOL, "best of 16", aims.ACCURATE)]
+    assert (
+        f"it cost {costs[0]} of final performance on average, its strongest rival, the best of 16 samples, {costs[1]}" in said
+    )
+    assert f"most accurate reward model {costs[2]}. Both leads could be chance" in said
+    for name in ("best of 16", aims.ACCURATE):
+        low, high = -kept.loc[name, "high"], -kept.loc[name, "low"]
+        assert low < 0 < high
+        assert f"{low:.3f} to {high:.3f}".replace("-", "−") in said

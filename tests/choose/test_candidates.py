@@ -6,7 +6,7 @@ import sys
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from paradox_utils import config, data
@@ -78,7 +78,8 @@ def test_one_of_several_outputs_is_named(plain, asked, tmp_path):
     assert "'honest'" in scored(tmp_path / "two", asked, output="honest").blocked
 
 
-def test_a_token_classifier_pays_the_mean_of_what_its_labels_are_worth(tagger, asked):
+def test_a_token_classifier_pays_the_sum_of_what_its_labels_are_worth(tagger, asked):
+    """As PPO is paid: a response's return is the sum of its rewards. Each of its tokens labelled bad costs one."""
     found, p = scored(tagger, asked, labels={"bad": -1.0}), parameters()
     scorer = load_scorer(config.Candidate(model=str(tagger), labels={"bad": -1.0}), p)
     one, text = asked[0], asked[0].responses["0"]
@@ -86,7 +87,9 @@ def test_a_token_classifier_pays_the_mean_of_what_its_labels_are_worth(tagger, a
     with torch.inference_mode():
         chosen = scorer.network(**encoded).logits[0].argmax(-1)
     of_text = [place for place, part in enumerate(encoded.sequence_ids(0)) if part == 1]
-    assert found.scores["q0", "0"] == pytest.approx(-float((chosen[of_text] == 1).float().mean()), abs=1e-6)
+    assert found.scores["q0", "0"] == -int((chosen[of_text] == 1).sum()) != 0
+    assert found.labels
+    assert not scored(tagger, asked, labels={"good": 1.0}).labels  # no score is below 0
     assert "good, bad" in scored(tagger, asked).blocked
     assert "'awful'" in scored(tagger, asked, labels={"awful": 1.0}).blocked
 
@@ -159,12 +162,69 @@ def test_a_doubled_start_token_is_found(plain, asked, tmp_path):
 
 
 def test_cut_inputs_are_counted_and_all_of_them_block(plain, asked):
-    longest = max(len(text.split()) for one in asked for text in one.responses.values())
-    assert scored(plain, asked, max_length=4).blocked.endswith("shorter texts")
-    some = scored(plain, asked, max_length=70)
+    tokenizer = AutoTokenizer.from_pretrained(plain)
+    texts = {(one.question.prompt, text) for one in asked for text in one.responses.values()}
+    tokens = sorted(len(tokenizer(*pair).input_ids) for pair in texts)
+    limit = tokens[len(tokens) // 2]
+    assert scored(plain, asked, max_length=tokens[0] - 1).blocked.endswith("shorter texts")
+    some = scored(plain, asked, max_length=limit)
     assert some.blocked == ""
-    assert 0 <= some.checks["cut"] < 1
-    assert longest > 4
+    assert some.checks["cut"] == pytest.approx(sum(length > limit for length in tokens) / len(tokens))
+    assert some.checks["cut"] > 0
+
+
+def constant(bias):
+    """A head that scores every text with its bias."""
+
+    def change(folder):
+        weights = load_file(folder / "model.safetensors")
+        weights |= {
+            "classifier.weight": torch.zeros_like(weights["classifier.weight"]),
+            "classifier.bias": torch.tensor([bias]),
+        }
+        save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+
+    return change
+
+
+@pytest.mark.parametrize(("bias", "moved"), [(0.5, 0.0), (257.0, 1 / 257)])
+def test_what_bfloat16_loses_is_measured(bias, moved, plain, asked, tmp_path):
+    """From 256 on bfloat16 has even numbers alone: 257 becomes 256."""
+    found = scored(altered(plain, tmp_path / "changed", constant(bias)), asked)
+    assert found.checks["bfloat16"] == pytest.approx(moved, rel=1e-3)
+
+
+def test_padding_on_the_other_side_moves_positions_counted_from_the_first_token_alone(plain, llama, asked):
+    """A BERT has such positions, a decoder with rotary ones has none."""
+    assert scored(plain, asked).checks["other_side"] > 0.01
+    assert scored(llama, asked).checks["other_side"] < 1e-5
+
+
+@pytest.mark.parametrize("error", [RuntimeError("no kernel for BFloat16"), torch.OutOfMemoryError("no memory")])
+def test_a_check_that_fails_costs_no_score(error, plain, asked, monkeypatch):
+    whole = candidates.Scorer.__call__
+
+    def called(scorer, some, batch, other_side=False):
+        if scorer.network.dtype == torch.bfloat16 or other_side:
+            raise error
+        return whole(scorer, some, batch)
+
+    expected = scored(plain, asked).scores
+    monkeypatch.setattr(candidates.Scorer, "__call__", called)
+    found = scored(plain, asked)
+    assert (found.blocked, found.scores) == ("", expected)
+    assert np.isnan([found.checks["bfloat16"], found.checks["other_side"]]).all()
+    assert all(said in found.unchecked for said in ("bfloat16", "other side", str(error)))
+
+
+def test_scores_that_are_not_finite_in_bfloat16_alone_are_told(plain, asked, monkeypatch):
+    whole = candidates.Scorer.__call__
+
+    def called(scorer, some, batch, other_side=False):
+        return whole(scorer, some, batch, other_side) * (np.nan if scorer.network.dtype == torch.bfloat16 else 1)
+
+    monkeypatch.setattr(candidates.Scorer, "__call__", called)
+    assert "not finite" in scored(plain, asked).unchecked
 
 
 def test_scores_that_change_with_the_batch_block(plain, asked, monkeypatch):
@@ -249,6 +309,17 @@ def test_an_adapter_without_peft(plain, tmp_path, monkeypatch):
     save_file({"base_model.model.classifier.weight": torch.zeros(1, 64)}, folder / "adapter_model.safetensors")
     with pytest.raises(ModelError, match=r"adapter.*pip install .*adapters"):
         load_scorer(config.Candidate(model=str(folder)), parameters())
+
+
+@pytest.mark.parametrize(("content", "named"), [(POINTER, "git lfs pull"), (b"\x40" + bytes(20), "damaged")])
+def test_an_adapter_whose_file_is_not_whole(content, named, plain, asked, tmp_path):
+    folder = tmp_path / "adapter"
+    folder.mkdir()
+    (folder / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": str(plain)}))
+    (folder / "adapter_model.safetensors").write_bytes(content)
+    blocked = scored(folder, asked).blocked
+    assert all(word in blocked for word in (str(folder), "adapter_model.safetensors", named))
+    assert "\n" not in blocked
 
 
 @pytest.fixture

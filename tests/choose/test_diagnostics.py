@@ -28,19 +28,24 @@ def test_ties_without_a_judgement_are_those_of_different_responses():
 
 def test_length_within_prompts_and_calibration():
     rows, scores, judged = asked("a", "a b", "a b c"), np.array([[0.0, 1.0, 2.0]]), np.array([[0.0, 1.0, 2.0]])
-    found = diagnostics.measures(Scored(), scores, judged, rows)
+    found = diagnostics.measures(Scored(pairwise=True), scores, judged, rows)
     assert found["length_correlation"] == pytest.approx(1)
     certain = 1 / (1 + np.exp(-1.0)), 1 / (1 + np.exp(-2.0))  # two pairs, and one
     assert found["calibration_error"] == pytest.approx((2 * (1 - certain[0]) + (1 - certain[1])) / 3)
-    assert np.isnan(diagnostics.measures(Scored(pairwise=False), scores, judged, rows)["calibration_error"])
+    assert np.isnan(diagnostics.measures(Scored(), scores, judged, rows)["calibration_error"])  # of any scale
 
 
 def test_f1_of_labels_is_of_the_bad_ones():
     """Called bad: the first two; bad are the first and the third: one hit of two and two."""
-    found = diagnostics.measures(
-        Scored(pairwise=False), np.array([[-1.0, -1.0, 1.0]]), np.array([[0.0, 1.0, 0.0]]), asked(*"abc")
-    )
+    found = diagnostics.measures(Scored(labels=True), np.array([[-1.0, -1.0, 1.0]]), np.array([[0.0, 1.0, 0.0]]), asked(*"abc"))
     assert found["f1"] == pytest.approx(2 * 1 / (2 + 2))
+
+
+@pytest.mark.parametrize(("metrics", "f1"), [({"f1": 0.0}, 0.0), ({"f1": 0.25}, 0.25), ({"f1": None}, None), ({}, None)])
+def test_an_f1_of_zero_is_one(metrics, f1):
+    """Scores of any scale label nothing, so they have none."""
+    found = diagnostics.measures(Scored(metrics=metrics), np.array([[1.0, 10.0]]), np.array([[0.0, 1.0]]), asked(*"ab"))
+    assert found["f1"] == f1 if f1 is not None else np.isnan(found["f1"])
 
 
 def test_accuracy_off_the_policy_is_that_of_other_responses_or_of_the_training():

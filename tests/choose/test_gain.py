@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from paradox_utils.choose import gain
+from paradox_utils.rewards.measures import best_of_n
 
 matrices = arrays(float, (3, 6), elements=st.floats(-3, 3, width=16))
 
@@ -102,7 +103,7 @@ def test_groups_are_normalised_by_hand_and_equal_rewards_push_nowhere():
     assert gain.standardised(np.array([[1.0, 2.0], [3.0, 2.0]])) == pytest.approx(np.array([[-1, 0], [1, 0]]) * math.sqrt(2))
 
 
-@pytest.mark.parametrize(("count", "least"), [(2, 1.5), (4, 1.5), (16, 2.0), (48, 6.0)])
+@pytest.mark.parametrize(("count", "least"), [(1, 1.0), (2, 1.5), (4, 1.5), (16, 2.0), (48, 6.0)])
 def test_the_least_effective_sample_size(count, least):
     assert gain.least_effective(np.full(5, count)) == least
 
@@ -117,6 +118,27 @@ def test_how_far_a_reading_goes():
     assert limit == "budget"
     assert gain.divergence(gain.tilted(rewards, beta), counts).mean() == pytest.approx(0.3, abs=1e-4)
     assert gain.strongest(rewards, 2.0, budget=0.3) == (2.0, "recipe")
+
+
+@pytest.mark.parametrize("lone", [10, 6, 0])
+def test_prompts_of_one_or_two_responses_can_be_read(lone):
+    """A prompt's one response has an effective sample size of one, whatever the weights."""
+    rewards = np.random.default_rng(4).normal(size=(10, 2))
+    rewards[:lone, 1] = np.nan
+    beta, limit = gain.strongest(rewards, 0.0)
+    least = (lone + 1.5 * (10 - lone)) / 10
+    assert gain.effective(gain.tilted(rewards, beta)).mean() == pytest.approx(least, abs=1e-3)
+    assert limit == ("samples" if lone < 10 else "recipe")
+
+
+@pytest.mark.parametrize("budget", [1e-12, 1e-17])
+def test_the_smallest_budget_stays_at_the_policy(budget):
+    rewards = np.random.default_rng(5).normal(size=(20, 8))
+    beta, limit = gain.strongest(rewards, 0.0, budget=budget)
+    reading = gain.read(rewards, rewards, np.ones_like(rewards), beta)
+    assert limit == "budget"
+    assert reading.kl.mean() < 1e-11
+    assert reading.score == pytest.approx(rewards.mean(), abs=1e-4)
 
 
 def test_equal_rewards_go_nowhere():
@@ -142,6 +164,19 @@ def test_best_of_n_by_hand():
     assert gain.best_of(rewards, good, np.ones((1, 3)), 2).score == pytest.approx((2 * 0.9 + 0.3) / 3)
     assert gain.best_of(rewards, good, np.ones((1, 3)), 1).score == pytest.approx(0.4)
     assert gain.best_of(rewards, good, np.ones((1, 3)), 9).score == pytest.approx(0.9)  # as many as there are
+
+
+def test_the_best_of_n_weighs_each_response_by_its_chance_to_be_that():
+    """Of 1, 2, 2 and one that is not there: pairs {1,2} {1,2'} {2,2'} have 2, 2' and either as their best."""
+    rewards = np.array([[1.0, 2.0, 2.0, np.nan], [3.0, np.nan, np.nan, np.nan]])
+    assert gain.chosen(rewards, 2) == pytest.approx(np.array([[0, 0.5, 0.5, 0], [1, 0, 0, 0]]))
+    assert gain.chosen(rewards[:1, :3] * [1, 1, 2], 2) == pytest.approx(np.array([[0, 1 / 3, 2 / 3]]))
+
+
+@given(arrays(float, (3, 6), elements=st.integers(-2, 2)), st.integers(1, 6))
+def test_the_best_of_n_is_that_of_the_estimator_of_others(rewards, n):
+    outcome = np.random.default_rng(0).normal(size=rewards.shape)
+    assert (gain.chosen(rewards, n) * outcome).sum(1).mean() == pytest.approx(best_of_n(rewards, outcome, n))
 
 
 def test_pairs_by_hand():

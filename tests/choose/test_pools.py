@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from paradox_utils.choose import pools
+from paradox_utils.choose import aims, pools
 from paradox_utils.choose.gain import Reading
 from paradox_utils.choose.pools import FITTED, TOOL
 
@@ -29,6 +29,47 @@ def test_regrets_by_hand():
     assert found["mean"].loc["most accurate"] == pytest.approx(0.2)
     assert found["mean"].loc["random"] == pytest.approx(0.25)
     assert found["performance"].loc[["best after the fact", "most accurate"]].tolist() == pytest.approx([1.0, 0.8])
+
+
+def test_the_expected_best_of_all_pools_by_hand(monkeypatch):
+    """Pools of two of three rows: the one with the largest measure is the third in two pools and the second in one; of a table
+    that has the second row twice and not the third, it is the second in two pools with the first and in the one of both."""
+    monkeypatch.setattr(pools, "POOL", 2)
+    measure, final = pd.Series([1.0, 2.0, 3.0]), pd.Series([0.1, 0.5, 0.7])
+    found = pools.expected_best(np.array([[1.0, 1, 1], [1, 2, 0]]), measure, final)
+    assert found == pytest.approx([(2 * 0.7 + 0.5) / 3, 0.5])
+    equal = pools.expected_best(np.ones((1, 3)), pd.Series([1.0, np.nan, 1.0]), final)  # what is not known is chosen last
+    assert equal == pytest.approx([0.4])
+    assert np.isnan(pools.expected_best(np.array([[1.0, 0, 0]]), measure, final))
+
+
+def test_the_mean_over_all_pools_is_that_of_drawn_ones(monkeypatch):
+    monkeypatch.setattr(pools, "POOLS", 3000)
+    rng = np.random.default_rng(0)
+    rows = table(final=rng.uniform(size=12), gain=rng.integers(0, 5, 12).astype(float))
+    whole = pools.expected_best(np.ones((1, 12)), rows["gain"], rows["final"])
+    drawn = [pool.loc[pool["gain"].idxmax(), "final"] for _, pool in pools.pools(rows)]
+    assert whole == pytest.approx(np.mean(drawn), abs=0.02)
+
+
+@pytest.mark.parametrize("copies", [1, 3])
+def test_reward_models_of_one_training_tell_no_more_than_one(copies):
+    """A lead's interval is of trainings: with copies of each reward model of a training it is hardly narrower."""
+    rng = np.random.default_rng(1)
+    gain, final = rng.uniform(size=(2, 40))
+    rows = table(final=0.7 * final + 0.3 * gain, gain=gain, rm_accuracy=rng.uniform(size=40), rm_seed=np.arange(40) // 4)
+    half = pools.half_width(pd.concat([rows] * copies), "rm_accuracy")
+    assert half == pytest.approx(0.16, abs=0.05)
+    assert pools.half_width(rows, "gain") == pytest.approx(0)  # the tool beside itself
+
+
+def test_recorded_leads_are_those_of_the_recorded_predictions():
+    made = aims.load()
+    kept = made["regrets"].set_index("choice")
+    for name, measure in list(pools.BASELINES.items())[:2]:
+        assert kept.loc[name, "tool less"] == pytest.approx(kept.loc[TOOL, "mean"] - kept.loc[name, "mean"])
+        half = pools.half_width(made["predictions"], measure)
+        assert (kept.loc[name, "high"] - kept.loc[name, "low"]) / 2 == pytest.approx(half, rel=1e-6)
 
 
 def test_what_is_fitted_is_fitted_elsewhere():
@@ -59,7 +100,7 @@ def test_judged_prompts_are_taken_from_those_there_are():
     for i, gain in enumerate(gains):
         good = 0.5 + gain + rng.normal(0, 0.3, 120)
         row = {"id": f"r{i}", "task": "relevance", "policy": "p", "arm": "steps", "final": 0.5 + gain, "gain": gain}
-        found.append(pools.Predicted(Reading(0.1, *np.ones((2, 120)), good, np.ones(120)), row))
+        found.append(pools.Predicted(Reading(0.1, *np.ones((2, 120)), good, np.ones(120), good[:, None]), row))
     rows = pools.judged_prompts(found, {("p", "relevance"): (np.full(120, 0.5), np.ones(120))}).set_index("judged prompts")
     assert list(rows.index) == [50, 100]
     assert rows["regret"].loc[100] < rows["regret"].loc[50] < 0.1
@@ -77,7 +118,9 @@ def world(luck, seed=0):
             reached = gain + rng.normal(0, luck)
             row = {"id": f"{task}{i}", "task": task, "policy": "p", "arm": "steps", "gain": gain, "final": 0.5 + reached}
             row |= {"rm_seed": i % 4, "reached": reached, "reached_sampled": reached + 0.01, "rm_accuracy": -gain}
-            found.append(pools.Predicted(Reading(0.1, *np.ones((2, 120)), good, np.ones(120)), row | {"limit": "recipe"}))
+            found.append(
+                pools.Predicted(Reading(0.1, *np.ones((2, 120)), good, np.ones(120), good[:, None]), row | {"limit": "recipe"})
+            )
     return found, judged
 
 

@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from paradox_utils import config, files
 from paradox_utils.choose import __main__ as command
 from paradox_utils.choose import report, run
+from paradox_utils.choose.decision import Decision
 from paradox_utils.data.records import DataError
 from paradox_utils.pages import freshness
 from paradox_utils.policies.models import ModelError
@@ -82,6 +84,20 @@ def test_size_is_without_effect_within_groups(world):
     assert table["gain"].loc["small"] > table["gain"].loc["good"] > table["gain"].loc["noisy"]
 
 
+def test_what_is_worth_judging_follows_the_recipe(world):
+    """The best of n looks at the order alone: a hundredth of the reward weighs the same, so no judgement tells the two apart.
+    Against a fixed penalty it does."""
+    unjudged = {"responses": str(world.folder / "responses.jsonl")}
+    assert run.choose(world("good", candidates=scaled(world, 0.01), algorithm="best-of-n", n=4, **unjudged)).to_judge == []
+    assert len(run.choose(world("good", candidates=scaled(world, 0.01), **unjudged)).to_judge) > 20
+
+
+def scaled(world, scale):
+    """The good candidate, and the same with its score times ``scale``."""
+    scores = str(world.folder / "good.jsonl")
+    return {"good": scores, "scaled": {"scores": scores, "scale": scale}}
+
+
 def test_a_scale_is_part_of_the_reward(world):
     p = world("good", "small")
     scaled = {
@@ -100,6 +116,28 @@ def test_best_of_n_is_read_at_its_n(world):
     table = choice.table.set_index("candidate")
     assert table["score"].loc["good"] == pytest.approx(own["good", 4])
     assert table["kl"].loc["good"] == pytest.approx(np.log(4) - 3 / 4)
+
+
+@pytest.mark.parametrize(
+    ("values", "spread"), [({}, 0.05), ({"algorithm": "grpo"}, 0.05), ({"algorithm": "best-of-n", "n": 4}, 0.0)]
+)
+def test_luck_of_a_training_is_allowed_for_where_it_is_known(world, values, spread):
+    """Of judgements that are shares, and recipes that train; of other scores it is said that it is not."""
+    rows = [json.loads(line) for line in (world.folder / "judged.jsonl").read_text().splitlines()]
+    shares = world.folder / "shares.jsonl"
+    shares.write_text("".join(json.dumps(row | {"score": 1 / (1 + np.exp(-row["score"]))}) + "\n" for row in rows))
+    choice = run.choose(world("good", "noisy", responses=str(shares), **values))
+    assert choice.facts["spread"] == spread
+    assert ("ending 0.05" in report.foot(choice)) == bool(spread)
+    unlike = run.choose(world("good", "noisy", **values))
+    assert unlike.facts["spread"] == 0
+    assert ("not allowed for" in report.foot(unlike)) == bool(spread)
+
+
+def test_what_only_a_training_can_tell_is_said_so(world):
+    choice = run.choose(world("good", "noisy"))
+    lucky = replace(choice, decision=Decision("undecided", ("good", "noisy"), lucky=True))
+    assert "Only training with each" in report.sentence(lucky)
 
 
 def test_copies_are_not_told_apart(world):
@@ -231,6 +269,63 @@ def test_a_config_must_say_the_recipe_and_no_nonsense(world, values, named, caps
 def test_held_out_responses_must_be_judged(world):
     with pytest.raises(DataError, match=r"responses.jsonl: held_out"):
         run.choose(world("good", "noisy", held_out=str(world.folder / "responses.jsonl")))
+
+
+@pytest.mark.parametrize("recipe", [{"kl_coefficient": 0.01}, {"algorithm": "grpo"}, {"algorithm": "best-of-n", "n": 4}])
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+def test_prompts_of_one_response_are_none_to_choose_by(recipe, world):
+    """Some of them cost nothing; where all are, there is nothing to compare."""
+    for name in ("responses", "judged", "good", "noisy"):
+        path = world.folder / f"{name}.jsonl"
+        rows = [json.loads(line) for line in path.read_text().splitlines()]
+        kept = [row for row in rows if row["response_id"] == "0" or (row["response_id"] == "1" and row["prompt_id"] < "p2")]
+        path.write_text("".join(json.dumps(row) + "\n" for row in kept))
+    some = run.choose(world("good", "noisy", **recipe))
+    assert 1 < some.facts["judged_prompts"] < some.facts["prompts"] / 2
+    assert some.table["kl"].notna().all()
+    assert run.choose(world("good", "noisy", responses=str(world.folder / "responses.jsonl"))).decision.kind == "unjudged"
+    lone = world.folder / "lone.jsonl"
+    lone.write_text("".join(json.dumps({"prompt": f"{i}?", "response": "a"}) + "\n" for i in range(3)))
+    with pytest.raises(DataError, match=r"lone\.jsonl: no prompt has two responses"):
+        run.choose(world("good", "noisy", responses=str(lone)))
+    lone.write_text(json.dumps({"prompt": "a?", "responses": []}) + "\n")
+    with pytest.raises(DataError, match=r"lone\.jsonl: .* has no response"):
+        run.choose(world("good", "noisy", responses=str(lone)))
+
+
+@pytest.mark.parametrize("algorithm", ["ppo", "grpo"])
+def test_the_smallest_budget_gains_nothing(world, algorithm):
+    table = run.choose(world("good", "noisy", algorithm=algorithm, kl_coefficient=0.0, kl_budget=1e-12)).table
+    assert list(table["gain"]) == pytest.approx([0, 0], abs=1e-4)
+
+
+def test_a_check_that_failed_is_told(world):
+    choice = run.choose(world("good", "noisy"))
+    choice.table["unchecked"] = "bfloat16 (RuntimeError: no kernel)"
+    assert "no kernel" in report.why(choice)["good"]
+
+
+def test_a_change_in_the_middle_of_a_large_file_is_another_question(world):
+    p, large = world("good", "noisy"), 3 * 2**20
+    path = world.folder / "good.jsonl"
+    path.write_bytes(path.read_bytes() + b" " * large)
+    before = run.stamp(p)
+    assert run.stamp(p) == before
+    content = bytearray(path.read_bytes())
+    content[-large // 2] = ord("\n")
+    path.write_bytes(content)
+    assert run.stamp(p) != before
+
+
+def test_weights_that_were_written_again_are_another_question(world):
+    folder = world.folder / "model"
+    folder.mkdir()
+    (folder / "model.safetensors").write_bytes(bytes(3 * 2**20))
+    p = world(candidates={"a": str(folder), "b": str(world.folder / "good.jsonl")})
+    before, changed = run.stamp(p), bytearray(3 * 2**20)
+    changed[len(changed) // 2] = 1
+    (folder / "model.safetensors").write_bytes(changed)
+    assert run.stamp(p) != before
 
 
 def test_responses_alone(world, capsys):
