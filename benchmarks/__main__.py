@@ -22,8 +22,9 @@ PARTS = {
     "matmul": ("benchmarks.t5", "updates_share", "the updates' share of the machine's matrix-multiply rate"),
     "compile": ("benchmarks.t5", "compiled", "what torch.compile would bring to the updates"),
     "trl": ("benchmarks.trl", "run", "against TRL's last PPOTrainer, a decoder-only policy"),
-    "study": ("benchmarks.study", "run", "a study of twelve runs, two workers against one"),
+    "study": ("benchmarks.study", "run", "a study of twelve runs, two workers against one, and a hundred short runs"),
     "atlas": ("benchmarks.atlas", "run", "a whole PPO run of the atlas size on one core"),
+    "side": ("benchmarks.side_by_side", "run", "runs of the atlas size side by side on one device"),
     "choose": ("benchmarks.choose", "run", "a choice among reward models against PPO on each of them, one core"),
     "profile": ("benchmarks.t5", "profile", "where the engine's time goes, operator by operator"),
 }
@@ -46,7 +47,10 @@ def main() -> int:
     )
     parser.add_argument("--threads", type=int, default=0, help=f"of all but {', '.join(ALONE)}; 0: one a core")
     parser.add_argument(
-        "--rollouts", type=int, default=0, help="rollouts (choose: rounds) measured on each side; 0: 2 on a CPU, 5 on a GPU"
+        "--rollouts",
+        type=int,
+        default=0,
+        help="turns of each side (t5: rollouts; study, choose: rounds); 0: 3 on a CPU, 5 on a GPU",
     )
     parser.add_argument("--unrecorded", action="store_true", help="print the table and leave the recorded one as it is")
     parser.add_argument("--seeds", type=int, default=5, help="runs a side in the comparison with TRL")
@@ -65,7 +69,7 @@ def main() -> int:
     options = Options(
         size="quick" if given.quick else "full", device=device,
         precision=given.precision or ("float32" if device == "cpu" else "bfloat16"), threads=given.threads or cores,
-        rollouts=given.rollouts or (2 if device == "cpu" else 5), seeds=2 if given.quick else given.seeds,
+        rollouts=given.rollouts or (3 if device == "cpu" else 5), seeds=2 if given.quick else given.seeds,
         record=not (given.quick or given.unrecorded),
     )  # fmt: skip
     failed = []

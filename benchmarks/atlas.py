@@ -83,7 +83,7 @@ class Loop:
         optimizer = ppo.optimizer_of(p, actors)
         for update in range(rollouts + 1):
             chosen = self.questions[update * p.prompts_per_update :][: p.prompts_per_update]
-            clock = Clock("cpu")
+            clock = Clock(p.device)
             prompts = encode_prompts(actors.policy, actors.tokenizer, chosen, p.prompt_limit)
             responses = loop.sample(p, actors, prompts, update)
             clock.lap("generation")
@@ -100,7 +100,7 @@ class Loop:
         prompts = encode_prompts(actors.policy, actors.tokenizer, self.questions[: p.prompts_per_update], p.prompt_limit)
         rollout = loop.score(p, actors, loop.sample(p, actors, prompts, 0), self.reward)
         optimizer = ppo.optimizer_of(p, actors)
-        return operators("updates", lambda: ppo.optimise(p, actors, optimizer, rollout, 1), "cpu")
+        return operators("updates", lambda: ppo.optimise(p, actors, optimizer, rollout, 1), p.device)
 
 
 def timed(parameters: dict) -> tuple[float, float, float]:

@@ -74,8 +74,7 @@ def rows(rounds: Sequence[Lap], candidates: int, updates: int) -> list[Row]:
     named = f"{candidates} candidates, a choice against a PPO run on each"
     return [
         Row("choose", named, middle["whole"], "s", middle["ppo"], median(ratios), SPEED_UP),
-        Row("choose", "the same, lowest ratio of a round", min(ratios)),
-        Row("choose", "the same, highest ratio of a round", max(ratios)),
+        *table.spread("choose", "the same", ratios),
         table.faster("choose", "the same, without start-up and pages", middle["choice"], middle["ppo updates"], "s"),
         Row("choose", "start-up of a choice (imports)", middle["whole"] - middle["choice"], "s"),
         Row("choose", "scoring, health checks and a process for each candidate", middle["scoring"], "s"),

@@ -53,6 +53,11 @@ def more(part: str, measure: str, ours: float, baseline: float, unit: str, targe
     return Row(part, measure, ours, unit, baseline, ours / baseline if baseline else None, target)
 
 
+def spread(part: str, measure: str, ratios: Sequence[float]) -> list[Row]:
+    """The lowest and the highest of the ratios of a comparison's turns, whose median another row has."""
+    return [Row(part, f"{measure}, {name} ratio of a turn", of(ratios)) for name, of in (("lowest", min), ("highest", max))]
+
+
 def tabulate(rows: Sequence[Row], device: str, threads: int, precision: str, size: str) -> pd.DataFrame:
     """Rows with what they were measured on: machine, versions, commit, date (UTC). ``size``: full, or quick."""
     when = f"{datetime.now(UTC):%Y-%m-%d}"
@@ -97,13 +102,14 @@ def commit() -> str:
 
 
 def merge(old: pd.DataFrame | None, new: pd.DataFrame) -> pd.DataFrame:
-    """``old`` with the rows of the same part and device replaced by ``new``, in the order of parts."""
+    """``old`` with the rows of the same part, device and precision replaced by ``new``, in the order of parts."""
     if old is None or old.empty:
         return new
-    replaced = set(zip(new["part"], new["device"], strict=True))
-    kept = old[[key not in replaced for key in zip(old["part"], old["device"], strict=True)]]
+    key = ["part", "device", "precision"]
+    replaced = set(new[key].itertuples(index=False, name=None))
+    kept = old[[row not in replaced for row in old[key].itertuples(index=False, name=None)]]
     both = pd.concat([frame for frame in (kept, new) if len(frame)], ignore_index=True)
-    return both.sort_values(["part", "device"], kind="stable", ignore_index=True)
+    return both.sort_values(key, kind="stable", ignore_index=True)
 
 
 def record(new: pd.DataFrame, path: Path = RECORDED) -> pd.DataFrame:
@@ -125,7 +131,7 @@ def _short(value: object) -> object:
 
 def show(table: pd.DataFrame) -> str:
     """The table as text."""
-    columns = ["part", "device", "measure", "value", "baseline", "unit", "ratio", "target", "met"]
+    columns = ["part", "device", "precision", "measure", "value", "baseline", "unit", "ratio", "target", "met"]
     shown = table[columns].copy()
     for column in ("value", "baseline", "ratio"):
         shown[column] = shown[column].map(_short)

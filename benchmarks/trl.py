@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import sysconfig
@@ -20,13 +21,16 @@ from paradox_utils import files
 
 VERSION = "1.12.0"  # the last with a PPOTrainer
 ENVIRONMENT = files.ROOT / ".venv-trl"
-SPEED_UP = 2.0
+SPEED_UP = {"cpu": 2.5, "cuda": 3.0}
 ALIKE = 0.25  # agreement: the difference is less than this share of TRL's value, by a 95 % interval
 WINDOWS = ("first update", "middle third of the updates", "last third of the updates")
 
 
 def python() -> Path:
-    """The interpreter of TRL's own environment, made at the first call: that TRL before this environment's packages."""
+    """The interpreter that ``PARADOX_TRL`` names, or that of TRL's own environment, made at the first call: it before this
+    environment's packages."""
+    if given := os.environ.get("PARADOX_TRL"):
+        return Path(given)
     interpreter = ENVIRONMENT / "bin" / "python"
     packages = Path(sysconfig.get_path("purelib", vars={"base": str(ENVIRONMENT), "platbase": str(ENVIRONMENT)}))
     if not (packages / f"trl-{VERSION}.dist-info").is_dir():
@@ -54,14 +58,16 @@ def run(options: Options) -> list[Row]:
                     seconds = sum(row["seconds"] for row in runs[name][-1])
                     options.say(f"trl: seed {seed}, {name}: {seconds:.1f} s")
             peaks = ours.call("peak") / 2**20, theirs.call("peak") / 2**20
-    return rows(runs["ours"], runs["theirs"], peaks, size.prompts * size.samples)
+    return rows(runs["ours"], runs["theirs"], peaks, size.prompts * size.samples, options.device)
 
 
-def rows(ours: list[list[dict]], theirs: list[list[dict]], peaks: tuple[float, float], episodes: int) -> list[Row]:
+def rows(ours: list[list[dict]], theirs: list[list[dict]], peaks: tuple[float, float], episodes: int, device: str) -> list[Row]:
     """The table's rows from each side's runs (reward, KL and seconds by update) and peaks (MiB)."""
     rates = [episodes / median(row["seconds"] for run in runs for row in run[1:]) for runs in (ours, theirs)]
+    each = [[median(row["seconds"] for row in run[1:]) for run in runs] for runs in (ours, theirs)]
     found = [
-        table.more("trl", "episodes per second", *rates, "1/s", SPEED_UP),
+        table.more("trl", "episodes per second", *rates, "1/s", SPEED_UP[device]),
+        *table.spread("trl", "episodes per second", [its / own for own, its in zip(*each, strict=True)]),
         table.faster("trl", "peak memory", *peaks, "MiB"),
         Row("trl", "TRL's version", VERSION),
         Row("trl", "runs a side", len(ours), "seeds"),

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from benchmarks import choose as versus_ppo
-from benchmarks import plain, table, terminal, workload
+from benchmarks import plain, side_by_side, table, terminal, workload
+from benchmarks import study as studies
 from benchmarks import t5 as versus_plain
 from benchmarks import trl as versus_trl
 from benchmarks.table import Row
@@ -191,11 +192,13 @@ def test_a_part_replaces_its_own_rows_alone(tmp_path):
     table.record(first, path)
     table.record(table.tabulate([Row("t5", "c", 3.0)], "cpu", 2, "float32", "full"), path)
     table.record(table.tabulate([Row("t5", "c", 4.0)], "cpu", 2, "float32", "full").assign(device="cuda"), path)
+    table.record(table.tabulate([Row("t5", "c", 5.0)], "cpu", 2, "bfloat16", "full"), path)
     kept = pd.read_csv(path)
-    assert kept[["part", "device", "measure"]].values.tolist() == [
-        ["atlas", "cpu", "b"],
-        ["t5", "cpu", "c"],
-        ["t5", "cuda", "c"],
+    assert kept[["part", "device", "precision", "value"]].values.tolist() == [
+        ["atlas", "cpu", "float32", 2.0],
+        ["t5", "cpu", "bfloat16", 5.0],
+        ["t5", "cpu", "float32", 3.0],
+        ["t5", "cuda", "float32", 4.0],
     ]
     assert {"cpu", "cores", "threads", "gpu", "torch", "commit", "date", "target", "met"} <= set(kept.columns)
 
@@ -212,8 +215,36 @@ def test_medians_by_hand():
     assert by_name["episodes per second"].baseline == pytest.approx(0.5)
     assert by_name["episodes per second"].ratio == pytest.approx(5.0)
     assert by_name["updates, a rollout"].ratio == pytest.approx(6.0)
+    assert by_name["generation, a rollout"].met() == "missed"  # twice as fast, where three times are wanted
     assert by_name["peak memory"].ratio == pytest.approx(4.0)
     assert json.loads(json.dumps(by_name["prompts cut"].value)) == 1
+
+
+def test_the_spread_of_turns_by_hand():
+    """In one rollout the plain loop takes 20 and the engine 4 seconds, in another 18 and 6."""
+
+    def lap(seconds):
+        return dict.fromkeys(versus_plain.PHASES, seconds / 3) | {
+            "episodes": 10, "prompt_tokens": 700.0, "response_tokens": 90.0, "cut": 0,
+        }  # fmt: skip
+
+    rows = versus_plain.rows([lap(20), lap(18)], [lap(4), lap(6)], {"plain": 1, "ours": 1}, "cpu")
+    assert [row.value for row in rows if row.measure.endswith(" ratio of a turn")] == pytest.approx([3, 5])
+
+
+def test_studies_are_told_by_round():
+    """Rounds of 60 against 30 and 60 against 40 seconds; two workers have 200 seconds for runs of which 150 are PPO's."""
+    rows = {row.measure: row for row in studies.rows([{1: 60.0, 2: 30.0}, {1: 60.0, 2: 40.0}], 12, 100.0, [75.0, 75.0])}
+    assert (rows["12 runs, 2 workers against 1"].ratio, rows["12 runs, 2 workers against 1"].met()) == (1.75, "missed")
+    assert rows["12 runs, 2 workers against 1, highest ratio of a turn"].value == 2.0
+    assert rows["a run, 1 worker"].value == 5.0
+    assert rows["the same, share of the workers' time that is not PPO"].value == 0.25
+
+
+def test_runs_side_by_side_are_compared_with_one_alone():
+    rows = side_by_side.rows({1: 4.0, 16: 40.0})
+    assert [row.ratio for row in rows] == [1.0, 10.0, None]
+    assert rows[-1].value == 16
 
 
 def test_welch_by_hand():
@@ -233,7 +264,7 @@ def test_agreement_needs_a_narrow_interval(spread, state):
         return [{"reward": 2.0 + offset, "kl": 4.0 + offset, "seconds": 1.0} for _ in range(6)]
 
     runs = [run(spread * sign) for sign in (-1, 0, 1)]
-    rows = versus_trl.rows(runs, runs, (1.0, 1.0), 8)
+    rows = versus_trl.rows(runs, runs, (1.0, 1.0), 8, "cpu")
     assert [row.met() for row in rows if "at most" in row.measure] == [state] * 4
     assert {row.measure: row.value for row in rows}["kl, last third of the updates"] == pytest.approx(4.0)
 
@@ -262,7 +293,7 @@ def test_a_choice_is_set_beside_ppo_round_by_round():
     found = {row.measure: row for row in versus_ppo.rows([lap(120.0), lap(60.0)], 4, 80)}
     first = found["4 candidates, a choice against a PPO run on each"]
     assert (first.value, first.baseline, first.ratio, first.met()) == (4.0, 90.0, 22.5, "met")
-    assert [found[f"the same, {which} ratio of a round"].value for which in ("lowest", "highest")] == [15.0, 30.0]
+    assert [found[f"the same, {which} ratio of a turn"].value for which in ("lowest", "highest")] == [15.0, 30.0]
     assert found["the same, without start-up and pages"].ratio == 40.0
     assert found["sampling, judging and deciding"].value == 0.5
 
@@ -315,7 +346,8 @@ def measured(device="cpu", **changes):
         "response": 90.0, "episodes": 32.0,
     } | changes  # fmt: skip
     values["work"] = values["work"] or 32 * cost.updates(*[cost.POLICIES["T5-small"]] * 2, 700, 90) * 1.25 / 1e9
-    rows = [{"part": "matmul", "device": device, "measure": cost.MEASURES[k], "value": v} for k, v in values.items()]
+    about = {"part": "matmul", "device": device, "precision": cost.PRECISION[device]}
+    rows = [about | {"measure": cost.MEASURES[k], "value": v} for k, v in values.items()]
     return pd.DataFrame(rows).assign(cpu="a CPU", gpu="a GPU", date="2026-01-01")
 
 

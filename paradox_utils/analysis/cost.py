@@ -27,9 +27,10 @@ MEASURES = {
     "response": "response length",
     "episodes": "episodes, a rollout",
 }
-WHERE = ("device", "threads", "cpu", "gpu", "date")
+WHERE = ("device", "precision", "threads", "cpu", "gpu", "date")
 BENCH = "run `make bench`, which writes results/recorded/benchmarks.csv"
 EPOCHS, SAMPLES = 4, 4  # of the paper, and of the benchmark
+PRECISION = {"cpu": "float32", "cuda": "bfloat16"}  # in which each kind of device is taken
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,7 @@ def rates(table: pd.DataFrame, p: config.Cost) -> Rates:
     """
     rows = table[table["part"] == "matmul"]
     device = "cuda" if (rows["device"] == "cuda").any() else "cpu"
-    rows = rows[rows["device"] == device].set_index("measure")
+    rows = rows[(rows["device"] == device) & (rows["precision"] == PRECISION[device])].set_index("measure")
     if missing := [name for name in MEASURES.values() if name not in rows.index]:
         raise files.FileError(f"{p.benchmarks}: has no {missing[0]!r}; {BENCH}")
     values = rows["value"].groupby(level=0).last()
