@@ -45,8 +45,6 @@ EXPLAINED = {
     "pad_token": "transformers reads it",
     "generation_config": "transformers reads it",
     "should_save": "transformers reads it",
-    "regime": "the page on the paper's range of accuracy, when its runs are over",
-    "longer": "the page on the paper's range of accuracy, when its runs are over",
     "chosen": "the rule by which configs/lottery.yaml was written; a test holds it to that",
     "pairs": "the rule by which configs/lottery.yaml was written; a test holds it to that",
     "first": "the rule by which configs/lottery.yaml was written; a test holds it to that",

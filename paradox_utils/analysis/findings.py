@@ -324,7 +324,7 @@ def sides(contrasts: pd.DataFrame) -> str:
 def longer(runs: pd.DataFrame) -> str:
     """What four times the updates change (rows of :func:`regime.later`)."""
     if runs.empty:
-        return "These runs do not tell what sets in later."
+        return "What sets in with four times the updates waits for its runs."
     told = []
     for kind, own in runs.groupby(level="kind", sort=False):
         usual, later = (np.average(own[name], weights=own["runs"]) for name in ("usual", "longer"))

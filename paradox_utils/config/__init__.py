@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from paradox_utils import threads
 from paradox_utils.config.choose import Candidate, Choose
-from paradox_utils.config.pages import Analysis, Cost, Design, Lottery, OneRun, People, Published, Text
+from paradox_utils.config.pages import Analysis, Cost, Design, Lottery, OneRun, People, Published, Regime, Text
 from paradox_utils.config.stages import (
     AS_PUBLISHED,
     FIXTURE_FEEDBACK,
@@ -63,6 +63,7 @@ __all__ = [
     "People",
     "Positive",
     "Published",
+    "Regime",
     "RewardModel",
     "Seed",
     "Source",
@@ -88,6 +89,7 @@ STAGES: dict[str, type[Stage]] = {
     "analysis": Analysis,
     "one-run": OneRun,
     "lottery": Lottery,
+    "regime": Regime,
     "text": Text,
     "design": Design,
     "people": People,

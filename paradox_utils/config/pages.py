@@ -36,6 +36,13 @@ class Lottery(Stage):
     results: str = Field("results/recorded/lottery", description="folder of the study on new trainings")
 
 
+class Regime(Stage):
+    """Stage ``regime``: reward models as inaccurate as the paper's, errors on one side, and longer training."""
+
+    results: str = Field("results/recorded/regime", description="folder of the study of trained reward models")
+    dials: str = Field("results/recorded/regime-dials", description="folder of the study of crossed dials; empty: none")
+
+
 class Design(Stage):
     """Stage ``design``: what a pilot says a study can find, how a learning rate was chosen, and what that changed."""
 

@@ -6,8 +6,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from paradox_utils.analysis import outcomes, regime
+from paradox_utils.analysis import outcomes, regime, tables
 from paradox_utils.analysis.comparison import ALL
+from tests.worlds import run_page
 
 FINAL, ROBUST = (outcomes.READINGS[reading] for reading in regime.PRIMARY)
 UPDATES = 11
@@ -124,3 +125,44 @@ def test_longer_runs_stand_beside_the_usual_ones():
     top, moderate = table.loc[("relevance", "top")], table.loc[("relevance", "moderate")]
     assert top.tolist() == pytest.approx([2, 0.6, 0.8, 0.4, 0, 2])
     assert moderate.tolist() == pytest.approx([2, 0.6, 0.8, 0.9, 0, 0])
+
+
+# --- the page -----------------------------------------------------------------------------------------------------------------
+
+
+def recorded(folder, summary, curves):
+    """A folder that a page can read."""
+    folder.mkdir()
+    for name in (*tables.LABELS, *tables.NUMBERS):
+        if name not in summary:
+            summary = summary.assign(**{name: "" if name in tables.LABELS else 1.0})
+    summary = summary.assign(study="made", ended=True)
+    summary.to_csv(folder / "summary.csv", index=False)
+    curves.assign(kl=0.1, lm_performance=0.5).to_csv(folder / "curves.csv", index=False)
+    return summary
+
+
+def test_the_page_says_what_it_finds(tmp_path):
+    teach, (turned, rewards, asked) = trajectories(0.7, [0.5, 0.6, 0.7, 0.6]), dials(lambda accuracy, **_: accuracy)
+    longer = teach[teach["rm_step"].isin([2, 4])].assign(arm="longer", id=lambda t: "l" + t["id"])
+    both = pd.concat([teach, longer], ignore_index=True)
+    recorded(tmp_path / "regime", both, curves_of(both["id"], both["id"].str.startswith("l")))
+    scored = pd.DataFrame({"id": teach["id"], "when": "final", "good": [f"{4 * x} {4 * x}" for x in teach[FINAL]]})
+    scored.assign(segments="4 4").to_csv(tmp_path / "regime" / "questions.csv", index=False)
+    recorded(tmp_path / "dials", turned.assign(policy="small", route="dial"), rewards)
+    asked.rename_axis("id").reset_index().to_csv(tmp_path / "dials" / "parameters.csv", index=False)
+    names = run_page("17", tmp_path / "regime", dials=str(tmp_path / "dials"))
+    assert "accuracy 0.60 to 0.76" in names["words"]["regime"]
+    assert "By both readings it is below 0.04." in names["words"]["regime"]
+    assert names["known"].loc["all alike", "above 0"] < 0.05
+    assert names["known"].loc["twice it", "above 0.04"] > 0.9 > 0.05 > names["known"].loc["the margin", "above 0.04"]
+    assert "0.1 more accuracy changes LM performance by +0.100" in names["words"]["sides"]
+    assert "0 and 8 of 8 are hacked" in names["words"]["longer"]
+    assert names["later"]["runs"].tolist() == [8, 8]
+
+
+def test_the_page_waits_for_what_has_not_run(tmp_path):
+    teach = trajectories(0.7, [0.5, 0.6, 0.7, 0.6])
+    recorded(tmp_path / "regime", teach, curves_of(teach["id"], [False] * len(teach)))
+    names = run_page("17", tmp_path / "regime", dials="")
+    assert [name for name, said in names["words"].items() if "wait" in said] == ["sides", "longer"]
