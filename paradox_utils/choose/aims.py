@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -17,7 +18,7 @@ from paradox_utils.choose.gain import Array, Reading
 from paradox_utils.choose.pools import ACCURATE, BASELINES, KNOWN, POOL, TOOL, trained
 from paradox_utils.data.tasks import among
 from paradox_utils.figures import choose as draw
-from paradox_utils.figures.show import Shown, show
+from paradox_utils.figures.show import Shown, named, show
 from paradox_utils.figures.table import interval, table
 from paradox_utils.study.tables import BACKTEST, RECORDED
 
@@ -189,7 +190,7 @@ def away(made: Tables) -> str:
 
 
 def shown(made: Tables) -> dict[str, Shown]:
-    """The figure ``gains`` and a table for each part of the back-test, by name; those that it has rows for."""
+    """The figure ``gains`` and a table for each part of the back-test, by name; those that it has rows for. All name its runs."""
     if not made:
         return {}
     found = {"aims": table(aims(made).set_index("aim"), name="backtest-aims", caption="**What was to be reached, and was.**")}
@@ -199,7 +200,8 @@ def shown(made: Tables) -> dict[str, Shown]:
         rows = made[needs.get(name, name)]
         if len(rows):
             found[name] = maker(rows)
-    return found
+    runs = named(made["predictions"]["id"]) if "id" in made["predictions"] else ""
+    return {name: replace(one, runs=runs) for name, one in found.items()}
 
 
 def _gains(predictions: pd.DataFrame) -> Shown:
@@ -211,7 +213,7 @@ def _gains(predictions: pd.DataFrame) -> Shown:
         "A dot is a recorded run; on the line both are equal.",
         alt=f"{predictions['task'].nunique()} panels, one a task: {len(predictions)} runs, {away:.3f} from the line on "
         "average.",
-        data=predictions.rename(columns={"id": "run"}),
+        data=predictions,
     )
 
 
@@ -261,9 +263,9 @@ def _judged(rows: pd.DataFrame) -> Shown:
         "contains_fitted": "wider sets hold",
         "size_fitted": "size of these",
     }
-    named = rows.rename(columns=names).set_index("judged prompts")
+    renamed = rows.rename(columns=names).set_index("judged prompts")
     return table(
-        named[["regret", *names.values(), "spread", "pools"]],
+        renamed[["regret", *names.values(), "spread", "pools"]],
         name="backtest-judged",
         caption="**By the number of judged prompts**: the regret, how often the set of 80 % contains the best by PPO, and the "
         "same for sets that allow PPO the deviation (*spread*) that the other tasks show.",

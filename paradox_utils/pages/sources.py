@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import html
 import json
 import re
@@ -16,6 +17,7 @@ from nbformat import NotebookNode
 from nbformat.v4 import new_markdown_cell
 
 from paradox_utils import files
+from paradox_utils.analysis.tables import BOOKS
 from paradox_utils.pages.citation import bibtex
 
 PREFIX = "application/papermill.record/"  # of what is shown on another page
@@ -100,14 +102,19 @@ def _day(commit: str) -> str:
 
 
 def provenance(given: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Id → what is known of each run of the recorded studies that a page's parameters name."""
+    """Id → what is known of each run of the studies that a page's parameters name, and of the recorded ones."""
+    named = [files.resolve(value) for value in given.values() if isinstance(value, str) and value]
     found: dict[str, dict[str, Any]] = {}
-    for value in given.values():
-        path = files.resolve(value) / "provenance.json" if isinstance(value, str) and value else None
-        if path and path.is_file():
-            record = files.read_json(path)
+    for folder in (*named, *sorted(files.resolve(BOOKS).glob("*"))):
+        if (folder / "provenance.json").is_file():
+            record = _record(folder / "provenance.json")
             found |= {run["id"]: run | {"study": record["study"]} for run in record["runs"] if run["id"] not in found}
     return found
+
+
+@functools.cache  # every page asks for it
+def _record(path: Path) -> dict[str, Any]:
+    return files.read_json(path)
 
 
 def trim(notebook: NotebookNode) -> None:

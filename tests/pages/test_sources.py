@@ -161,10 +161,15 @@ GIVEN = {  # a number that a page may say → what gave it
 }
 GIVEN_ON = {  # the same, on one page
     "benchmarks": {"95%": "the level of all intervals"},
-    "choose": {"0.975": "the level at which one is named", "0.8": "the level of a set", "80 %": "a power"},
+    "choose": {
+        **{"0.975": "the level at which one is named", "0.8": "the level of a set", "80 %": "a power"},
+        "0.05": "the deviation that a constant of the package allows PPO",
+    },
+    "17-regime": {"0.775": "what a constant of the package calls the paper's most accurate"},
+    "16-choose-reward-model": {"0.05": "the deviation that a constant of the package allows PPO"},
     "clusters": {"1.2": "what a run reserves beyond the largest peak seen"},
     "method": {"0.3": "the paper's size of a reward", "1.25": "an ε of Adam"},
-    "metrics": {"0.8": "how near two lengths must be", "80 %": "the level of a set"},
+    "metrics": {"0.8": "how near two lengths must be", "80 %": "the level of a set", "0.05": "the deviation allowed to PPO"},
     "real-feedback": {
         **dict.fromkeys(("1.1", "2.3", "2.5", "0.25", "3.4"), "hours that a study was reckoned to take before it ran"),
         "30%": "the share of questions that an evaluator learns from",
