@@ -69,9 +69,7 @@ def test_the_atlas_study_has_six_accuracies_and_a_ppo_seed_of_its_own_in_every_t
 
 
 def test_the_pilot_shares_no_seed_with_the_study_it_plans(project):
-    pilot, whole = (
-        trained(runs_of(name)) for name in ("atlas-pilot", "atlas")
-    )
+    pilot, whole = (trained(runs_of(name)) for name in ("atlas-pilot", "atlas"))
     assert not {run.id for run in pilot} & {run.id for run in whole}
     for name in ("rm_seed", "ppo_seed"):
         assert not {run.labels[name] for run in pilot} & {x[name] for run in whole for x in run.all_labels}

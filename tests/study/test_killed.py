@@ -38,6 +38,8 @@ if f"/{stage}-" in p.out:
 """
 TABLES = ("summary", "curves", "reward_models")
 
+pytestmark = pytest.mark.slow  # five whole studies
+
 
 def project(folder):
     """A project of its own, without the analysis page, which has no part in this."""
