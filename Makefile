@@ -49,8 +49,8 @@ lint: $(INSTALLED) # ruff's rules and its format, the arrows between the folders
 	$(BIN)/lint-imports --no-cache --no-logo
 	$(BIN)/python tests/unused.py
 
-# Two workers, and the tests of a file in one of them: what they share is made once.
-PYTEST = HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+# Two workers, and the tests of a file in one of them: what they share is made once. In order, the long files come before the end.
+PYTEST = HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 quick: $(INSTALLED) # the tests that bear no mark
 	$(PYTEST) -m "not heavy and not slow" --ignore=tests/pages/test_browser.py
@@ -61,7 +61,7 @@ unit: $(INSTALLED) # those and the heavy ones
 test-slow: $(INSTALLED) ## the tests of what seldom happens, for CI: kills at any moment, faults in whole studies, several processes
 	$(PYTEST) -m slow --ignore=tests/pages/test_browser.py
 
-notebooks: $(INSTALLED) # every notebook really runs; the cells of one share a worker
+notebooks: $(INSTALLED) # every notebook really runs; those that train come first
 	$(PYTEST) --nbval-lax --nbval-current-env --nbval-kernel-startup-timeout 900 notebooks
 
 book: $(INSTALLED) ## render the committed pages
@@ -70,7 +70,7 @@ book: $(INSTALLED) ## render the committed pages
 	@echo "The book: $(CURDIR)/_build/html/index.html"
 
 browser: book ## open every page of the book in Chromium, wide and narrow, light and dark
-	$(BIN)/python -m pytest -n 2 tests/pages/test_browser.py
+	$(BIN)/python -m pytest -n 2 --dist worksteal tests/pages/test_browser.py
 
 BUILD = $(BIN)/jupyter-book build _build/source --path-output . --all -W -n --keep-going
 
