@@ -1,5 +1,7 @@
 """Injected faults: each ends in a run marked with its status and reason, with the study gone on and a summary of all of it."""
 
+import contextlib
+import io
 import os
 import resource
 import subprocess
@@ -14,6 +16,7 @@ from paradox_utils.analysis.phrases import run_counts
 from paradox_utils.analysis.tables import load_summary
 from paradox_utils.config import study
 from paradox_utils.study import plan, tables
+from paradox_utils.study.__main__ import main
 from tests.study.test_run import GUARD, ended, project, run_study, start_study, wait_for, write_notebook  # noqa: F401 (project is a fixture)
 
 CONFIG = """
@@ -71,18 +74,23 @@ def files_of(limit):
 
 
 def call(project, *words, limit=None):  # noqa: F811
-    """A command of the module; ``limit``: bytes that a file may have."""
-    keep = limit and files_of(limit)
-    command = [sys.executable, "-m", "paradox_utils.study", words[0], "configs/tiny.yaml", *words[1:]]
+    """A command of the module; ``limit``: bytes that a file may have, for which it takes a process of its own."""
+    arguments = [words[0], "configs/tiny.yaml", *words[1:]]
+    if limit is None:
+        said = io.StringIO()
+        with contextlib.chdir(project), contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+            return main(arguments), said.getvalue()
+    command = [sys.executable, "-m", "paradox_utils.study", *arguments]
     environment = os.environ | {"PARADOX_ROOT": str(project)}
-    done = subprocess.run(command, cwd=project, env=environment, capture_output=True, text=True, timeout=GUARD, preexec_fn=keep)
+    pipes = {"capture_output": True, "text": True, "preexec_fn": files_of(limit)}
+    done = subprocess.run(command, cwd=project, env=environment, timeout=GUARD, **pipes)
     return done.returncode, done.stdout + done.stderr
 
 
 @pytest.mark.slow
 def test_faults_mark_their_runs_and_leave_the_others(project):  # noqa: F811
     runs = faulty(project, FAULTS)
-    code, output = run_study(project)
+    code, output = run_study(project, warm=True)
     assert code == 1, output
     table = rows(project)
     assert table["status"].to_dict() == {0.5: "failed", 0.6: "failed", 0.7: "failed", 0.8: "diverged", 0.9: "ok"}
@@ -100,7 +108,7 @@ def test_faults_mark_their_runs_and_leave_the_others(project):  # noqa: F811
     (project / "mended.txt").touch()
     record = tables.folders("tiny", runs["feedback"])[1] / "run.json"
     record.write_text(record.read_text()[:100])
-    code, output = run_study(project)
+    code, output = run_study(project, warm=True)
     assert code == 0, output
     assert "feedback atlas-t5: its record is damaged, so it runs again" in output
     assert "4 of 7 runs to do" in output
