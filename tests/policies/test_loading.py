@@ -107,6 +107,7 @@ def test_a_value_model_reads_all_of_its_body(tmp_path):
         load_value_model(str(folder), False, 0)
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize(
     "changes",
     [
