@@ -18,7 +18,7 @@ export HF_HUB_DISABLE_TELEMETRY := 1
 export PYDEVD_DISABLE_FILE_VALIDATION := 1
 unexport MPLBACKEND # a backend from outside would keep figures out of the notebooks
 
-.PHONY: help paper choose test test-slurm lint unit notebooks book browser study record pages bench fixtures clean
+.PHONY: help paper choose check test test-slow test-slurm lint quick unit notebooks book browser study record pages bench fixtures clean
 .DEFAULT_GOAL := help
 .NOTPARALLEL: # the targets of `test` share both cores already
 
@@ -39,7 +39,9 @@ paper: $(INSTALLED) ## run the quick study, build the book with its results, pri
 	@echo && $(BIN)/python -m paradox_utils.pages verdict --study results/quick
 	@echo && echo "The book: $(CURDIR)/_build/html/index.html"
 
-test: lint unit notebooks browser ## lint, unit tests, notebooks, a build of the book with warnings as errors, and its pages in a browser
+check: lint quick ## while you work: lint, and the tests that train nothing and start nothing
+
+test: lint unit notebooks browser ## lint, all tests but the slow ones, notebooks, the book built without a warning, its pages in a browser
 
 lint: $(INSTALLED) # ruff's rules and its format, the arrows between the folders, and no unused name
 	$(BIN)/ruff check .
@@ -47,11 +49,20 @@ lint: $(INSTALLED) # ruff's rules and its format, the arrows between the folders
 	$(BIN)/lint-imports --no-cache --no-logo
 	$(BIN)/python tests/unused.py
 
-unit: $(INSTALLED) # two workers
-	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n 2 --ignore=tests/pages/test_browser.py
+# Two workers, and the tests of a file in one of them: what they share is made once. In order, the long files come before the end.
+PYTEST = HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-notebooks: $(INSTALLED) # every notebook really runs; the cells of one share a worker
-	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest --nbval-lax --nbval-current-env --nbval-kernel-startup-timeout 900 -n 2 --dist loadfile notebooks
+quick: $(INSTALLED) # the tests that bear no mark
+	$(PYTEST) -m "not heavy and not slow" --ignore=tests/pages/test_browser.py
+
+unit: $(INSTALLED) # those and the heavy ones
+	$(PYTEST) -m "not slow" --ignore=tests/pages/test_browser.py
+
+test-slow: $(INSTALLED) ## the tests of what seldom happens, for CI: kills at any moment, faults in whole studies, several processes
+	$(PYTEST) -m slow --ignore=tests/pages/test_browser.py
+
+notebooks: $(INSTALLED) # every notebook really runs; those that train come first
+	$(PYTEST) --nbval-lax --nbval-current-env --nbval-kernel-startup-timeout 900 notebooks
 
 book: $(INSTALLED) ## render the committed pages
 	$(BIN)/python -m paradox_utils.pages stage
@@ -59,7 +70,7 @@ book: $(INSTALLED) ## render the committed pages
 	@echo "The book: $(CURDIR)/_build/html/index.html"
 
 browser: book ## open every page of the book in Chromium, wide and narrow, light and dark
-	$(BIN)/python -m pytest tests/pages/test_browser.py
+	$(BIN)/python -m pytest -n 2 --dist worksteal tests/pages/test_browser.py
 
 BUILD = $(BIN)/jupyter-book build _build/source --path-output . --all -W -n --keep-going
 

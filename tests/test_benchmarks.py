@@ -98,6 +98,7 @@ def test_the_plain_loop_imposes_lengths(sides):
         assert set(row[length:]) <= {baseline.tokenizer.pad_token_id}
 
 
+@pytest.mark.heavy
 def test_both_sides_compute_the_same(sides):
     """Advantages, losses and gradients of the same responses under the same rewards agree to 1e-5."""
     engine, baseline, chosen, size = sides
@@ -298,6 +299,7 @@ def test_a_choice_is_set_beside_ppo_round_by_round():
     assert found["sampling, judging and deciding"].value == 0.5
 
 
+@pytest.mark.heavy
 def test_ppo_is_paid_by_each_candidate_as_the_choice_reads_it():
     runs = versus_ppo.trainings(load(str(versus_ppo.CONFIG)), {"updates": 2})
     late, weak = config.PPO(**runs["late"]), config.PPO(**runs["late/20"])
@@ -306,6 +308,7 @@ def test_ppo_is_paid_by_each_candidate_as_the_choice_reads_it():
     assert (late.updates, late.kl_coefficient, late.reward_size) == (2, 0.05, 0.3)
 
 
+@pytest.mark.heavy
 def test_a_choice_is_timed():
     lap = versus_ppo.timed(versus_ppo.TINY)
     assert lap["whole"] > lap["choice"] > lap["scoring"] > 0
@@ -370,6 +373,7 @@ def test_hours_by_hand():
     assert [cost.makespan([1.0, 1.0, 3.0], machines) for machines in (1, 2, 8)] == [5, 3, 3]
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
 def test_the_page_says_what_is_assumed_and_adds_up(device, tmp_path):
     measured(device).assign(target="", met="", baseline=1, unit="s", ratio=1, threads=2).to_csv(tmp_path / "table.csv")

@@ -1,6 +1,7 @@
 """What the Makefile hands on."""
 
 import os
+import re
 import subprocess
 
 import pytest
@@ -60,3 +61,11 @@ def test_a_choice_has_a_config_of_its_own(make, given):
     path = given.get("CONFIG", "configs/choose-atlas.yaml")
     assert make("choose", **given).stdout.splitlines()[:4] == ["-m", "paradox_utils.choose", "run", path]
     assert make("choose", *(f"{name}={value}" for name, value in given.items())).stdout.splitlines()[3] == path
+
+
+def test_what_make_test_leaves_out_ci_runs_too(make):
+    unit, slow = (make(target).stdout.splitlines() for target in ("unit", "test-slow"))
+    assert [word for word in unit if word != "not slow"] == [word for word in slow if word != "slow"]
+    assert ("not slow" in unit, "slow" in slow) == (True, True)
+    called = re.findall(r"^make ([a-z-]+)", (ROOT / ".ci/run").read_text(encoding="utf-8"), flags=re.MULTILINE)
+    assert called[:2] == ["test", "test-slow"]

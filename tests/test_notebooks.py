@@ -28,6 +28,7 @@ def crowded(tmp_path, monkeypatch):
     return home
 
 
+@pytest.mark.heavy
 def test_a_notebook_runs_in_this_python_and_no_settings_of_the_users(crowded):
     write_notebook(crowded / "page.ipynb", "wanted = 0", "import sys\nprint(sys.executable, wanted, 'mine' in globals())")
     before = dict(os.environ)

@@ -35,6 +35,7 @@ def run(project, code):
     return json.loads(done.stdout.splitlines()[-1])
 
 
+@pytest.mark.slow
 def test_a_task_is_a_name_and_an_entry(project):
     """*Grounding*: sentences without a statement that the passages contradict."""
     package = project / "paradox_utils"
@@ -92,6 +93,7 @@ def load_feedback(p: config.Source, path: object) -> dict:
 '''
 
 
+@pytest.mark.heavy
 def test_a_source_is_a_name_a_file_and_an_entry(project):
     package = project / "paradox_utils"
     edit(package / "config/stages.py", 'source: Literal["atlas",', 'source: Literal["counting", "atlas",')
@@ -118,6 +120,7 @@ print(json.dumps([losses["loss"].tolist(), responses.texts, [q.text for q in res
     assert questions == ["what follows 8?", "what follows 9?", "what follows 10?"]
 
 
+@pytest.mark.heavy
 def test_a_route_is_a_name(project):
     """*Batch size*: as many steps on fewer or more examples each."""
     edit(project / "paradox_utils/config/study.py", 'Route = Literal["steps",', 'Route = Literal["batch-size", "steps",')

@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import functools
 import importlib
 import itertools
 import os
@@ -231,19 +232,44 @@ def one_thread():
 
 @pytest.fixture(scope="module")
 def whole(few, tmp_path_factory):
-    """Uninterrupted trainings by kind."""
-    return {kind: finished(kind, tmp_path_factory.mktemp(kind), few) for kind in ("segments", "pairs", "supervised")}
+    """Uninterrupted trainings by kind, each made when it is first asked for."""
+    return functools.cache(lambda kind: finished(kind, tmp_path_factory.mktemp(kind), few))
 
 
-@pytest.mark.parametrize("kind", ["segments", "pairs", "supervised"])
+@pytest.fixture(scope="module")
+def killed_early(few, tmp_path_factory):
+    """The folders of trainings that were killed in step 9, by kind."""
+
+    @functools.cache
+    def folder(kind):
+        made = tmp_path_factory.mktemp(f"killed-{kind}")
+        assert killed(kind, made, few, in_step(9))
+        return made
+
+    return folder
+
+
+@pytest.fixture
+def left(killed_early, tmp_path):
+    """Puts what such a training left into the test's own folder."""
+    return lambda kind: shutil.copytree(killed_early(kind), tmp_path, dirs_exist_ok=True)
+
+
+HEAVY, SLOW = pytest.mark.heavy, pytest.mark.slow
+
+
+@pytest.mark.parametrize(
+    "kind", [pytest.param("segments", marks=HEAVY), pytest.param("pairs", marks=SLOW), pytest.param("supervised", marks=HEAVY)]
+)
 def test_a_killed_training_ends_with_the_same_bits(kind, whole, few, tmp_path, monkeypatch):
+    expected = whole(kind)
     for step in sorted(random.Random(kind).sample(range(1, LAST), 3)):
         assert killed(kind, tmp_path, few, in_step(step))
         assert steps_kept(tmp_path) == [at for at in STATES[kind] if at <= step][-2:]
     steps = []
     monkeypatch.setattr(states.KeepStates, "on_step_begin", lambda self, args, state, *a, **k: steps.append(state.global_step))
     done = max(steps_kept(tmp_path), default=0)
-    assert finished(kind, tmp_path, few) == whole[kind]
+    assert finished(kind, tmp_path, few) == expected
     assert steps == list(range(done, LAST))
 
 
@@ -252,41 +278,47 @@ def steps_kept(folder):
 
 
 @pytest.mark.parametrize("kind", ["segments", "supervised"])
-@pytest.mark.parametrize("moment", MOMENTS)
+@pytest.mark.parametrize("moment", [pytest.param(name, marks=SLOW if place else HEAVY) for place, name in enumerate(MOMENTS)])
 @pytest.mark.filterwarnings("ignore:.*is not whole:UserWarning")
 def test_a_kill_in_the_middle_of_a_write_is_made_good(kind, moment, whole, few, tmp_path):
     assert killed(kind, tmp_path, few, MOMENTS[moment](kind))
-    assert finished(kind, tmp_path, few) == whole[kind]
+    assert finished(kind, tmp_path, few) == whole(kind)
 
 
 def at_the_end():
     states.KeepStates.on_train_end = die
 
 
-@pytest.mark.parametrize("kind", ["segments", "supervised"])
+@pytest.mark.parametrize("kind", [pytest.param("segments", marks=HEAVY), pytest.param("supervised", marks=SLOW)])
 def test_no_state_follows_the_last_step(kind, whole, few, tmp_path):
     """Going on from one would take a step too many."""
     assert killed(kind, tmp_path, few, at_the_end)
     assert steps_kept(tmp_path) == list(STATES[kind][-2:])
-    assert finished(kind, tmp_path, few) == whole[kind]
+    assert finished(kind, tmp_path, few) == whole(kind)
 
 
+@HEAVY
 def test_a_cut_state_is_passed_by(whole, few, tmp_path):
     assert killed("segments", tmp_path, few, in_step(17))
     os.truncate(tmp_path / "resume" / "checkpoint-16" / "optimizer.pt", 1000)
     with pytest.warns(UserWarning, match="checkpoint-16: is not whole, so the run goes on from an earlier state"):
-        assert finished("segments", tmp_path, few) == whole["segments"]
+        assert finished("segments", tmp_path, few) == whole("segments")
 
 
-def test_nothing_whole_is_a_fresh_start(whole, few, tmp_path):
-    assert killed("supervised", tmp_path, few, in_step(9))
+@HEAVY
+def test_nothing_whole_is_a_fresh_start(whole, few, left, tmp_path):
+    left("supervised")
     (tmp_path / "resume" / "checkpoint-7" / "model.safetensors").unlink()
     with pytest.warns(UserWarning, match="or from its start"):
-        assert finished("supervised", tmp_path, few) == whole["supervised"]
+        assert finished("supervised", tmp_path, few) == whole("supervised")
 
 
 @pytest.mark.parametrize(
-    ("writer", "count"), [("torch.save", 6), ("transformers.modeling_utils.safe_save_file", 5)], ids=["optimizer", "weights"]
+    ("writer", "count"),
+    [
+        pytest.param("torch.save", 6, marks=HEAVY, id="optimizer"),
+        pytest.param("transformers.modeling_utils.safe_save_file", 5, marks=SLOW, id="weights"),
+    ],
 )
 def test_a_full_disk_leaves_the_state_before(writer, count, whole, few, tmp_path, monkeypatch):
     module, name = writer.rsplit(".", 1)
@@ -298,21 +330,28 @@ def test_a_full_disk_leaves_the_state_before(writer, count, whole, few, tmp_path
             train("segments", tmp_path, few)
     assert steps_kept(tmp_path) == [8]  # the half of state 16 is gone, and the room it took
     assert states.is_complete(tmp_path / "resume" / "checkpoint-8")
-    assert finished("segments", tmp_path, few) == whole["segments"]
+    assert finished("segments", tmp_path, few) == whole("segments")
 
 
-def test_other_parameters_start_afresh(few, tmp_path):
-    assert killed("supervised", tmp_path, few, in_step(9))
+@HEAVY
+def test_other_parameters_start_afresh(left, tmp_path):
+    left("supervised")
     p = config.Supervised(steps=LAST, train_questions=40, batch_size=4, resume_every=EVERY, device="cpu", seed=1)
     assert supervised.train(p, tmp_path).equals(supervised.train(p, tmp_path / "fresh"))
 
 
-@pytest.mark.parametrize("damage", [Path.unlink, lambda path: os.truncate(path, 1000)])
-def test_a_training_that_lost_a_checkpoint_starts_again(damage, whole, few, tmp_path):
-    assert killed("segments", tmp_path, few, in_step(9))
+@pytest.mark.parametrize(
+    "damage",
+    [
+        pytest.param(Path.unlink, marks=HEAVY, id="gone"),
+        pytest.param(lambda path: os.truncate(path, 1000), marks=SLOW, id="cut"),
+    ],
+)
+def test_a_training_that_lost_a_checkpoint_starts_again(damage, whole, few, left, tmp_path):
+    left("segments")
     damage(tmp_path / "checkpoint-5" / "model.safetensors")
     with pytest.warns(UserWarning, match="checkpoint-5: is not whole, so the training starts again"):
-        assert finished("segments", tmp_path, few) == whole["segments"]
+        assert finished("segments", tmp_path, few) == whole("segments")
 
 
 class Planted:
@@ -325,9 +364,10 @@ class Planted:
         return os.mkdir, (self.path,)
 
 
+@HEAVY
 @pytest.mark.parametrize("name", ["optimizer.pt", "scheduler.pt", "rng_state.pth", "training_args.bin", "pytorch_model.bin"])
-def test_no_code_of_a_state_runs(name, few, tmp_path):
-    assert killed("supervised", tmp_path, few, in_step(9))
+def test_no_code_of_a_state_runs(name, few, left, tmp_path):
+    left("supervised")
     kept = tmp_path / "resume" / "checkpoint-7"
     assert not (kept / "training_args.bin").exists()
     torch.save(Planted(tmp_path / "trap"), kept / name)

@@ -98,6 +98,7 @@ print(json.dumps([torch.get_num_threads(), results.environment("cpu")["threads"]
 """
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize(
     ("asked", "before", "number"),
     [

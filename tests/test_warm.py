@@ -15,7 +15,7 @@ import pytest
 
 from paradox_utils import notebooks, warm
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="kernels are forked on Linux alone")
+pytestmark = [pytest.mark.heavy, pytest.mark.skipif(sys.platform != "linux", reason="kernels are forked on Linux alone")]
 NOTEBOOK = notebooks.files.ROOT / "notebooks/02-supervised-policy.ipynb"
 CELL = """\
 import json, os, sys
@@ -72,6 +72,7 @@ def test_without_a_warm_process_a_kernel_starts_by_itself(tmp_path, monkeypatch)
     assert execute(tmp_path, "print(1 + 1)") == "2\n"
 
 
+@pytest.mark.slow
 def test_a_run_has_the_same_numbers_in_a_forked_kernel(door, tmp_path, monkeypatch):
     parameters = {"policy": "atlas-t5", "steps": 3, "batch_size": 4, "train_questions": 40, "validation_questions": 4}
     found = []
@@ -127,6 +128,7 @@ def test_a_kernel_goes_with_whoever_wanted_it(door, tmp_path, killed):
     job.wait()
 
 
+@pytest.mark.slow
 def test_the_warm_process_goes_with_its_study():
     script = (
         "import time\nfrom paradox_utils import notebooks\nwith notebooks.warmed():\n    print(flush=True); time.sleep(600)"

@@ -200,6 +200,7 @@ def every_ablation(shifts=(0.1, 0.11, 0.12)):
     return pd.concat([own, *(changed(own, arm, shifts) for arm in arms)], ignore_index=True)
 
 
+@pytest.mark.heavy
 def test_the_page_runs_on_every_ablation(tmp_path):
     made = every_ablation()
     parameters_of(made).to_csv(written(made, tmp_path) / "parameters.csv.gz")
@@ -211,6 +212,7 @@ def test_the_page_runs_on_every_ablation(tmp_path):
     assert (tmp_path / "out" / "result.json").is_file()
 
 
+@pytest.mark.heavy
 def test_the_page_runs_where_arms_are_missing_and_runs_have_failed(tmp_path):
     made = every_ablation()
     made = made[~made["arm"].isin(["ablation-mean", "ablation-kl-low"])]
@@ -223,6 +225,7 @@ def test_the_page_runs_where_arms_are_missing_and_runs_have_failed(tmp_path):
     assert names["effects"].loc["ablation-probability", "trajectories"].tolist() == [3, 2, 2]
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("kept", ["steps", "ablation-mean"])
 def test_the_page_runs_where_no_ablation_or_no_base_has_finished(kept, tmp_path):
     assert "Of 0 changes" in run_page("11", written(base().assign(arm=kept), tmp_path))["finding"]

@@ -212,6 +212,7 @@ def written(rows, folder):
     return folder
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("cured", [True, False])
 def test_the_page_says_what_it_finds(cured, tmp_path):
     first = screen({"default": (1, 0), "low-kl": (3, 0)})
@@ -230,6 +231,7 @@ def test_the_page_says_what_it_finds(cured, tmp_path):
     assert ("RLOO" in names["found"].index) == cured
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("hacked", [0, 1])
 def test_the_page_runs_where_all_runs_end_alike(hacked, tmp_path):
     first = screen({"low-kl": (hacked * 4, hacked * 4)})

@@ -35,6 +35,7 @@ def test_a_reward_model_is_found_by_its_path():
     assert one_run.training(run, checkpoints, parameters[[]]).empty  # a study of before
 
 
+@pytest.mark.heavy
 def test_the_page_follows_any_point_of_the_recorded_study(tmp_path):
     summary = tables.load_summary("results/recorded/quick")
     for point in ("", summary.loc[summary["route"] == "dial", "id"].iloc[0]):
@@ -44,6 +45,7 @@ def test_the_page_follows_any_point_of_the_recorded_study(tmp_path):
         assert (tmp_path / (point or "first") / "result.json").is_file()
 
 
+@pytest.mark.heavy
 def test_the_page_shows_a_study_without_parameters(tmp_path):
     names = run_page("14", study(world(rising, rm_seeds=1, ppo_seeds=1), tmp_path), tmp_path / "out")
     assert names["made"]["rm_accuracy"] == pytest.approx(max(ACCURACIES), abs=0.011)

@@ -213,6 +213,7 @@ def test_a_folder_that_is_no_study_of_picks_is_refused(fault, tmp_path):
 TASKS = ("relevance", "factuality")
 
 
+@pytest.mark.heavy
 def test_the_page_on_studies_of_every_kind(tmp_path):
     folders = {
         name: str(written(tmp_path / name, tables(curve))) for name, curve in (("semeval", rising), ("evouna", inverted_u))
@@ -231,6 +232,7 @@ def test_the_page_on_studies_of_every_kind(tmp_path):
     assert (tmp_path / "out" / "result.json").is_file()
 
 
+@pytest.mark.heavy
 def test_the_page_says_what_is_not_recorded_yet(tmp_path):
     nowhere = {name: f"results/recorded/none-{name}" for name in ("semeval", "evouna", "qa_feedback", "semeval_t5", "marks")}
     names = run_page("15-people", None, tmp_path / "out", bootstrap=20, evouna_known="", **nowhere)

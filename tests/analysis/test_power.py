@@ -299,6 +299,7 @@ def folders(tmp_path_factory):
     return found
 
 
+@pytest.mark.heavy
 def test_the_page_runs_on_a_pilot(folders, tmp_path):
     names = run_page("10", study(crossed(), tmp_path), tmp_path / "out", **folders)
     rates = names["chosen"]
@@ -317,11 +318,13 @@ def test_the_page_runs_on_a_pilot(folders, tmp_path):
     assert (tmp_path / "out" / "result.json").is_file()
 
 
+@pytest.mark.heavy
 def test_the_page_runs_on_a_pilot_of_one_task(folders, tmp_path):
     names = run_page("10", study(crossed(tasks=TASKS[:1]), tmp_path), **folders)
     assert names["split"].index.tolist() == ["relevance"]
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("fault", ["a run", "a task", "a second arm"])
 def test_the_page_runs_where_runs_have_no_result(fault, folders, tmp_path):
     made = crossed()

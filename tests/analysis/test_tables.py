@@ -176,6 +176,7 @@ def test_runs_know_what_their_other_tables_say(tmp_path):
 # --- the page ---
 
 
+@pytest.mark.heavy
 def test_the_page_runs_on_a_summary_with_failures(tmp_path):
     made = world(inverted_u, rm_seeds=1, ppo_seeds=1, accuracies=ACCURACIES[:4])
     made.loc[[1, 6], "status"] = ["failed", "blocked"]
@@ -190,6 +191,7 @@ def test_the_page_runs_on_a_summary_with_failures(tmp_path):
     assert len(names["controls"]) == len(names["exact"]) == 0
 
 
+@pytest.mark.heavy
 def test_the_page_runs_on_a_whole_study(tmp_path):
     one = {"rm_seeds": 3, "tasks": TASKS[:1]}
     arms = [nested(rising, **one), named(nested(flat, **one, accuracies=(1.0,)), "exact")]
@@ -233,6 +235,7 @@ def test_the_page_runs_on_a_whole_study(tmp_path):
     assert "known-paradox" in (tmp_path / "out" / "result.json").read_text()
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("route", ["steps", "label-noise", "dial", "constant"])
 @pytest.mark.parametrize("page", ["05", "07", "11"])
 def test_pages_run_on_a_study_whose_arms_all_have_names_of_their_own(page, route, tmp_path):
@@ -251,6 +254,7 @@ def test_pages_run_on_a_study_whose_arms_all_have_names_of_their_own(page, route
         assert len(names["chosen"]) == (3 * len(summary) if route == "steps" else 0)
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("fault", ["no reward model", "no run against one", "nothing varies"])
 def test_the_page_runs_before_there_is_anything_to_compare(fault, tmp_path):
     made = nested(rising, rm_seeds=2, tasks=TASKS[:1], accuracies=(0.7,) if fault == "nothing varies" else ACCURACIES)

@@ -314,6 +314,7 @@ def says_nan(names):
     )
 
 
+@pytest.mark.heavy
 def test_the_page_runs_and_finds_what_was_made(tmp_path):
     made = small()
     names = run_page("07", study(made, tmp_path), tmp_path / "out")
@@ -328,6 +329,7 @@ def test_the_page_runs_and_finds_what_was_made(tmp_path):
     assert (tmp_path / "out" / "result.json").is_file()
 
 
+@pytest.mark.heavy
 def test_the_page_runs_where_runs_failed_and_a_task_has_not_started(tmp_path):
     made = lost(small(), [1], "failed")
     made = lost(made, [7, *made.index[made["task"] == "completeness"]])
@@ -352,6 +354,7 @@ FAULTS = {
 }
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("fault", FAULTS)
 def test_the_page_runs_on_what_there_is_and_says_no_nan(fault, tmp_path):
     FAULTS[fault](study(small(tasks=TASKS[:1]), tmp_path))
@@ -359,6 +362,7 @@ def test_the_page_runs_on_what_there_is_and_says_no_nan(fault, tmp_path):
     assert not says_nan(names)
 
 
+@pytest.mark.heavy
 def test_the_page_runs_on_the_recorded_quick_study_which_probed_nothing():
     names = run_page("07", "results/recorded/quick")
     assert not says_nan(names)
@@ -366,6 +370,7 @@ def test_the_page_runs_on_the_recorded_quick_study_which_probed_nothing():
     assert names["regressed"].empty
 
 
+@pytest.mark.heavy
 def test_the_page_runs_on_two_policies_of_which_one_has_just_begun(tmp_path):
     made = small()
     large = made.assign(policy="large", id="l" + made["id"])

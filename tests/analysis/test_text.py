@@ -178,12 +178,14 @@ def test_the_failure_is_told_with_its_numbers():
     assert [part in said for part in parts] == [True] * 5
 
 
+@pytest.mark.heavy
 def test_the_page_says_so_where_a_study_has_no_answers(tmp_path):
     names = run_page("13", study(world(rising, rm_seeds=1, ppo_seeds=1), tmp_path), tmp_path / "out", arms=[])
     assert names["taught"].empty
     assert (tmp_path / "out" / "result.json").is_file()
 
 
+@pytest.mark.heavy
 def test_the_page_reads_the_recorded_answers(tmp_path):
     names = run_page("13", "results/recorded/quick", tmp_path, arms=[])
     assert set(names["taught"]["task"]) == {"relevance", "factuality"}
@@ -197,6 +199,7 @@ def test_an_arm_that_the_study_lacks_is_refused():
         tables.of_arms(made, ["steps", "later"])
 
 
+@pytest.mark.heavy
 def test_the_page_shows_the_hacked_answer_in_the_middle(tmp_path):
     names = run_page("13", None, tmp_path)
     assert names["row"]["status"] in ("ok", "diverged")

@@ -71,6 +71,7 @@ def test_recorded_tables_are_read_and_absent_ones_are_said_to_be(made, tmp_path)
     assert aims.aims(aims.load(str(tmp_path)))["met"].tolist() == aims.aims(made)["met"].tolist()
 
 
+@pytest.mark.heavy
 def test_a_page_shows_each_table_that_has_rows(made, tmp_path):
     """Of every part, as the back-test leaves it and it is read again."""
     rows = pd.DataFrame([one.row for one in world(luck=0.05)[0]])

@@ -10,6 +10,8 @@ from paradox_utils.data.records import DataError
 from paradox_utils.policies.prompts import encode_prompts, prompt_room
 from paradox_utils.study.plan import plan
 
+pytestmark = pytest.mark.heavy
+
 
 def ppo(**values):
     return config.PPO(policy=config.FIXTURE_POLICY, device="cpu", **values)

@@ -144,6 +144,7 @@ def test_what_does_not_fit_a_candidate_is_blocked(values, named, plain, asked):
     assert named in scored(plain, asked, **values).blocked
 
 
+@pytest.mark.heavy
 def test_messages_need_a_chat_template(plain, asked):
     said = [Asked(one.id, [{"role": "user", "content": one.prompt}], one.question, one.responses) for one in asked]
     found = scored(plain, said)

@@ -208,6 +208,7 @@ def config_file(world, **values):
     return str(path)
 
 
+@pytest.mark.heavy
 def test_from_a_config_to_a_page_and_the_second_time_nothing(world, capsys, monkeypatch):
     path, out = config_file(world), world.folder / "out"
     assert command.main(["run", path]) == 0
@@ -229,6 +230,7 @@ def test_from_a_config_to_a_page_and_the_second_time_nothing(world, capsys, monk
     assert (out / "page.html").is_file()
 
 
+@pytest.mark.heavy
 def test_other_scores_are_another_question(world, capsys):
     path = config_file(world)
     assert command.main(["run", path]) == 0
@@ -237,6 +239,7 @@ def test_other_scores_are_another_question(world, capsys):
     assert "Train with noisy" in capsys.readouterr().out
 
 
+@pytest.mark.heavy
 def test_a_choice_that_fails_leaves_no_former_answer(world, capsys):
     path = config_file(world)
     assert command.main(["run", path]) == 0

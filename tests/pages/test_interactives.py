@@ -10,6 +10,8 @@ from paradox_utils.figures import interactive
 from paradox_utils.pages import commands
 from tests.worlds import curves_of, rising, world
 
+pytestmark = pytest.mark.heavy
+
 STATIC = files.ROOT / "book" / "static"
 RUNS = ("slider", "points", "explorer", "predictors")  # with a slider over reward models
 KINDS = (*RUNS, "regrets", "commands", "filter")

@@ -160,6 +160,7 @@ def no_kernel(page):
     page["metadata"] = {"paradox": page["metadata"]["paradox"]}
 
 
+@pytest.mark.heavy
 @pytest.mark.filterwarnings("ignore:Cell is missing an id field")
 @pytest.mark.parametrize("change", [by_an_editor, no_ids, other_kernel, no_kernel])
 def test_a_page_that_another_program_saved_is_fresh_and_runs(root, change):
@@ -232,6 +233,7 @@ def test_an_unknown_name_is_refused(root, capsys):
 # --- execution ----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.heavy
 def test_execution_runs_cleans_and_stamps(root, monkeypatch):
     body = "import os, sys\nprint(os.getcwd())\nprint(sys.prefix + '/bin')\nprint(task * 2)"
     path = write(root / "notebooks" / "a.ipynb", body=body)
@@ -244,6 +246,7 @@ def test_execution_runs_cleans_and_stamps(root, monkeypatch):
     assert [p.name for p in (root / "notebooks").iterdir()] == ["a.ipynb"]
 
 
+@pytest.mark.heavy
 def test_a_failing_notebook_leaves_its_page_alone(root):
     import papermill
 
@@ -316,6 +319,7 @@ def test_a_missing_study_costs_nothing(book, capsys):
     assert (book / "_build" / "html").is_dir()
 
 
+@pytest.mark.heavy
 def test_the_pages_need_no_network_and_link_to_figures_and_words(book):
     target = staging.stage()
     toc = {"format": "jb-book", "root": "book/page", "chapters": [{"file": "book/references"}, {"file": "notebooks/04-ppo"}]}

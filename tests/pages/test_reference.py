@@ -108,6 +108,7 @@ def test_every_table_of_a_study_has_a_section():
     assert all(f"| `{table}.csv` |" in METRICS and f"](#{label})" in METRICS for table, label in SECTIONS.items())
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("table", SECTIONS)
 def test_every_column_is_documented_once_and_no_other(tables, table):
     names, columns = documented(SECTIONS[table]), list(tables[table].columns)
@@ -115,10 +116,12 @@ def test_every_column_is_documented_once_and_no_other(tables, table):
     assert sorted(names) == sorted(columns)
 
 
+@pytest.mark.heavy
 def test_every_result_of_a_run_is_documented(tables):
     assert set(tables["results"]) <= {*documented("runs"), *documented("records")}
 
 
+@pytest.mark.heavy
 def test_readers_read_what_a_study_writes(tables):
     folder = tables["folder"]
     assert len(load_summary(folder)) == len(tables["summary"])
@@ -130,6 +133,7 @@ def test_readers_read_what_a_study_writes(tables):
     assert (len(load_picks(folder)), len(load_sets(folder))) == (len(tables["picks"]), len(tables["sets"])) == (5, 12)
 
 
+@pytest.mark.heavy
 def test_every_column_of_the_analysis_is_documented_once_and_no_other(tables):
     derived = set(load_summary(tables["folder"])) - set(tables["summary"])
     assert sorted(documented("derived")) == sorted({*derived, *teachers.along(tables["curves"])})
@@ -152,6 +156,7 @@ def test_every_column_of_a_choice_is_documented_once_and_no_other():
     assert sorted(documented("choice")) == sorted(columns)
 
 
+@pytest.mark.heavy
 def test_every_quantity_of_a_record_is_documented_and_no_other(tables, tmp_path):
     p = config.Supervised(
         policy=config.FIXTURE_POLICY, steps=1, batch_size=2, train_questions=8, validation_questions=2, out=str(tmp_path)
@@ -302,6 +307,7 @@ def test_a_link_leads_to_the_line_of_its_function(monkeypatch):
             assert re.match(rf"\s*(def |class )?{own.split('.')[-1]}\b", line), name
 
 
+@pytest.mark.heavy
 def test_a_name_that_is_gone_ends_the_build(tmp_path):
     """And one that exists leads to its own line, on a page without network."""
     ext = BOOK / "_ext"

@@ -107,6 +107,7 @@ def test_a_value_model_reads_all_of_its_body(tmp_path):
         load_value_model(str(folder), False, 0)
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize(
     "changes",
     [
@@ -289,6 +290,7 @@ def test_a_hub_id_is_what_the_hubs_client_takes(name):
             validate_repo_id(name)
 
 
+@pytest.mark.heavy
 def test_hub_ids_of_a_policy_a_reward_model_and_an_evaluator(tmp_path):
     """From a cache as the hub's client lays it out, without a network."""
     folders = {"policy": config.FIXTURE_POLICY, "completeness": config.FIXTURE_REWARD_MODEL.format(task="completeness")}

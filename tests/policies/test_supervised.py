@@ -96,6 +96,7 @@ def test_the_order_is_a_fresh_shuffle_each_epoch():
 # --- training -----------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.heavy
 def test_the_loss_falls_and_the_model_is_saved_without_files_of_the_trainer(tmp_path):
     losses = supervised.train(parameters(steps=60, batch_size=8, train_questions=100), tmp_path)
     assert losses["step"].tolist() == list(range(1, 61))
@@ -108,6 +109,7 @@ def test_the_loss_falls_and_the_model_is_saved_without_files_of_the_trainer(tmp_
     assert all(weight.isfinite().all() for weight in model.parameters())
 
 
+@pytest.mark.heavy
 def test_a_seed_fixes_the_run(tmp_path):
     runs = []
     for index, seed in enumerate((0, 0, 1)):
@@ -118,6 +120,7 @@ def test_a_seed_fixes_the_run(tmp_path):
     assert all(torch.equal(weight, runs[1][1][name]) for name, weight in runs[0][1].items())
 
 
+@pytest.mark.heavy
 def test_without_steps_the_policy_is_saved_as_it_came(tmp_path):
     losses = supervised.train(parameters(steps=0, policy=config.FIXTURE_POLICY), tmp_path)
     assert losses.empty
@@ -126,6 +129,7 @@ def test_without_steps_the_policy_is_saved_as_it_came(tmp_path):
     assert all(torch.equal(weight, saved[name]) for name, weight in came.items())
 
 
+@pytest.mark.heavy
 def test_the_seed_draws_the_weights_of_a_preset(tmp_path):
     embeddings = []
     for index, seed in enumerate((0, 0, 1)):
@@ -135,6 +139,7 @@ def test_the_seed_draws_the_weights_of_a_preset(tmp_path):
     assert not torch.equal(embeddings[0], embeddings[2])
 
 
+@pytest.mark.heavy
 def test_a_decoder_only_policy_trains_too(tmp_path):
     tiny_model(LLAMA).save_pretrained(tmp_path / "start")
     tiny_tokenizer().save_pretrained(tmp_path / "start")
@@ -144,6 +149,7 @@ def test_a_decoder_only_policy_trains_too(tmp_path):
     assert not load_policy(str(tmp_path / "model"))[0].config.is_encoder_decoder
 
 
+@pytest.mark.heavy
 def test_a_loss_that_is_not_finite_ends_training_with_the_way_out_and_saves_nothing(tmp_path):
     with pytest.raises(supervised.NonFiniteLossError, match=r"the loss is nan at step \d+: lower learning_rate \(1e\+30\)"):
         supervised.train(parameters(learning_rate=1e30, steps=8), tmp_path)
@@ -165,6 +171,7 @@ def test_more_examples_than_memory_holds_are_refused_before_any_is_drawn():
         supervised.shuffled(10, 10**8 + 1, seed=0)
 
 
+@pytest.mark.heavy
 def test_no_questions_are_refused(tmp_path):
     with pytest.raises(DataError, match="nothing to train on"):
         supervised.train(parameters().model_copy(update={"train_questions": 0}), tmp_path)

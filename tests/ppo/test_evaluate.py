@@ -94,6 +94,7 @@ def test_an_evaluation_by_hand(policy, monkeypatch, task, performance, true_retu
     assert without["true_return"] != without["true_return"]  # NaN: nothing to say it by
 
 
+@pytest.mark.heavy
 def test_an_evaluation_does_not_depend_on_its_batches_and_judges_greedy_answers(policy):
     model, tokenizer = policy
     p = config.PPO(task="relevance", validation_questions=17)

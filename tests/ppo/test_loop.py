@@ -33,6 +33,7 @@ from tests.rewards.test_placement import RIGHT, atlas_tokenizer, respond, tokens
 # --- the run ------------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.heavy
 def test_the_same_seed_gives_the_same_run_bit_for_bit_and_another_another(settings):
     p = settings(preset="as-published", max_gradient_norm=1.0)  # with dropout, which draws random numbers too
     first, again, other = (run(p.model_copy(update={"seed": seed})) for seed in (0, 0, 1))
@@ -42,6 +43,7 @@ def test_the_same_seed_gives_the_same_run_bit_for_bit_and_another_another(settin
     assert (first.curve["reward_mean"].dropna() != other.curve["reward_mean"].dropna()).any()
 
 
+@pytest.mark.heavy
 def test_how_often_the_run_is_evaluated_changes_nothing_else(settings):
     often, seldom = (run(settings(updates=4, dropout_in_updates=0.3, evaluate_every=every)) for every in (1, 4))
     columns = ["reward_mean", "kl", "policy_loss", "value_loss", "gradient_norm"]
@@ -50,6 +52,7 @@ def test_how_often_the_run_is_evaluated_changes_nothing_else(settings):
     assert seldom.curve["lm_performance"].notna().tolist() == [True, False, False, False, True]
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize(
     ("kind", "changes"),
     [
@@ -74,6 +77,7 @@ def test_it_learns_what_is_rewarded(settings, kind, changes):
     assert np.isfinite(some.iloc[:-1].to_numpy()).all()
 
 
+@pytest.mark.heavy
 def test_without_a_reward_the_penalty_leads_a_strayed_policy_back(settings):
     p = settings(updates=10, samples_per_prompt=8, evaluate_every=NEVER, kl_coefficient=1.0)
     actors = load_actors(p)
@@ -105,6 +109,7 @@ def shifted(by, start=-1):
     return reward
 
 
+@pytest.mark.heavy
 def test_reward_models_that_only_watch_change_nothing_but_the_disagreement(settings):
     plain = run(settings())
     watched = run(settings(), reward=Ensemble((count, shifted(2.0), shifted(math.nan)), least=False))

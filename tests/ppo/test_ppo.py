@@ -234,6 +234,7 @@ def test_the_value_loss_reaches_the_value_model_and_the_policy_only_where_they_s
     assert unchanged(actors.reference, policy)
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("value_clip", [None, 1e-4])
 def test_values_follow_the_returns_unless_the_clip_holds_them(settings, value_clip):
     p = settings(epochs=30, learning_rate=5e-3, value_clip=value_clip)
@@ -278,6 +279,7 @@ def test_bfloat16_is_used_where_it_is_asked_for(settings):
     assert half.log_p.dtype == half.values.dtype == torch.float32
 
 
+@pytest.mark.heavy
 def test_dropout_is_on_in_the_updates_and_nowhere_else(settings, monkeypatch):
     p = settings(dropout_in_updates=0.5, evaluate_every=1)
     without = rolled_out(settings(), load_actors(p))

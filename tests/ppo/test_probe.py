@@ -17,6 +17,8 @@ from paradox_utils.policies.prompts import encode_prompts, take
 from paradox_utils.ppo import best_of_n, loop, probe
 from paradox_utils.rewards import judges
 
+pytestmark = pytest.mark.heavy
+
 PROMPTS, SAMPLES = 6, 8
 
 

@@ -101,6 +101,7 @@ def test_a_prompt_whose_responses_earn_alike_teaches_nothing(settings):
     assert unchanged(actors.policy, before)
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("kind", KINDS)
 def test_it_learns_what_is_rewarded_without_a_value_model(settings, kind):
     p = settings(kind, optimiser="rloo", updates=8, evaluate_every=NEVER, learning_rate=2e-2, decay=False, samples_per_prompt=8)

@@ -104,6 +104,7 @@ def whole(tmp_path_factory):
     return outcome(folder)
 
 
+@pytest.mark.heavy
 def test_a_run_killed_at_random_points_ends_as_one_that_was_not(whole, tmp_path):
     points = sorted(random.Random(3).sample(range(1, 8), 3))
     for point in points:
@@ -114,6 +115,7 @@ def test_a_run_killed_at_random_points_ends_as_one_that_was_not(whole, tmp_path)
     assert outcome(tmp_path) == whole
 
 
+@pytest.mark.slow
 def test_a_run_with_several_reward_models_goes_on_too(tmp_path):
     changes = {"updates": 4, "others": "minimum", "other_reward_models": shaken_reward_models("relevance", tmp_path, count=1)}
     assert run(tmp_path / "whole", **changes) == 0
@@ -123,6 +125,7 @@ def test_a_run_with_several_reward_models_goes_on_too(tmp_path):
     assert pd.read_csv(tmp_path / "whole" / "curve.csv")["disagreement"].notna().all()
 
 
+@pytest.mark.slow
 def test_a_killed_run_of_another_optimiser_goes_on_too(tmp_path):
     assert run(tmp_path / "whole", optimiser="rloo") == 0
     assert run(tmp_path / "killed", kill=5, optimiser="rloo") == -signal.SIGKILL
@@ -137,6 +140,7 @@ MOMENTS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("moment", MOMENTS)
 def test_a_run_killed_anywhere_ends_as_one_that_was_not(whole, tmp_path, moment):
     assert run(tmp_path, at=MOMENTS[moment]) == -signal.SIGKILL
@@ -145,6 +149,7 @@ def test_a_run_killed_anywhere_ends_as_one_that_was_not(whole, tmp_path, moment)
     assert outcome(tmp_path) == whole
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("file", [1, 6])  # of four a state: in the first one, and in the second
 def test_a_run_killed_while_it_saves_ends_as_one_that_was_not(whole, tmp_path, file):
     assert run(tmp_path, during_save=file) == -signal.SIGKILL
@@ -155,6 +160,7 @@ def test_a_run_killed_while_it_saves_ends_as_one_that_was_not(whole, tmp_path, f
     assert outcome(tmp_path) == whole
 
 
+@pytest.mark.heavy
 def test_a_truncated_state_is_passed_by(whole, tmp_path):
     assert run(tmp_path, kill=6) == -signal.SIGKILL
     newest = tmp_path / "resume" / "state-6" / "value.safetensors"
@@ -165,12 +171,14 @@ def test_a_truncated_state_is_passed_by(whole, tmp_path):
     assert outcome(tmp_path) == whole
 
 
+@pytest.mark.heavy
 def test_other_parameters_start_afresh(tmp_path):
     assert run(tmp_path, kill=5) == -signal.SIGKILL
     assert run(tmp_path, seed=1, updates=1) == 0
     assert json.loads((tmp_path / "results.json").read_text())["updates"] == 1
 
 
+@pytest.mark.heavy
 def test_a_full_disk_leaves_the_last_whole_state(tmp_path, monkeypatch):
     real, calls = state.save_file, []
 
@@ -187,6 +195,7 @@ def test_a_full_disk_leaves_the_last_whole_state(tmp_path, monkeypatch):
     assert states.is_complete(tmp_path / "resume" / "state-2")
 
 
+@pytest.mark.heavy
 def test_a_state_is_safetensors_and_json_alone(tmp_path):
     assert run(tmp_path, kill=4) == -signal.SIGKILL
     files = list(tmp_path.glob("resume/state-*/*"))
@@ -216,7 +225,9 @@ def test_processes_alone_change_nothing():
     assert weight.grad.eq(1).all()
 
 
-@pytest.mark.parametrize("optimiser", ["ppo", "rloo"])
+@pytest.mark.parametrize(
+    "optimiser", [pytest.param("ppo", marks=pytest.mark.heavy), pytest.param("rloo", marks=pytest.mark.slow)]
+)
 def test_two_processes_make_the_updates_of_one(tmp_path, optimiser):
     ended, others = {}, shaken_reward_models("relevance", tmp_path)
     for number in (1, 2):  # of five prompts one process takes three, the other two
@@ -242,6 +253,7 @@ def of_folder(folder):
     return [p for p in psutil.process_iter(["cmdline", "pid"]) if str(folder) in (p.info["cmdline"] or [])]
 
 
+@pytest.mark.slow
 def test_processes_end_with_the_run_that_started_them(tmp_path):
     assert run(tmp_path / "whole", **SHARED) == 0
     folder = tmp_path / "killed"
@@ -261,6 +273,7 @@ def test_processes_end_with_the_run_that_started_them(tmp_path):
     assert outcome(folder) == outcome(tmp_path / "whole")
 
 
+@pytest.mark.slow
 def test_why_one_of_several_processes_failed_is_said(tmp_path, capsys):
     (tmp_path / "curve.csv").mkdir()  # where a file must be
     with pytest.raises(RuntimeError, match=r"one of the run's 2 processes ended with an error: \w*(File|Dir)\w*Error"):

@@ -36,6 +36,7 @@ def numbers(column):
     return [np.array(value.split(), dtype=float) for value in column]
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("task", MARKED)
 def test_an_exact_reward_pays_what_the_evaluator_says(task):
     table = written(task, "dial", dial_accuracy=1.0)

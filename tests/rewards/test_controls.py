@@ -170,6 +170,7 @@ def fixture_feedback():
     return data.load_feedback(ppo("relevance"), resolve(config.FIXTURE_FEEDBACK))
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize(
     ("task", "changes"),
     [
@@ -208,6 +209,7 @@ def test_a_model_that_values_all_responses_alike_cannot_be_normalised(monkeypatc
     reward_of(p.model_copy(update={"normalise_reward": None}), atlas_tokenizer(), fixture_feedback())
 
 
+@pytest.mark.heavy
 def test_completeness_is_standardised_unless_told_to_pay_raw_scores():
     some = fixture_feedback()["heldout"][:5]
     responses, p = responses_to(some), ppo("completeness")

@@ -65,6 +65,7 @@ def feedback():
     return data.load_feedback(ppo("relevance"), resolve(config.FIXTURE_FEEDBACK))
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("task", MARKED)
 def test_reward_models_that_pay_together_pay_no_more_than_each(task, feedback, tmp_path):
     p, others = ppo(task, normalise_reward=True), shaken_reward_models(task, tmp_path)

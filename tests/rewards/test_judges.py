@@ -129,6 +129,7 @@ def test_the_measured_segments_are_those_of_each_response(question, task, segmen
     assert (metrics["segments"], metrics["accuracy"]) == (segments, 1.0)
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("noise", [0.1, 0.3])
 @pytest.mark.parametrize("task", MARKED)
 def test_annotator_noise_separates_the_two_accuracies(task, noise):

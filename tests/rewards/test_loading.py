@@ -101,6 +101,7 @@ def test_what_is_no_model_is_not_told_that_its_scores_are_missing(name, feedback
         judges.evaluator_of(config.PPO(task="completeness", evaluator=name, device="cpu"), feedback)
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize(("model_of", "task"), [("relevance", "factuality"), ("factuality", "relevance")])
 def test_a_model_of_another_task_gives_itself_away_by_its_labels(model_of, task, feedback, tmp_path):
     label = TASKS[task].error_label
@@ -121,6 +122,7 @@ def test_sequence_and_token_classifiers_do_not_stand_in_for_each_other(task, oth
 # --- what is measured ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("task", MARKED)
 def test_the_metrics_are_those_of_the_model_that_was_loaded(task, feedback, tmp_path):
     stored = json.loads((resolve(FIXTURE(task=task)) / "metrics.json").read_text())

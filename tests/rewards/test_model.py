@@ -410,6 +410,7 @@ def test_a_context_is_tokenised_once(pairwise, batch, monkeypatch):
     assert {context.removeprefix(" ") for context in scorer.known} == set(contexts)
 
 
+@pytest.mark.heavy
 def test_scoring_loads_nothing_that_only_training_needs():
     heavy = {"transformers.trainer", "datasets", "sklearn", "trl.trainer.reward_trainer"}
     code = f"import sys; from paradox_utils.stages import ppo; print({heavy} & sys.modules.keys())"

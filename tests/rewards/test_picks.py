@@ -100,6 +100,7 @@ def parameters(**changes):
     return config.RewardModel(**(small | {"source": "semeval", "task": "preference", "evaluator_share": 0.25} | changes))
 
 
+@pytest.mark.heavy
 def test_a_training_leaves_picks_of_unseen_questions_and_a_description_of_all(tmp_path):
     p = parameters(heldout_share=0.34)
     results, _ = train_reward_model(p, tmp_path)
@@ -117,11 +118,13 @@ def test_a_training_leaves_picks_of_unseen_questions_and_a_description_of_all(tm
     assert not any(answer in written for answer in answers)
 
 
+@pytest.mark.heavy
 def test_an_evaluators_picks_are_of_held_out_questions_alone(tmp_path):
     train_reward_model(parameters(split="evaluator", checkpoint_steps=[0]), tmp_path)
     assert set(pd.read_csv(tmp_path / "picks.csv")["part"]) == {"heldout"}
 
 
+@pytest.mark.heavy
 def test_a_checkpoint_knows_that_it_reads_the_known_answer(tmp_path):
     p = parameters(source="evouna", known_answer=True, checkpoint_steps=[0])
     train_reward_model(p, tmp_path)
@@ -129,6 +132,7 @@ def test_a_checkpoint_knows_that_it_reads_the_known_answer(tmp_path):
     assert scorer.known_answer
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("task", MARKED)
 def test_every_task_of_marked_feedback_picks_among_preferred_responses(task, tmp_path):
     small = {"source": "qa-feedback", "data": "tests/data/qa_feedback", "heldout_share": 0.4, "evaluator_share": 0.0}

@@ -161,6 +161,7 @@ def test_answers_without_a_word_have_nothing_to_measure(question, task):
 ANSWERS = st.lists(st.lists(st.text(max_size=40) | st.sampled_from([ISLE, FORT, STONE]), min_size=1, max_size=3), min_size=1)
 
 
+@pytest.mark.heavy
 @given(answers=ANSWERS)
 @pytest.mark.parametrize("task", MARKED)
 def test_any_text_is_measured(question, task, answers):

@@ -20,6 +20,8 @@ from paradox_utils.rewards.model import IGNORED, NonFiniteScoresError, RewardSco
 from tests.rewards.conftest import fit, parameters
 from tests.rewards.test_model import CLAUSES, CONTEXT, F_ERR, NF_ERR, OK, ids, llama, scorer_of  # noqa: F401 (llama is a fixture)
 
+pytestmark = pytest.mark.heavy
+
 # --- training -----------------------------------------------------------------------------------------------------------------
 
 

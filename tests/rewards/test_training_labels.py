@@ -43,6 +43,7 @@ def test_label_noise_swaps_the_stated_share_of_pairs():
     assert np.mean(swapped) == pytest.approx(0.3, abs=4.5 * math.sqrt(0.21 / 3000))
 
 
+@pytest.mark.heavy
 def test_label_noise_leaves_the_measurement_alone(few, tmp_path):
     small = {"train": few["train"][:20], "heldout": few["heldout"]}
     plain, noisy = (fit(tmp_path / str(noise), small, checkpoint_steps=[0, 3], label_noise=noise) for noise in (0.0, 1.0))
@@ -88,6 +89,7 @@ def test_replaced_words_are_labelled_where_the_passages_lack_them(question):
     assert labelled == [("</s>", F_ERR), ("dane", F_ERR), ("</s>", OK), ("kane", OK)]
 
 
+@pytest.mark.heavy
 def test_corruption_comes_first(few, tmp_path):
     small = {"train": few["train"][:20], "heldout": few["heldout"][:5]}
     settings = {"train_questions": 50, "validation_questions": 5, "test_questions": 5, "checkpoint_steps": [0, 4]}
@@ -120,6 +122,7 @@ def test_smoothed_labels_give_the_other_class_of_the_task_its_share(bad, third):
     assert alone.item() == pytest.approx(0.9 * good + 0.1 * error)
 
 
+@pytest.mark.heavy
 def test_a_smoothed_token_model_is_less_certain(relevance, judged, tmp_path):
     fit(tmp_path, judged, checkpoint_steps=[40], label_smoothing=0.3)
     examples = training_examples(parameters(), judged["train"][:20], "relevance")
@@ -133,6 +136,7 @@ def test_a_smoothed_token_model_is_less_certain(relevance, judged, tmp_path):
     assert plain.max() > 0.8
 
 
+@pytest.mark.heavy
 def test_smoothed_pairs_give_the_other_order_its_share(completeness, pairs, tmp_path):
     """The loss of the last step by hand, from the checkpoint before it; and the model is less certain."""
     _, losses, _ = fit(tmp_path, pairs, "completeness", checkpoint_steps=[29, 30], label_smoothing=0.3)

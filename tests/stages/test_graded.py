@@ -12,6 +12,8 @@ from paradox_utils.rewards.judges import evaluator_of, standardised
 from paradox_utils.stages import ppo, supervised
 from paradox_utils.stages.reward_model import train_reward_model
 
+pytestmark = pytest.mark.heavy
+
 SMALL = {"source": "semeval", "heldout_share": 0.4, "evaluator_share": 0.25, "device": "cpu", "train_questions": 0}
 SMALL |= {"validation_questions": 2, "test_questions": 3, "prompt_limit": 12, "response_limit": 8}
 

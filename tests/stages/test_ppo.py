@@ -21,6 +21,8 @@ from tests.policies.altered import shaken_reward_models
 from tests.policies.test_prompts import tiny_model
 from tests.rewards.test_placement import respond, tokens
 
+pytestmark = pytest.mark.heavy
+
 SMALL = {"updates": 2, "evaluate_every": 2, "prompts_per_update": 4, "samples_per_prompt": 2}
 SMALL |= {"train_questions": 40, "validation_questions": 5, "test_questions": 7}
 RESULTS = {

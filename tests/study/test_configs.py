@@ -1,6 +1,8 @@
 """The project's own configs as planned, and the notebooks that their runs are given to."""
 # ruff: noqa: F811 (the fixture `project` is imported)
 
+import functools
+
 import nbformat
 import pytest
 
@@ -30,13 +32,18 @@ GRADED = {*PICKS, "semeval-t5", "semeval-t5-pilot"}
 PLANNED |= dict.fromkeys([*PICKS, "people-qa-feedback"], 0)
 
 
+@functools.cache  # the largest take seconds
+def runs_of(name):
+    return plan.plan(study.load_study(REPOSITORY / "configs" / f"{name}.yaml"))
+
+
 def test_every_config_is_planned_below():
     assert {path.stem for path in study.studies(REPOSITORY / "configs")} == set(PLANNED)
 
 
 def test_a_study_may_train_reward_models_and_no_policy(project, capsys):
     """Its tables are written, and nothing is analysed; what is not finished is told."""
-    runs = plan.plan(study.load_study(REPOSITORY / "configs/choose-backtest.yaml"))
+    runs = runs_of("choose-backtest")
     assert summarise("choose-backtest", runs) == 1
     assert f"{len(runs)} of {len(runs)} runs are not finished" in capsys.readouterr().out
     assert summarise("choose-backtest", []) == 0
@@ -45,7 +52,7 @@ def test_a_study_may_train_reward_models_and_no_policy(project, capsys):
 
 def test_the_atlas_study_has_six_accuracies_and_a_ppo_seed_of_its_own_in_every_trajectory(project):
     families = {}
-    for run in trained(plan.plan(study.load_study(REPOSITORY / "configs/atlas.yaml"))):
+    for run in trained(runs_of("atlas")):
         for x in run.all_labels:
             if x["rm_seed"] is not None:
                 assert x["ppo_seed"] == x["rm_seed"]
@@ -63,9 +70,7 @@ def test_the_atlas_study_has_six_accuracies_and_a_ppo_seed_of_its_own_in_every_t
 
 
 def test_the_pilot_shares_no_seed_with_the_study_it_plans(project):
-    pilot, whole = (
-        trained(plan.plan(study.load_study(REPOSITORY / "configs" / f"{name}.yaml"))) for name in ("atlas-pilot", "atlas")
-    )
+    pilot, whole = (trained(runs_of(name)) for name in ("atlas-pilot", "atlas"))
     assert not {run.id for run in pilot} & {run.id for run in whole}
     for name in ("rm_seed", "ppo_seed"):
         assert not {run.labels[name] for run in pilot} & {x[name] for run in whole for x in run.all_labels}
@@ -74,7 +79,7 @@ def test_the_pilot_shares_no_seed_with_the_study_it_plans(project):
 
 def test_the_lottery_takes_trainings_that_nothing_else_has(project):
     def seeds(name):
-        runs = plan.plan(study.load_study(REPOSITORY / "configs" / f"{name}.yaml"))
+        runs = runs_of(name)
         return {run.labels["rm_seed"] for run in runs if run.labels["rm_seed"] is not None}
 
     for name in ("atlas", "atlas-pilot", "lottery-screen"):
@@ -82,7 +87,7 @@ def test_the_lottery_takes_trainings_that_nothing_else_has(project):
 
 
 def test_the_t5_has_six_reward_models_a_training_and_evaluators_that_share_no_question_with_them(project):
-    runs = plan.plan(study.load_study(REPOSITORY / "configs/semeval-t5.yaml"))
+    runs = runs_of("semeval-t5")
     steps = {}
     for run in trained(runs):
         assert run.labels["ppo_seed"] == run.labels["rm_seed"]
@@ -92,7 +97,7 @@ def test_the_t5_has_six_reward_models_a_training_and_evaluators_that_share_no_qu
     judges = [run for run in runs if run.labels["setting"] == "evaluator"]
     assert [(run.parameters["split"], run.parameters["seed"]) for run in judges] == [("evaluator", seed) for seed in range(3)]
     assert len({run.parameters["backbone"] for run in runs if run.stage == "reward_model"}) == 2
-    pilot = plan.plan(study.load_study(REPOSITORY / "configs/semeval-t5-pilot.yaml"))
+    pilot = runs_of("semeval-t5-pilot")
     assert {run.labels["rm_seed"] for run in trained(pilot)} == {90}
     names = ("updates", "epochs", "prompts_per_update", "samples_per_prompt", "kl_coefficient", "response_limit")
     assert len({tuple(run.parameters[name] for name in names) for run in (*trained(pilot), *trained(runs))}) == 1
@@ -100,7 +105,7 @@ def test_the_t5_has_six_reward_models_a_training_and_evaluators_that_share_no_qu
 
 @pytest.mark.parametrize("size", ["small", "base", "large"])
 def test_the_papers_configs_hold_the_papers_settings(project, size):
-    runs = plan.plan(study.load_study(REPOSITORY / "configs" / f"qa-feedback-t5-{size}.yaml"))
+    runs = runs_of(f"qa-feedback-t5-{size}")
     models = {r.labels["task"]: r.parameters for r in runs if r.stage == "reward_model" and r.labels["setting"] != "evaluator"}
     steps = {task: p["checkpoint_steps"] for task, p in models.items()}
     assert steps["relevance"] == sorted({2 + 150 * k for k in range(20)} | {52, 76, 80, 102})
@@ -124,8 +129,7 @@ def test_the_papers_configs_hold_the_papers_settings(project, size):
 
 @pytest.mark.parametrize(("name", "ppo"), PLANNED.items())
 def test_the_projects_configs_are_valid(project, name, ppo):
-    path = REPOSITORY / "configs" / f"{name}.yaml"
-    runs = plan.plan(study.load_study(path))
+    runs = runs_of(name)
     rows = [run for run in runs if run.stage == "ppo"]
     tasks = {run.labels["task"] for run in runs if run.stage == "reward_model"} | {run.labels["task"] for run in rows}
     assert (

@@ -1,5 +1,7 @@
 """Injected faults: each ends in a run marked with its status and reason, with the study gone on and a summary of all of it."""
 
+import contextlib
+import io
 import os
 import resource
 import subprocess
@@ -14,11 +16,12 @@ from paradox_utils.analysis.phrases import run_counts
 from paradox_utils.analysis.tables import load_summary
 from paradox_utils.config import study
 from paradox_utils.study import plan, tables
+from paradox_utils.study.__main__ import main
 from tests.study.test_run import GUARD, ended, project, run_study, start_study, wait_for, write_notebook  # noqa: F401 (project is a fixture)
 
 CONFIG = """
 study: tiny
-arms: [{route: dial, tasks: [relevance], vary: {dial_accuracy: [0.5, 0.6, 0.7, 0.8, 0.9]}}]
+arms: [{{route: dial, tasks: [relevance], vary: {{dial_accuracy: {}}}}}]
 """
 # A PPO run that leaves a state to go on from; one of these accuracies then meets its fault, until that is mended.
 PPO = """
@@ -49,9 +52,9 @@ REASONS = {
 }
 
 
-def faulty(project, faults):  # noqa: F811
+def faulty(project, faults, accuracies=(0.5, 0.6, 0.7, 0.8, 0.9)):  # noqa: F811
     """Make the project one whose runs meet these faults, and return those by their dial's accuracy, others by stage."""
-    (project / "configs/tiny.yaml").write_text(CONFIG)
+    (project / "configs/tiny.yaml").write_text(CONFIG.format(list(accuracies)))
     write_notebook(project / plan.NOTEBOOKS["ppo"], 'out = ""', PPO.replace("FAULTS", repr(faults)))
     return {run.parameters.get("dial_accuracy", run.stage): run for run in runs_of(project)}
 
@@ -71,17 +74,23 @@ def files_of(limit):
 
 
 def call(project, *words, limit=None):  # noqa: F811
-    """A command of the module; ``limit``: bytes that a file may have."""
-    keep = limit and files_of(limit)
-    command = [sys.executable, "-m", "paradox_utils.study", words[0], "configs/tiny.yaml", *words[1:]]
+    """A command of the module; ``limit``: bytes that a file may have, for which it takes a process of its own."""
+    arguments = [words[0], "configs/tiny.yaml", *words[1:]]
+    if limit is None:
+        said = io.StringIO()
+        with contextlib.chdir(project), contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+            return main(arguments), said.getvalue()
+    command = [sys.executable, "-m", "paradox_utils.study", *arguments]
     environment = os.environ | {"PARADOX_ROOT": str(project)}
-    done = subprocess.run(command, cwd=project, env=environment, capture_output=True, text=True, timeout=GUARD, preexec_fn=keep)
+    pipes = {"capture_output": True, "text": True, "preexec_fn": files_of(limit)}
+    done = subprocess.run(command, cwd=project, env=environment, timeout=GUARD, **pipes)
     return done.returncode, done.stdout + done.stderr
 
 
+@pytest.mark.slow
 def test_faults_mark_their_runs_and_leave_the_others(project):  # noqa: F811
     runs = faulty(project, FAULTS)
-    code, output = run_study(project)
+    code, output = run_study(project, warm=True)
     assert code == 1, output
     table = rows(project)
     assert table["status"].to_dict() == {0.5: "failed", 0.6: "failed", 0.7: "failed", 0.8: "diverged", 0.9: "ok"}
@@ -99,7 +108,7 @@ def test_faults_mark_their_runs_and_leave_the_others(project):  # noqa: F811
     (project / "mended.txt").touch()
     record = tables.folders("tiny", runs["feedback"])[1] / "run.json"
     record.write_text(record.read_text()[:100])
-    code, output = run_study(project)
+    code, output = run_study(project, warm=True)
     assert code == 0, output
     assert "feedback atlas-t5: its record is damaged, so it runs again" in output
     assert "4 of 7 runs to do" in output
@@ -108,12 +117,12 @@ def test_faults_mark_their_runs_and_leave_the_others(project):  # noqa: F811
     assert not any((work / "resume").exists() for work in works.values())
 
 
+@pytest.mark.heavy
 def test_a_killed_job_is_told_from_one_that_runs_and_one_that_never_started(project):  # noqa: F811
-    runs = faulty(project, {0.7: "signal.pause()"})
+    runs = faulty(project, {0.7: "signal.pause()"}, accuracies=(0.6, 0.7))
     work, _ = tables.folders("tiny", runs[0.7])
     process = start_study(project)
-    others = [runs[accuracy] for accuracy in (0.5, 0.6, 0.8, 0.9)]
-    wait_for(lambda: (work / "resume/state-7").exists() and all(tables.finished("tiny", run) for run in others), process)
+    wait_for(lambda: (work / "resume/state-7").exists() and tables.finished("tiny", runs[0.6]), process)
     code, output = call(project, "summary")
     assert code == 1
     assert rows(project).loc[0.7, "status"] == "running"
@@ -135,6 +144,7 @@ def test_a_killed_job_is_told_from_one_that_runs_and_one_that_never_started(proj
     }
 
 
+@pytest.mark.heavy
 def test_a_run_whose_disk_has_no_room_for_the_reason_is_marked(project):  # noqa: F811
     run = faulty(project, {})["supervised"]
     code, output = call(project, "job", run.id, limit=100)
@@ -146,6 +156,7 @@ def test_a_run_whose_disk_has_no_room_for_the_reason_is_marked(project):  # noqa
     assert "its disk too full to say why" in state["reason"]
 
 
+@pytest.mark.heavy
 def test_a_full_disk_under_the_study_is_one_sentence_and_keeps_the_old_tables(project):  # noqa: F811
     run = faulty(project, {})["supervised"]
     call(project, "summary")

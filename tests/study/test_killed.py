@@ -38,6 +38,8 @@ if f"/{stage}-" in p.out:
 """
 TABLES = ("summary", "curves", "reward_models")
 
+pytestmark = pytest.mark.slow  # five whole studies
+
 
 def project(folder):
     """A project of its own, without the analysis page, which has no part in this."""
@@ -64,7 +66,7 @@ def tables(folder):
 def whole(tmp_path_factory):
     """The tables of a study that nobody kills."""
     folder = project(tmp_path_factory.mktemp("whole") / "project")
-    code, output = run_study(folder)
+    code, output = run_study(folder, warm=True)
     assert code == 0, output
     return tables(folder)
 
@@ -73,9 +75,9 @@ def test_a_study_killed_at_random_states_ends_as_one_that_was_not(whole, tmp_pat
     folder, rng = project(tmp_path / "project"), random.Random(7)
     for stage, most in (("supervised", 11), ("reward_model", 8), ("ppo", 11)):
         (folder / "kill.txt").write_text(f"{stage} {rng.randint(1, most)}")
-        code, output = run_study(folder)
+        code, output = run_study(folder, warm=True)
         assert code == -signal.SIGKILL, output
         assert not any(folder.glob(f"results/tiny/{stage}-*/run.json"))
-    code, output = run_study(folder)
+    code, output = run_study(folder, warm=True)
     assert code == 0, output
     assert tables(folder) == whole

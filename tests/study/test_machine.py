@@ -177,6 +177,7 @@ run.finish({"lm_performance_start": 0.5, "lm_performance_final": 0.75, "gpu": os
 """
 
 
+@pytest.mark.heavy
 def test_runs_of_a_study_take_a_gpu_each(project, monkeypatch):  # noqa: F811
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,7,9")
     monkeypatch.setenv("TMPDIR", str(project))

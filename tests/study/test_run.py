@@ -112,9 +112,23 @@ def seeds_of(runs):
     return sorted((run.labels["rm_seed"], run.labels["ppo_seed"]) for run in trained(runs))
 
 
-def start_study(project, *options, path="configs/tiny.yaml", **environment):
-    """A study in a session of its own; :func:`ended` waits for it, :func:`printed` is what it has said so far."""
-    command = [sys.executable, "-m", "paradox_utils.study", "run", path, "--workers", "2", *options]
+# The command of a study whose kernels are not forked from a warm process: stubs need none of the libraries it would load.
+COLD = """
+import contextlib, sys
+from paradox_utils import notebooks
+from paradox_utils.study.__main__ import main
+notebooks.warmed = contextlib.nullcontext
+sys.exit(main())
+"""
+
+
+def start_study(project, *options, path="configs/tiny.yaml", warm=False, **environment):
+    """A study in a session of its own; :func:`ended` waits for it, :func:`printed` is what it has said so far.
+
+    ``warm``: as its users start it.
+    """
+    command = ["-m", "paradox_utils.study"] if warm else ["-c", COLD]
+    command = [sys.executable, *command, "run", path, "--workers", "2", *options]
     environment = os.environ | {"PARADOX_ROOT": str(project)} | environment
     with tempfile.NamedTemporaryFile(dir=project, prefix="output-", delete=False) as sink:
         pipes = {"stdout": sink, "stderr": subprocess.STDOUT}
@@ -161,6 +175,7 @@ def is_over(process):
 # --- run to their end -----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.heavy
 def test_one_failure_leaves_the_others_running_and_the_next_call_tries_again(project):
     (project / "fail.txt").write_text("reward_model")
     code, output = run_study(project)
@@ -208,20 +223,22 @@ def test_one_failure_leaves_the_others_running_and_the_next_call_tries_again(pro
     assert (project / "markers.txt").read_text() == before
 
 
+COLD_AND_WARM = [pytest.param(False, marks=pytest.mark.heavy, id="cold"), pytest.param(True, marks=pytest.mark.slow, id="warm")]
 DIAL_ONLY = "study: tiny\narms: [{route: dial, tasks: [relevance]}]\n"
 
 
+@pytest.mark.parametrize("warm", COLD_AND_WARM)
 @pytest.mark.parametrize("whole_group", [True, False])
-def test_a_killed_study_continues_and_completes_each_run_once(project, whole_group):
+def test_a_killed_study_continues_and_completes_each_run_once(project, whole_group, warm):
     (project / "configs/tiny.yaml").write_text(DIAL_ONLY)
     (project / "hold.txt").touch()
-    process = start_study(project)
+    process = start_study(project, warm=warm)
     wait_for(lambda: ("start", "supervised") in markers(project), process)
     family = psutil.Process(process.pid).children(recursive=True)
     if whole_group:
         os.killpg(process.pid, signal.SIGKILL)  # the kernel has a session of its own: it notices and ends itself
         process.wait()
-        again = start_study(project)
+        again = start_study(project, warm=warm)
         wait_for(lambda: all(map(is_over, family)), again)
     else:
         code, output = run_study(project)
@@ -231,7 +248,7 @@ def test_a_killed_study_continues_and_completes_each_run_once(project, whole_gro
         for pid in schedulers:
             os.kill(pid, signal.SIGKILL)
         process.wait()
-        again = start_study(project)
+        again = start_study(project, warm=warm)
         wait_for(lambda: "waits" in printed(again), again)
     (project / "hold.txt").unlink()
     code, output = ended(again)
@@ -249,7 +266,8 @@ def test_a_killed_study_continues_and_completes_each_run_once(project, whole_gro
 STRANGE = "a=b,c: {id} 'my' \"réglage\" → $HOME %s #1.yaml"
 
 
-def test_a_study_runs_where_strangers_work(project):
+@pytest.mark.parametrize("warm", COLD_AND_WARM)
+def test_a_study_runs_where_strangers_work(project, warm):
     """Under a Latin terminal, a profile for another workflow, a home that takes no files, a long path for temporary files and a
     foreign kernel of the same name; from a config of any name."""
     kernel, long = project / "jupyter/kernels/python3/kernel.json", project / ("long" * 30)
@@ -259,7 +277,7 @@ def test_a_study_runs_where_strangers_work(project):
     (project / "configs" / STRANGE).write_text(DIAL_ONLY)
     places = {"HOME": "/proc/1", "TMPDIR": str(long), "JUPYTER_PATH": str(project / "jupyter"), "SNAKEMAKE_PROFILE": "/nowhere"}
     terminal = {"PYTHONIOENCODING": "latin-1", "LC_ALL": "C", "PYTHONUTF8": "0"}
-    code, output = run_study(project, path=f"configs/{STRANGE}", **places, **terminal)
+    code, output = run_study(project, path=f"configs/{STRANGE}", warm=warm, **places, **terminal)
     assert code == 0, output
     assert "LM performance 0.50 ? 0.75" in output
     assert pd.read_csv(project / "results/tiny/summary.csv")["status"].tolist() == ["ok"]
@@ -277,6 +295,7 @@ if "job" in sys.orig_argv:
 """
 
 
+@pytest.mark.heavy
 def test_what_fails_after_a_result_is_published_does_not_unpublish_it(project):
     (project / "configs/tiny.yaml").write_text(DIAL_ONLY)
     (project / "sitecustomize.py").write_text(BREAKS_AFTERWARDS)
