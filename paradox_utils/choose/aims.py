@@ -190,7 +190,7 @@ def away(made: Tables) -> str:
 
 
 def shown(made: Tables) -> dict[str, Shown]:
-    """The figure ``gains`` and a table for each part of the back-test, by name; those that it has rows for. All name its runs."""
+    """The figure ``gains`` and a table for each part of the back-test, by name, where it has rows for it, with its runs."""
     if not made:
         return {}
     found = {"aims": table(aims(made).set_index("aim"), name="backtest-aims", caption="**What was to be reached, and was.**")}

@@ -102,17 +102,3 @@ def test_what_a_choice_costs_stands_beside_other_choices(made):
     assert "at random 0.100." in said
     assert "rival, the best of 16, costs 0.025, 0.005 more (95 % interval -0.004 to 0.014), which could be chance." in said
     assert "The most accurate costs 0.030, 0.010 more (95 % interval 0.002 to 0.018)." in said
-
-
-def test_the_readme_has_the_recorded_costs_and_leads():
-    kept = aims.load()["regrets"].set_index("choice")
-    said = " ".join(files.resolve("README.md").read_text(encoding="utf-8").split())
-    costs = [f"{kept.loc[name, 'mean']:.3f}" for name in (aims.TOOL, "best of 16", aims.ACCURATE)]
-    assert (
-        f"it cost {costs[0]} of final performance on average, its strongest rival, the best of 16 samples, {costs[1]}" in said
-    )
-    assert f"most accurate reward model {costs[2]}. Both leads could be chance" in said
-    for name in ("best of 16", aims.ACCURATE):
-        low, high = -kept.loc[name, "high"], -kept.loc[name, "low"]
-        assert low < 0 < high
-        assert f"{low:.3f} to {high:.3f}".replace("-", "−") in said
