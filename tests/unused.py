@@ -45,6 +45,7 @@ EXPLAINED = {
     "pad_token": "transformers reads it",
     "generation_config": "transformers reads it",
     "should_save": "transformers reads it",
+    "max_jobs_per_timespan": "snakemake reads it",
     "chosen": "the rule by which configs/lottery.yaml was written; a test holds it to that",
     "pairs": "the rule by which configs/lottery.yaml was written; a test holds it to that",
     "first": "the rule by which configs/lottery.yaml was written; a test holds it to that",

@@ -120,7 +120,7 @@ def shares(share: Share, need: Sequence[int]) -> tuple[list[str], str]:
 
 def snakemake(path: str, name: str, runs: list[Run], share: Share, options: Sequence[str], lock: IO[str]) -> bool:
     """Let Snakemake run what is missing; True if it was interrupted. A failed run is no error here: the summary names it."""
-    command = [sys.executable, "-m", "snakemake", "--snakefile", "Snakefile", "--directory", "."]
+    command = [sys.executable, "-m", "paradox_utils.study.scheduler", "--snakefile", "Snakefile", "--directory", "."]
     command += ["--keep-going", "--rerun-incomplete", "--nolock", "--scheduler", "greedy", "--rerun-triggers", "input"]
     command += ["--keep-incomplete"]  # a run.json is whole and stays, however its job ends afterwards
     asked = {"study": path, "threads": share.threads, "gpus": len(share.gpus)}
