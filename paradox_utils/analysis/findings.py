@@ -10,9 +10,9 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from paradox_utils.analysis import hacking, lottery, signs
+from paradox_utils.analysis import hacking, lottery, signs, statistics
 from paradox_utils.analysis.comparison import ALL
-from paradox_utils.analysis.outcomes import READINGS
+from paradox_utils.analysis.outcomes import READINGS, measured
 from paradox_utils.analysis.phrases import count, estimate, listed
 from paradox_utils.analysis.statistics import Interval
 from paradox_utils.analysis.verdict import ALPHA, MARGIN
@@ -306,6 +306,18 @@ def regime(regrets: pd.DataFrame, accuracies: pd.Series) -> str:
         f"With reward models of accuracy {accuracies.min():.2f} to {accuracies.max():.2f}, choosing the most accurate costs "
         f"{listed(said)}, over {units}. {shown}" + (f"; {listed(single)}." if single else ".")
     )
+
+
+def apart(steps: pd.DataFrame) -> str:
+    """How accuracy and LM performance go together in each task alone, over all its reward models; intervals resample
+    trajectories. It decides nothing."""
+    told = []
+    for task, own in steps[measured(steps)].groupby("task", sort=False):
+        found = statistics.spearman(own["rm_accuracy"], own[READINGS["as measured"]], own["rm_seed"], resamples=1000, seed=0)
+        told.append(f"{estimate(found, '+z.2f')} in {task}")
+    if not told:
+        return ""
+    return "Task by task, which decides nothing, Spearman's correlation of accuracy and LM performance is " + listed(told) + "."
 
 
 def sides(contrasts: pd.DataFrame) -> str:

@@ -154,6 +154,9 @@ def test_the_page_says_what_it_finds(tmp_path):
     names = run_page("17", tmp_path / "regime", dials=str(tmp_path / "dials"))
     assert "accuracy 0.60 to 0.76" in names["words"]["regime"]
     assert "By both readings it is below 0.04." in names["words"]["regime"]
+    rho = teach[["rm_accuracy", FINAL]].corr("spearman").iloc[0, 1]
+    assert f"LM performance is {rho:+.2f} (95 % interval" in names["words"]["apart"]
+    assert names["words"]["apart"].endswith("in relevance.")
     assert names["known"].loc["all alike", "above 0"] < 0.05
     assert names["known"].loc["twice it", "above 0.04"] > 0.9 > 0.05 > names["known"].loc["the margin", "above 0.04"]
     assert "0.1 more accuracy changes LM performance by +0.100" in names["words"]["sides"]
