@@ -9,6 +9,7 @@ import sys
 from importlib import metadata
 from pathlib import Path
 
+import pytest
 from packaging.requirements import Requirement
 
 from paradox_utils.files import ROOT
@@ -46,6 +47,7 @@ def read_by(wanted):
     return {name for name, _ in found}
 
 
+@pytest.mark.heavy
 def test_the_book_renders_without_what_trains(tmp_path):
     brought = read_by("accuracy-paradox-book[read]")
     assert {"jupyter-book", "matplotlib", "pandas"} <= brought
