@@ -127,12 +127,14 @@ def test_sequence_and_token_classifiers_do_not_stand_in_for_each_other(task, oth
 def test_the_metrics_are_those_of_the_model_that_was_loaded(task, feedback, tmp_path):
     stored = json.loads((resolve(FIXTURE(task=task)) / "metrics.json").read_text())
     found = metrics_of(FIXTURE(task=task), task, feedback)
-    assert {name: found.get(name) for name in REWARD_METRICS} == {name: stored.get(name) for name in REWARD_METRICS}
+    same = pytest.approx(found, abs=1e-6)  # where the weights lie in memory decides how probabilities round
+    assert {name: stored.get(name, found[name]) for name in found} == same
+    assert set(REWARD_METRICS) & set(found) == set(REWARD_METRICS) & set(stored)
     false = altered(FIXTURE(task=task), tmp_path / "rm", setting("metrics.json", accuracy=0.99, accuracy_noisy=0.98))
-    assert metrics_of(false, task, feedback) == found
+    assert metrics_of(false, task, feedback) == same
     if not TASKS[task].pairwise:
         bare = altered(FIXTURE(task=task), tmp_path / "bare", remove("metrics.json", "settings.json"))
-        assert metrics_of(bare, task, feedback) == found
+        assert metrics_of(bare, task, feedback) == same
     assert metrics_of(FIXTURE(task=task), task, feedback | {"heldout": []}) == {}
 
 
@@ -151,7 +153,7 @@ def test_it_scores_as_ever(case, feedback, tmp_path):
     name, changes = WORKS[case]
     altered(FIXTURE(task="relevance"), tmp_path / name / "relevance", *changes)
     found = metrics_of(tmp_path / name / "{task}", "relevance", feedback)
-    assert found == metrics_of(FIXTURE(task="relevance"), "relevance", feedback)
+    assert found == pytest.approx(metrics_of(FIXTURE(task="relevance"), "relevance", feedback), abs=1e-6)
 
 
 def test_a_run_is_known_by_the_files_of_a_folder_with_braces(tmp_path):

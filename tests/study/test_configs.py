@@ -21,7 +21,7 @@ PLANNED = {
     "lottery-screen": 480,
     "lottery": 604,
     "choose-backtest": 0,
-    "regime": 225,
+    "regime": 249,
     "regime-dials": 288,
     "qa-feedback-dev": 1,
     "semeval-t5": 18,
