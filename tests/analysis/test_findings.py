@@ -1,4 +1,4 @@
-"""The lottery and the paper's regime in words: what is said where something is found, and where nothing is."""
+"""The lottery in words: what is said where something is found, and where nothing is."""
 
 import pandas as pd
 import pytest
@@ -139,18 +139,3 @@ def test_what_foretells_is_tested_on_the_other_half():
     assert findings.foretold(before).endswith("(AUC 0.90). On the other half: AUC 0.70, p = 0.040.")
     assert "all end alike" in findings.foretold(before.assign(second=float("nan")))
     assert "no measure" in findings.foretold(before.head(0))
-
-
-def test_a_study_in_the_papers_regime_is_told_by_both_readings():
-    rows = {"regret": [0.01, 0.02], "low": [-0.01, 0.0], "high": [0.03, 0.035], "trajectories": [45, 45], "lacking": ["", ""]}
-    tests = {"p zero": [0.3, 0.2], "p margin": [1.0, 1.0], "p below": [0.01, 0.02]}
-    regrets = pd.DataFrame(rows | tests, index=["as measured", "brevity-robust"])
-    said = findings.regime(regrets, pd.Series([0.51, 0.77]))
-    assert "accuracy 0.51 to 0.77" in said
-    assert "over 45 trajectories" in said
-    assert said.endswith("By both readings it is below 0.04.")
-    neither = findings.regime(regrets.assign(**{"p below": 0.2}), pd.Series([0.5]))
-    assert neither.endswith("undecided: it may be 0, or more than 0.04.")
-    one = findings.regime(regrets.assign(**{"p zero": [0.01, 0.2]}), pd.Series([0.5]))
-    assert one.endswith("By both readings it is below 0.04; above 0 *as measured* alone.")
-    assert findings.regime(regrets.assign(lacking="2 runs"), pd.Series([0.5])) == "Undecided: this takes 2 runs."
