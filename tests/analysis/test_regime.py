@@ -35,6 +35,8 @@ def dials(value, hacked=lambda **_: False, seeds=3):
             "id": ids,
             "arm": "crossed",
             "status": "ok",
+            "ended": True,
+            "rm_balanced_accuracy": [cell["accuracy"] for cell in cells],
             "task": [cell["task"] for cell in cells],
             "ppo_seed": [cell["seed"] for cell in cells],
             FINAL: [value(**cell) for cell in cells],
@@ -73,6 +75,14 @@ def test_a_unit_without_all_its_cells_and_runs_that_failed_have_no_part():
     summary.loc[0, "status"] = "failed"
     table = regime.crossed(summary, curves, parameters)
     assert table.xs((FINAL, ALL), level=("outcome", "task"))["units"].tolist() == [5] * 4
+    assert table.xs(("hacked", ALL), level=("outcome", "task"))["low"].isna().all()  # none differs: no spread is no certainty
+    assert not len(regime.crossed(summary.assign(status="failed"), curves, parameters))
+
+
+def test_nothing_is_said_of_dials_before_all_have_ended():
+    summary, curves, parameters = dials(lambda **_: 0.5)
+    summary.loc[0, "ended"] = False
+    assert not len(regime.crossed(summary, curves, parameters))
 
 
 def trajectories(top, others, seeds=8):
@@ -111,6 +121,27 @@ def test_p_values_are_corrected_for_the_two_readings():
     assert regime.regrets(runs).loc["as measured", "p zero"] == pytest.approx(min(1, 2 * one.p_above))
 
 
+def test_hacked_runs_are_counted_by_rank():
+    runs = trajectories(0.7, [0.5, 0.6, 0.7, 0.6], seeds=3)
+    second = runs["rm_step"] == 3  # the more accurate, the later
+    bad = second & (runs["rm_seed"] < 2) | (runs["rm_accuracy"] == 0.60)
+    counts = regime.struck(runs, curves_of(runs["id"], bad))
+    assert counts.loc["relevance"].to_dict() == {1: 0, 2: 2, 3: 0, 4: 0, 5: 3, "runs": 15}
+    runs.loc[runs["rm_seed"] == 0, "rm_accuracy"] = 0.7  # of equals the later step is the more accurate
+    assert regime.struck(runs, curves_of(runs["id"], bad)).loc["relevance"].to_dict()[2] == 2
+    runs.loc[runs["id"] == "r0-3", "status"] = "failed"
+    assert regime.struck(runs, curves_of(runs["id"], bad)).loc["relevance"].to_dict()[2] == 1
+
+
+def test_reward_models_no_better_than_a_constant_are_counted():
+    runs = trajectories(0.7, [0.5, 0.6, 0.65, 0.6], seeds=2)
+    runs = runs.assign(rm_majority=0.64, rm_balanced_accuracy=runs[FINAL])
+    runs = pd.concat([runs, runs.assign(task="completeness")])
+    found = regime.informative(runs)
+    assert found.index.tolist() == ["relevance"]  # pairs have no class that is the more frequent
+    assert found.loc["relevance", ["models", "constant", "accuracy", "balanced"]].tolist() == pytest.approx([10, 4, 0.64, 1.0])
+
+
 def test_longer_runs_stand_beside_the_usual_ones():
     rows = []
     for arm, seed, (step, accuracy) in itertools.product(("steps", "longer"), (0, 1), ((5, 0.65), (9, 0.75))):
@@ -125,6 +156,10 @@ def test_longer_runs_stand_beside_the_usual_ones():
     top, moderate = table.loc[("relevance", "top")], table.loc[("relevance", "moderate")]
     assert top.tolist() == pytest.approx([2, 0.6, 0.8, 0.4, 0, 2])
     assert moderate.tolist() == pytest.approx([2, 0.6, 0.8, 0.9, 0, 0])
+    summary.loc[summary["id"] == "longer09", "status"] = "failed"  # its partner does not become the top one
+    table = regime.later(summary, curves_of(summary["id"], bad))
+    assert table["runs"].tolist() == [1, 1]
+    assert table.loc[("relevance", "top")].tolist() == pytest.approx([1, 0.6, 0.8, 0.4, 0, 1])
 
 
 # --- the page -----------------------------------------------------------------------------------------------------------------
@@ -153,13 +188,15 @@ def test_the_page_says_what_it_finds(tmp_path):
     asked.rename_axis("id").reset_index().to_csv(tmp_path / "dials" / "parameters.csv", index=False)
     names = run_page("17", tmp_path / "regime", dials=str(tmp_path / "dials"))
     assert "accuracy 0.60 to 0.76" in names["words"]["regime"]
-    assert "By both readings it is below 0.04." in names["words"]["regime"]
+    assert "By both readings the cost is below 0.04." in names["words"]["regime"]
+    assert names["hacked"].loc["relevance"].tolist() == [0, 0, 0, 0, 0, 40]
     rho = teach[["rm_accuracy", FINAL]].corr("spearman").iloc[0, 1]
     assert f"LM performance is {rho:+.2f} (95 % interval" in names["words"]["apart"]
     assert names["words"]["apart"].endswith("in relevance.")
     assert names["known"].loc["all alike", "above 0"] < 0.05
-    assert names["known"].loc["twice it", "above 0.04"] > 0.9 > 0.05 > names["known"].loc["the margin", "above 0.04"]
-    assert "0.1 more accuracy changes LM performance by +0.100" in names["words"]["sides"]
+    assert names["known"].loc["twice the margin", "above 0.04"] > 0.9 > 0.05 > names["known"].loc["the margin", "above 0.04"]
+    assert "With 0.1 more accuracy there is a change of LM performance as measured by +0.100" in names["words"]["sides"]
+    assert names["tells"].loc[("relevance", "errors called good")].tolist() == pytest.approx([0.6, 0.7, 0.8])
     assert "0 and 8 of 8 are hacked" in names["words"]["longer"]
     assert names["later"]["runs"].tolist() == [8, 8]
 
