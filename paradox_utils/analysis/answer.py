@@ -12,7 +12,9 @@ import pandas as pd
 
 from paradox_utils.analysis import statistics
 from paradox_utils.analysis.comparison import families, unit_contrasts
-from paradox_utils.analysis.phrases import count, estimate
+from paradox_utils.analysis.hacking import CONTROLS
+from paradox_utils.analysis.overoptimisation import THIRDS
+from paradox_utils.analysis.phrases import count, estimate, listed
 from paradox_utils.analysis.statistics import Interval
 from paradox_utils.analysis.teachers import BEFORE
 from paradox_utils.analysis.verdict import MARGIN, Verdict
@@ -26,23 +28,35 @@ def answer(decision: Verdict, runs: int) -> str:
     trainings = f"{count(runs, 'PPO run')} on {count(regret.units, 'training')} of reward models"
     if decision.status == "supported":
         return (
-            f"No, on average. In {trainings}, the most accurate checkpoint taught worse than a less accurate one: it cost "
+            f"No, on average. In {trainings}, the most accurate checkpoint taught worse than a lower rank of accuracy: it cost "
             f"{estimate(regret)} of LM performance, and {MARGIN} was fixed beforehand as what matters."
         )
     return (
-        f"Yes, on average. In {trainings}, no less accurate checkpoint taught better than the most accurate one by more than "
-        f"{regret.high:.3f} of LM performance (upper end of a 95 % interval; {MARGIN} was fixed beforehand as what matters)."
+        f"Yes, on average. In {trainings}, no lower rank of accuracy taught better policies than the most accurate one by "
+        f"more than {regret.high:.3f} of LM performance, tasks and policies together (upper end of a 95 % interval; {MARGIN} "
+        "was fixed beforehand as what matters). Single trainings differ."
     )
 
 
 def advice(decision: Verdict) -> str:
     """What to do about accuracy, by a study's verdict."""
     told = {
-        "supported": "Do not take the most accurate reward model for granted: compare it with less accurate ones.",
-        "not supported": "Take the most accurate reward model. Where PPO is pushed harder than in this study, guard against "
-        "its failure.",
+        "supported": "Compare the most accurate reward model with less accurate ones.",
+        "not supported": "Prefer the more accurate reward model.",
     }
     return told.get(decision.status, "Choose by more than accuracy: this study does not tell what the most accurate costs.")
+
+
+def struck(turns: pd.DataFrame) -> str:
+    """How many policies of trained reward models are hacked, and by which third of accuracies (rows of :func:`hacking.turns`);
+    empty where no end is known."""
+    known = turns[~turns["arm"].isin(CONTROLS)].dropna(subset=["hacked"])
+    if known.empty:
+        return ""
+    bad = known.loc[known["hacked"].astype(bool), "third"].value_counts()
+    where = [f"{bad[third]} with reward models of the {name}" for third, name in enumerate(THIRDS) if bad.get(third)]
+    told = f": {listed(where)}" if where else ""
+    return f"Of these {count(len(known), 'policy', 'policies')} {bad.sum() or 'none'} are hacked{told}."
 
 
 def caveat(decision: Verdict) -> str:

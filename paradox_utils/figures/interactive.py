@@ -7,6 +7,7 @@ book the script of its kind takes the sentence's place. Without rows to draw, th
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from html import escape
@@ -23,6 +24,8 @@ from paradox_utils.figures import svg
 from paradox_utils.figures.style import COLORS, FAINT, INK, LM_PERFORMANCE, panel, style
 
 PAIR = ["task", "policy"]
+SETTING = re.compile(r"(\w+)=(\[[^\]]*\]|[^,]*)")  # as `study.plan` writes what an arm varies
+LISTS = ("checkpoint_steps",)  # the step itself stands beside
 KINDS = {"rm_accuracy": "accuracy (share)", "rm_accuracy_noisy": "accuracy on annotators' labels (share)"}
 
 
@@ -184,16 +187,23 @@ def _finished(summary: pd.DataFrame, routes: Iterable[str] = ("steps",)) -> pd.D
         ["accuracy", "rm_step", "rm_seed", "ppo_seed"]
     )
     trained = runs[runs["route"] == "steps"]
-    last = trained.groupby([*PAIR, "arm", "rm_seed"])[["accuracy", "rm_step"]].transform("last")
+    last = trained.groupby([*PAIR, "rm_seed"])[["accuracy", "rm_step"]].transform("last")
     top = (trained[["accuracy", "rm_step"]] == last).all(axis=1)
-    return runs.assign(top=top.reindex(runs.index, fill_value=False), called=[_called(run) for run in runs.itertuples()])
+    called = pd.concat([_called(own) for _, own in runs.groupby(PAIR)]) if len(runs) else pd.Series(dtype=str)
+    return runs.assign(top=top.reindex(runs.index, fill_value=False), called=called)
 
 
-def _called(run: Any) -> str:
-    if run.route != "steps":
-        return "its accuracy set, not learned"
-    broken = ", diverged" if run.status == "diverged" else ""
-    return f"training {run.rm_seed:g}, step {run.rm_step:g}" + (f", {run.setting}" if run.setting else "") + broken
+def _called(runs: pd.DataFrame) -> pd.Series:
+    """What runs of one task and policy are told apart by: their reward model, and of their setting what not all share."""
+    settings = [dict(SETTING.findall(setting)) for setting in runs["setting"].fillna("")]
+    shared = [part for part in settings[0].items() if all(part in own.items() for own in settings)]
+    names = []
+    for run, setting in zip(runs.itertuples(), settings, strict=True):
+        own = [f"{name} {value}" for name, value in setting.items() if (name, value) not in shared and name not in LISTS]
+        broken = ["diverged"] if run.status == "diverged" else []
+        trained = [f"training {run.rm_seed:g}", f"step {run.rm_step:g}", *own, *broken]
+        names.append(", ".join(trained) if run.route == "steps" else "its accuracy set, not learned")
+    return pd.Series(names, index=runs.index)
 
 
 def _pairs(runs: pd.DataFrame) -> Iterable[tuple[Any, pd.DataFrame]]:

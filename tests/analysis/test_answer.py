@@ -9,7 +9,7 @@ from tests.worlds import TASKS, decide, flat, inverted_u, nested, rising
 
 @pytest.mark.parametrize(
     ("curve", "seeds", "opening", "advice"),
-    [(rising, 5, "Yes, on", "Take"), (inverted_u, 5, "No, on", "Do not take"), (flat, 2, "Undecided", "Choose by more")],
+    [(rising, 5, "Yes, on", "Prefer"), (inverted_u, 5, "No, on", "Compare"), (flat, 2, "Undecided", "Choose by more")],
 )
 def test_the_answer_follows_the_verdict(curve, seeds, opening, advice):
     decision = decide(nested(curve, rm_seeds=seeds))
@@ -62,3 +62,12 @@ def test_what_is_known_before_ppo_is_compared_with_accuracy():
     assert "−0.80 (95 % interval −0.90 to −0.70); accuracy on held-out feedback has +0.60" in said
     assert ";" not in answer.foreknown(found.head(1))
     assert "do not tell" in answer.foreknown(found.head(0))
+
+
+def test_hacked_policies_of_the_study_are_told_by_third_of_accuracies():
+    rows = [("steps", 0, True), ("steps", 0, True), ("steps", 2, True), ("steps", 1, False), ("constant", 0, True)]
+    turns = pd.DataFrame([*rows, ("steps", 1, None)], columns=["arm", "third", "hacked"])
+    said = answer.struck(turns)
+    assert said.startswith("Of these 4 policies 3 are hacked: 2 with reward models of the least accurate third and 1 with")
+    assert answer.struck(turns.assign(hacked=False)) == "Of these 5 policies none are hacked."
+    assert answer.struck(turns.assign(hacked=None)) == ""

@@ -79,11 +79,22 @@ def test_without_rows_there_is_a_sentence_and_nothing_to_draw():
 
 def test_the_same_tables_give_the_same_bytes_and_nothing_in_them_ends_the_script():
     made = small()
-    made["setting"] = "</script><b>"
+    made["setting"] = [f"name={'</script>' * (place > 0)}<b>" for place in range(len(made))]
     figures = [interactive.slider(made, curves_of(made)).html() for _ in range(2)]
     assert figures[0] == figures[1]
     assert figures[0].count("</script>") == 1
-    assert "</script><b>" in shown(interactive.slider(made, curves_of(made)))["groups"][0]["runs"][0]["name"]
+    names = [run["name"] for run in shown(interactive.slider(made, curves_of(made)))["groups"][0]["runs"]]
+    assert sum("</script><b>" in name for name in names) == 2
+
+
+def test_a_run_is_called_by_what_sets_it_apart_and_arms_of_one_training_have_one_most_accurate():
+    made = small().assign(arm=["low", "high", "low"])
+    made["setting"] = [f"rate=0.1, checkpoint_steps=[5, {step}], kl={step}" for step in (1, 2, 1)]
+    (group,) = shown(interactive.slider(made, curves_of(made)))["groups"]
+    assert [run["name"] for run in group["runs"]] == [
+        f"training 0, step {step:g}, kl {kl}" for step, kl in zip(made["rm_step"].iloc[[0, 2, 1]], (1, 1, 2), strict=True)
+    ]
+    assert [run["top"] for run in group["runs"]] == [False, False, True]
 
 
 # --- the published points ---
