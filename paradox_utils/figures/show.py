@@ -74,6 +74,12 @@ def show(
     return Shown("Figure", name, framed("drawing", name, parts), caption, data, named(runs))
 
 
+def touched(one: Interactive, *, name: str, caption: str, data: pd.DataFrame | None = None, runs: Iterable[str] = ()) -> Shown:
+    """An interactive that stands alone, as a figure with a caption and what it comes from; parameters as of :func:`show`."""
+    parts = [one.html(), f"<figcaption>{emphasised(caption)}</figcaption>"]
+    return Shown("Figure", name, framed("drawing", name, parts), caption, data, named(runs))
+
+
 def framed(of: str, name: str, parts: Iterable[str]) -> str:
     """The ``<figure>`` that a page links to."""
     return f'<figure class="{of}" id="{name}">\n' + "\n".join(parts) + "\n</figure>"

@@ -42,14 +42,17 @@ from paradox_utils.figures.style import (
 STATUS_COLORS = {"supported": "#b2452f", "not supported": "#2f6db2", "undecided": FAINT}
 MARKERS = "osD^vPX*"
 MEASURED = READINGS["as measured"]
+TRAJECTORY = ["arm", "rm_seed"]
+MANY = 10  # trajectories in a panel, from which on single ones can no longer be followed
 
 
 @style()
 def accuracy_and_performance(summary: pd.DataFrame) -> Drawing:
     """LM performance against reward-model accuracy, route ``steps``: a panel a task and policy.
 
-    Small dots are runs (PPO seeds), larger ones reward-model checkpoints (means), joined within a trajectory in the order of
-    training. Controls (route ``dial``) are open diamonds. Raises ``ValueError`` where no run has an accuracy and a performance.
+    Small dots are runs (where a checkpoint has several), larger ones checkpoints (means), joined within a trajectory
+    in the order of training; of more than :data:`MANY` trajectories the means of each rank of accuracy are joined instead.
+    Controls (route ``dial``) are open diamonds. Raises ``ValueError`` where no run has an accuracy and a performance.
     """
     shown, tasks, policies = _accuracies(summary)
     axes = grid(tasks, policies)
@@ -71,13 +74,21 @@ def _accuracy_panel(axis: Axes, runs: pd.DataFrame, task: str) -> None:
     steps, dial = runs[runs["route"] == "steps"], runs[runs["route"] == "dial"]
     axis.axvline(runs["rm_majority"].mean(), color=FAINT, linestyle=":", linewidth=1.2, zorder=1)
     axis.axhline(runs["lm_performance_start"].mean(), color=FAINT, linestyle="--", linewidth=1.0, zorder=1)
-    for _, own in steps.groupby(["arm", "rm_seed"]):
-        models = reward_models(own).sort_values("rm_step")
-        axis.plot(models["accuracy"], models["performance"], color=color, linewidth=1.0, alpha=0.5, zorder=2)
-        axis.scatter(models["accuracy"], models["performance"], s=34, color=color, edgecolor=PAPER, linewidth=0.6, zorder=4)
+    trajectories = [reward_models(own).sort_values("rm_step") for _, own in steps.groupby(TRAJECTORY)]
+    many = len(trajectories) > MANY
+    for models in trajectories:
+        place = (models["accuracy"], models["performance"])
+        axis.scatter(*place, s=18 if many else 34, color=color, edgecolor=PAPER, linewidth=0.6, zorder=4)
+        if not many:
+            axis.plot(*place, color=color, linewidth=1.0, alpha=0.5, zorder=2)
         top = models.sort_values(["accuracy", "rm_step"]).iloc[-1]
-        axis.scatter(top["accuracy"], top["performance"], s=110, facecolor="none", edgecolor=INK, linewidth=1.3, zorder=5)
-    if steps["ppo_seed"].nunique() > 1:
+        ring = {"facecolor": "none", "edgecolor": INK, "linewidth": 0.8 if many else 1.3}
+        axis.scatter(top["accuracy"], top["performance"], s=60 if many else 110, zorder=5, **ring)
+    if many:
+        ranks = pd.concat([models.sort_values(["accuracy", "rm_step"]).reset_index(drop=True) for models in trajectories])
+        means = ranks.groupby(level=0)[["accuracy", "performance"]].mean()
+        axis.plot(means["accuracy"], means["performance"], color=INK, marker="s", markersize=5, linewidth=1.6, zorder=6)
+    if _repeated(steps):
         axis.scatter(steps[kind], steps[MEASURED], s=7, color=color, alpha=0.45, linewidth=0, zorder=3)
     axis.scatter(dial[kind], dial[MEASURED], s=38, marker="D", facecolor=PAPER, edgecolor=color, linewidth=1.3, zorder=4)
     axis.margins(0.1)
@@ -87,12 +98,20 @@ def _accuracy_panel(axis: Axes, runs: pd.DataFrame, task: str) -> None:
     ticks(axis.yaxis, 5)
 
 
+def _repeated(steps: pd.DataFrame) -> bool:
+    """Whether a checkpoint has runs with several PPO seeds."""
+    return bool(steps.duplicated(["task", "policy", *TRAJECTORY, "rm_step"]).any())
+
+
 def _accuracy_legend(shown: pd.DataFrame) -> list[Line2D]:
-    several = shown.loc[shown["route"] == "steps", "ppo_seed"].nunique() > 1
+    steps = shown[shown["route"] == "steps"]
+    several = _repeated(steps)
     handles = [dot("checkpoint, mean of its runs" if several else "reward-model checkpoint", markersize=6)]
     if several:
         handles.append(dot("one run", markersize=3, alpha=0.5))
     handles.append(dot("most accurate of its trajectory", markersize=9, markerfacecolor="none"))
+    if (steps.groupby(["task", "policy"])[TRAJECTORY].apply(lambda own: len(own.drop_duplicates())) > MANY).any():
+        handles.append(line("mean of each rank of accuracy", color=INK, marker="s", markersize=5))
     if (shown["route"] == "dial").any():
         handles.append(dot("control: dial", marker="D", markersize=6, markerfacecolor=PAPER))
     handles.append(line("policy before PPO", linestyle="--", color=FAINT))
@@ -301,17 +320,19 @@ def changes(effects: pd.DataFrame, words: Mapping[str, str], margin: float) -> D
     """What each choice changes (rows of :func:`paradox_utils.analysis.ablations.effects`), a row a choice (``words``: arm → its
     name), a panel a measure on its own scale, with 95 % intervals; the band is what does not matter."""
     arms = [arm for arm in reversed(words) if arm in effects.index.get_level_values("arm")]
-    axes = [panel(1, 0.9 + 0.3 * max(1, len(arms))) for _ in QUESTIONS]
+    labels = [textwrap.fill(words[arm], 30) for arm in arms]
+    row = 0.12 + 0.17 * max((label.count("\n") + 1 for label in labels), default=1)  # inches, so that labels keep apart
+    axes = [panel(1, 0.9 + row * max(1, len(arms))) for _ in QUESTIONS]
     for axis, measure, color in zip(axes, QUESTIONS, COLORS, strict=False):
         axis.axvspan(-margin, margin, color=BAND, zorder=0)
         axis.axvline(0, color=FAINT, linewidth=0.8)
         rows = effects[effects.index.get_level_values("measure") == measure].droplevel("measure")
         for place, arm in enumerate(arms):
             if arm in rows.index:
-                row = rows.loc[arm]
-                axis.plot([row["low"], row["high"]], [place, place], color=color, linewidth=1.4)
-                axis.scatter([row["change"]], [place], color=color, s=20, zorder=3)
-        axis.set(yticks=range(len(arms)), yticklabels=[textwrap.fill(words[arm], 30) for arm in arms])
+                found = rows.loc[arm]
+                axis.plot([found["low"], found["high"]], [place, place], color=color, linewidth=1.4)
+                axis.scatter([found["change"]], [place], color=color, s=20, zorder=3)
+        axis.set(yticks=range(len(arms)), yticklabels=labels)
         axis.set(title=measure[:1].upper() + measure[1:], xlabel="change (LM performance)")
         axis.grid(visible=False, axis="y")
     return Drawing(axes)

@@ -23,6 +23,21 @@ def test_main_figure_shows_every_checkpoint_and_the_most_accurate():
         draw.accuracy_and_performance(made.assign(status="failed"))
 
 
+def test_many_trajectories_are_shown_by_the_means_of_their_ranks():
+    made = nested(rising, rm_seeds=draw.MANY + 1, tasks=TASKS[:1])
+    drawn = draw.accuracy_and_performance(made)
+    (axis,) = drawn.panels
+    ordered = made.sort_values(["rm_seed", "rm_accuracy"])
+    ranks = ordered.groupby(ordered.groupby("rm_seed").cumcount())[["rm_accuracy", "lm_performance_final"]].mean()
+    (means,) = [one for one in axis.lines if one.get_marker() == "s"]
+    np.testing.assert_allclose(means.get_xydata(), ranks.to_numpy())
+    labels = [handle.get_label() for handle in drawn.legend]
+    assert "mean of each rank of accuracy" in labels
+    assert "one run" not in labels  # each checkpoint has one
+    few = draw.accuracy_and_performance(nested(rising, rm_seeds=2, tasks=TASKS[:1]))
+    assert "mean of each rank of accuracy" not in [handle.get_label() for handle in few.legend]
+
+
 def test_main_figure_keeps_arms_apart():
     made = nested(rising, rm_seeds=2, tasks=TASKS[:1])
     both = pd.concat([made.assign(arm="wide"), made.assign(arm="narrow", lm_performance_final=0.3)], ignore_index=True)
