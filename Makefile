@@ -50,7 +50,7 @@ lint: $(INSTALLED) # ruff's rules and its format, the arrows between the folders
 	$(BIN)/python tests/unused.py
 
 # Two workers, and the tests of a file in one of them: what they share is made once. In order, the long files come before the end.
-PYTEST = HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+PYTEST = HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --durations=12 --durations-min=5
 
 quick: $(INSTALLED) # the tests that bear no mark
 	$(PYTEST) -m "not heavy and not slow" --ignore=tests/pages/test_browser.py
