@@ -22,7 +22,7 @@ import torch
 
 from paradox_utils import config, data, files
 from paradox_utils.analysis import hacking, outcomes, tables
-from paradox_utils.choose import aims, gain
+from paradox_utils.choose import aims, gain, tested
 from paradox_utils.choose.candidates import ALTERED
 from paradox_utils.choose.diagnostics import accuracies
 from paradox_utils.choose.foretold import foretold
@@ -310,4 +310,5 @@ def run(runs: Sequence[Run], study: str, out: Path) -> str:
         if len(rows) and name != "predictions":
             said += ["", f"{name}:", rows.to_string(index=False, float_format="{:.4f}".format)]
     aimed = aims.aims(made)
-    return "\n".join([*said, "", aimed.to_string(index=False, float_format="{:.4f}".format), "", aims.sentence(made)])
+    said += ["", aimed.to_string(index=False, float_format="{:.4f}".format), aims.counted(aimed), "", tested.sentence(made)]
+    return "\n".join(said)

@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy.special import comb
+from scipy.special import comb, ndtr
 
 from paradox_utils.analysis import statistics
-from paradox_utils.choose.decision import SET_LEVEL, chances, contains_best, gains_of, standing
+from paradox_utils.choose.decision import LEVEL, SET_LEVEL, SPREAD, chances, contains_best, gains_of, standing
 from paradox_utils.choose.gain import Array, Reading
 
 KNOWN = ("known-paradox", "known-monotone")  # families of dials whose truth is known
@@ -38,6 +38,7 @@ BASELINES = {
 }
 TOOL = "predicted gain"
 FITTED = "fitted on the other tasks"
+FAMILIES = "families of known truth"
 
 
 @dataclass(frozen=True)
@@ -56,10 +57,17 @@ def trained(table: pd.DataFrame) -> pd.DataFrame:
 def pools(table: pd.DataFrame, seed: int = 0) -> Iterator[tuple[str, pd.DataFrame]]:
     """Task, and rows of :data:`POOL` trained reward models of one task and policy, :data:`POOLS` times for each of these; fewer
     than that many reward models make none."""
+    for task, own, places in _places(table, seed):
+        for some in places:
+            yield task, own.iloc[some]
+
+
+def _places(table: pd.DataFrame, seed: int) -> Iterator[tuple[str, pd.DataFrame, np.ndarray]]:
+    """Task and rows of each task and policy that has a pool, and the places of its pools in these rows [POOLS, POOL]."""
     rng = np.random.default_rng(seed)
     for (task, _), own in trained(table).groupby(["task", "policy"], sort=True):
-        for _ in range(POOLS if len(own) >= POOL else 0):
-            yield task, own.iloc[rng.choice(len(own), POOL, replace=False)]
+        if len(own) >= POOL:
+            yield task, own, np.array([rng.choice(len(own), POOL, replace=False) for _ in range(POOLS)])
 
 
 def families(table: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
@@ -115,8 +123,9 @@ def regrets(table: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
     return pd.DataFrame.from_dict(rows, orient="index")
 
 
-def half_width(table: pd.DataFrame, measure: str, seed: int = 0) -> float:
-    """Half the 95 % interval of how much less choosing by predicted gain loses than by a ``measure``, on average.
+def half_width(table: pd.DataFrame, measure: str, seed: int = 0, beside: str = "gain") -> float:
+    """Half the 95 % interval of how much less choosing by predicted gain loses than by a ``measure``, on average; or by what
+    else stands ``beside`` it.
 
     Pools of the same reward models are not independent, so trajectories are resampled: all reward models of a task's seed
     together, with either policy, as the same ones train both. In each resample the mean is that over all its pools, not over
@@ -126,9 +135,9 @@ def half_width(table: pd.DataFrame, measure: str, seed: int = 0) -> float:
     groups = [own for _, own in rows.groupby(["task", "policy"]) if len(own) >= POOL]
 
     def gaps(times: Array, *_: Array) -> Array:
-        both = ([expected_best(times[:, own.index], own[name], own["final"]) for own in groups] for name in (measure, "gain"))
-        other, tool = (np.mean(one, axis=0) for one in both)
-        return other - tool
+        both = ([expected_best(times[:, own.index], own[name], own["final"]) for own in groups] for name in (measure, beside))
+        other, own = (np.mean(one, axis=0) for one in both)
+        return other - own
 
     labels = rows["task"] + rows["rm_seed"].astype(str)
     found = statistics.cluster_bootstrap([rows.index], labels, gaps, resamples=RESAMPLES, seed=seed)
@@ -172,6 +181,51 @@ def known(table: pd.DataFrame) -> pd.DataFrame:
 
 
 # --- how sure -----------------------------------------------------------------------------------------------------------------
+
+
+def answers(table: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
+    """What the tool would answer of each pool: a row for all, for each task, and for the families of known truth, means over
+    their ``pools``. It names the fewest that hold the best with :data:`~paradox_utils.choose.decision.LEVEL`, how many
+    (``named``), ``one`` alone or more, and whether the best by PPO is among them (``holds``); ``surest``: the largest
+    probability of any pool; ``regret`` of the first named; the same of the sets of 80 % (``set``, ``set_holds``).
+
+    Predictions are taken as they are, each training its deviation away from them; what other prompts would add is left out.
+    Of equals by PPO the first is the best. Empty where there is no pool.
+    """
+    told = [_answered(own["gain"].to_numpy()[at], own["final"].to_numpy()[at], task) for task, own, at in _places(table, seed)]
+    rows = []
+    if told:
+        every = pd.concat(told)
+        rows += [("all", every), *every.groupby("task")]
+    known = [_answered(*own[["gain", "final"]].to_numpy().T[:, None], "") for _, own in families(table)]
+    rows += [(FAMILIES, pd.concat(known))] if known else []
+    means = {name: own.drop(columns="task").mean() for name, own in rows}
+    more = pd.DataFrame({name: {"surest": own["surest"].max(), "pools": len(own)} for name, own in rows}).T
+    return pd.DataFrame(means).T.drop(columns="surest").join(more) if rows else pd.DataFrame()
+
+
+def _answered(gains: Array, final: Array, task: str) -> pd.DataFrame:
+    """Of N pools of C reward models [N, C], a row each."""
+    probability = chances_of(gains, SPREAD)
+    order = np.argsort(-probability, axis=1, kind="stable")
+    reached = np.take_along_axis(probability, order, axis=1).cumsum(1)
+    place = (order == final.argmax(1)[:, None]).argmax(1)  # of the best by PPO, the likeliest first
+    named, likely = ((reached < level - 1e-9).sum(1) + 1 for level in (LEVEL, SET_LEVEL))
+    lost = final.max(1) - np.take_along_axis(final, order[:, :1], axis=1)[:, 0]
+    made = {"named": named, "one": named == 1, "holds": place < named, "surest": probability.max(1), "regret": lost}
+    return pd.DataFrame(made | {"set": likely, "set_holds": place < likely, "task": task})
+
+
+def chances_of(gains: Array, spread: float) -> Array:
+    """The probability of each of C to be the largest [N, C] where each ends a normal deviation (``spread``, on its own) away
+    from its gain [N, C]: ∫ φ(z) Π Φ(z + (gain − another's) / spread) dz over the C − 1 others."""
+    z = np.linspace(-8, 8, 65)[:, None, None]  # equal steps are exact to rounding for so smooth a bell
+    below = np.exp(-(z**2) / 2) / math.sqrt(2 * math.pi) * (16 / 64) * np.ones(gains.shape)
+    for other in range(gains.shape[1]):
+        larger = ndtr(z + (gains - gains[:, [other]]) / spread)
+        larger[:, :, other] = 1.0
+        below *= larger
+    return below.sum(0)
 
 
 def judged_prompts(

@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 
 from paradox_utils.choose import aims, pools
+from paradox_utils.choose.decision import chances
 from paradox_utils.choose.gain import Reading
 from paradox_utils.choose.pools import FITTED, TOOL
 
@@ -61,6 +62,7 @@ def test_reward_models_of_one_training_tell_no_more_than_one(copies):
     half = pools.half_width(pd.concat([rows] * copies), "rm_accuracy")
     assert half == pytest.approx(0.16, abs=0.05)
     assert pools.half_width(rows, "gain") == pytest.approx(0)  # the tool beside itself
+    assert pools.half_width(rows, "gain", beside="rm_accuracy") == pytest.approx(pools.half_width(rows, "rm_accuracy"))
 
 
 def test_recorded_leads_are_those_of_the_recorded_predictions():
@@ -93,6 +95,30 @@ def test_families_of_known_truth_by_hand():
     assert found[TOOL] == pytest.approx(0.1)
     assert (found["rank"], found["in two"], found["seeds"]) == (2, 1, 1)
     assert found["most accurate"] == pytest.approx(0.4)
+
+
+def test_the_chance_of_being_the_best_by_hand_and_as_it_is_drawn():
+    """Of two, 0.1 apart, each 0.05 away: Φ(0.1 / (0.05 √2)) = Φ(√2); of three equal ones a third each."""
+    assert pools.chances_of(np.array([[0.1, 0.0]]), 0.05) == pytest.approx(np.array([[0.92135, 0.07865]]), abs=1e-5)
+    assert pools.chances_of(np.zeros((2, 3)), 0.05) == pytest.approx(np.full((2, 3), 1 / 3))
+    gains = np.array([0.3, 0.28, 0.2, 0.0])
+    drawn = chances(gains + 0.05 * np.random.default_rng(0).normal(size=(20_000, 4)))
+    assert pools.chances_of(gains[None], 0.05)[0] == pytest.approx(drawn, abs=0.01)
+
+
+def test_answers_by_hand():
+    """One pool of six, of which the last is 0.1 above the next, and 0.9 above the rest: by 0.05 it is the best with 0.92, so
+    two are named, and one is the set of 80 %. The best by PPO is the other of the two, 0.2 above."""
+    rows = table(gain=[0.0] * 4 + [0.8, 0.9], final=[0.1] * 4 + [1.0, 0.8])
+    family = table(arm="known-paradox", gain=[0.0, 0.0, 0.9], final=[0.1, 0.2, 0.9])
+    found = pools.answers(pd.concat([rows, family]))
+    assert list(found.index) == ["all", "relevance", pools.FAMILIES]
+    for name in ("all", "relevance"):
+        row = found.loc[name]
+        assert (row["named"], row["one"], row["holds"], row["set"], row["set_holds"], row["pools"]) == (2, 0, 1, 1, 0, 60)
+        assert (row["regret"], row["surest"]) == pytest.approx((0.2, 0.92135), abs=1e-4)
+    assert found.loc[pools.FAMILIES, ["one", "holds", "regret", "pools"]].tolist() == [1, 1, 0, 1]
+    assert pools.answers(rows.head(5)).empty
 
 
 def test_judged_prompts_are_taken_from_those_there_are():

@@ -166,7 +166,7 @@ GIVEN_ON = {  # the same, on one page
         "0.05": "the deviation that a constant of the package allows PPO",
     },
     "17-regime": {"0.775": "what a constant of the package calls the paper's most accurate"},
-    "16-choose-reward-model": {"0.05": "the deviation that a constant of the package allows PPO"},
+    "16-choose-reward-model": {"0.05": "the deviation that a constant of the package allows PPO", "80 %": "the level of a set"},
     "clusters": {"1.2": "what a run reserves beyond the largest peak seen"},
     "method": {"0.3": "the paper's size of a reward", "1.25": "an ε of Adam"},
     "metrics": {"0.8": "how near two lengths must be", "80 %": "the level of a set", "0.05": "the deviation allowed to PPO"},
