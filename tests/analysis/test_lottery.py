@@ -242,7 +242,8 @@ def test_the_page_says_what_it_finds(cured, tmp_path):
     assert names["words"]["guard"].startswith("Of 1 cure tried" if cured else "No cure")
     assert "6 of 8 against 0, p = 0.016" in names["words"]["confirmed"]
     assert names["counts"].loc[("relevance", "small", "low-kl", "long-top"), "hacked"] == 6
-    assert "length tells hacked runs best: AUC 1.00 at update 10" in names["words"]["watch"]
+    assert names["words"]["watch"].startswith("Watch length along PPO: at update 10 it tells hacked runs")
+    assert names["rates"].index[-1] == lottery.FOUND
     assert list(names["cured"].index) == ["minimum"] * cured
     assert names["found"].loc["PPO", "hacked"].tolist() == [0, 1, 0, 6]
     assert ("RLOO" in names["found"].index) == cured
