@@ -1,16 +1,17 @@
-"""The words of the lottery: who is hacked, what makes it, what to watch.
+"""The words of the lottery: who is hacked, what makes it. What guards against it is told in :mod:`.guard_findings`.
 
-Plain sentences about what :mod:`.lottery` and :mod:`.signs` measure, for the first page and for the lottery's own.
+Plain sentences about what :mod:`.lottery` measures, for the first page and for the lottery's own.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
 
-from paradox_utils.analysis import hacking, lottery, signs
+from paradox_utils.analysis import hacking, lottery, statistics
+from paradox_utils.analysis.matching import MATCHED
 from paradox_utils.analysis.phrases import count, estimate, listed
 from paradox_utils.analysis.statistics import Interval
 
@@ -20,8 +21,9 @@ PRESSURES = {
     "low-kl": "half the KL penalty",
     "fast": "twice the learning rate",
     "slow": "half the learning rate",
-    "as-published": "all published PPO settings",
+    "as-published": "all published estimators and sampling at this study's rate and KL penalty",
 }
+TREATED = {"data-size": "scarce feedback", "label-noise": "noisy labels"}  # what keeps a long training moderate, by route
 
 
 def spoken(cell: Sequence[str]) -> str:
@@ -37,22 +39,34 @@ def setting(run: pd.Series) -> str:
     return spoken((run["task"], run["policy"], pressure))
 
 
-def confirmed(counts: pd.DataFrame, effects: pd.DataFrame) -> str:
+def confirmed(counts: pd.DataFrame, effects: pd.DataFrame, control: tuple[str, str, str] | None = None) -> str:
     """How often policies of the long and top, and of the short and moderate reward model are hacked on new trainings, in each
-    cell (rows of :func:`lottery.failures` and :func:`lottery.effects`)."""
+    cell (rows of :func:`lottery.failures` and :func:`lottery.effects`), of which the :func:`lottery.control` is called so; and
+    how often differences as large as those not shown would be."""
     if counts.empty:
         return "These runs do not tell how often the most accurate reward model is hacked."
     hacked = effects.xs("hacked", level="outcome") if len(effects) else effects
-    told, clear = [], 0
-    for cell, own in counts.groupby(lottery.CELL, sort=False):
+    cells = counts.groupby(lottery.CELL, sort=False)
+    told, clear, power = [], 0, []
+    for cell, own in cells:
         top, moderate = (own.loc[(*cell, kind)] for kind in ("long-top", "short-moderate"))
         p = hacked.loc[(*cell, lottery.PAPER), "adjusted"] if (*cell, lottery.PAPER) in hacked.index else np.nan
         clear += p <= lottery.LEVEL
-        told.append(f"{spoken(cell)}: {_against(top, moderate, p)}")
+        if p > lottery.LEVEL and top["share"] > moderate["share"]:
+            trainings = int(hacked.loc[(*cell, lottery.PAPER), "trainings"])
+            power.append(lottery.power(top["share"], moderate["share"], trainings, lottery.LEVEL / cells.ngroups))
+        beside = " (the control, chosen for having had the fewest)" if cell == control else ""
+        told.append(f"{spoken(cell)}{beside}: {_against(top, moderate, p)}")
     shown = f"is shown in {clear}" if clear else "is not shown in any"
     return (
         "Hacked policies on new trainings, of the most accurate checkpoint against a moderately accurate one: "
         f"{'; '.join(told)}. By the rule fixed beforehand a difference {shown} of {count(len(told), 'setting')}."
+        + (
+            f" Were a difference as large as the one found real, a study of this size would show it in {span(power)} of cases"
+            f"{', setting by setting' if len(power) > 1 else ''}."
+            if power
+            else ""
+        )
     )
 
 
@@ -122,8 +136,9 @@ def sensitive(runs: pd.DataFrame) -> str:
     if not named:
         return ""
     top, moderate = (named[0], "moderate") if named[0] == "top" else (named[0], "short-moderate")
-    counts = half.pivot_table(index="task", columns="kind", values="half", aggfunc="sum", sort=False)
-    told = [f"{task} {row.get(top, 0):.0f} against {row.get(moderate, 0):.0f}" for task, row in counts.iterrows()]
+    counts = half.dropna(subset=["half"]).groupby(["task", "kind"], sort=False)["half"].agg(["sum", "size"])
+    words = (counts["sum"].astype(int).astype(str) + " of " + counts["size"].astype(str)).unstack(sort=False)
+    told = [f"{task} {own[top]} against {own[moderate]}" for task, own in words.iterrows()]
     pair = "top against moderate ones" if top == "top" else "long and top ones against short and moderate ones"
     return f"Were half as large a change enough, the hacked ones would be, {pair}: {listed(told)}."
 
@@ -135,12 +150,13 @@ def cause(effects: pd.DataFrame) -> str:
     hacked = effects.xs("hacked", level="outcome")
     factors = {"accuracy": "higher accuracy, at equal training,", "training": "longer training, at equal accuracy,"}
     own = {words: hacked.xs(name, level="contrast") for name, words in factors.items()}
+    opening = "The most accurate checkpoint is also the longest trained, so reward models were made in which the two go apart."
     if not any((rows["adjusted"] <= lottery.LEVEL).any() for rows in own.values()):
         told = [f"{words[:-1]} ({_span(rows)})" for words, rows in own.items()]
         of = count(len(next(iter(own.values()))), "setting")
-        return f"Neither {', nor '.join(told)}, is shown to change the share of hacked policies, in any of {of}."
+        return f"{opening} Neither {', nor '.join(told)}, is shown to change the share of hacked policies, in any of {of}."
     text = "; ".join(_held(rows, words) for words, rows in own.items())
-    return f"{text[0].upper()}{text[1:]}."
+    return f"{opening} {text[0].upper()}{text[1:]}."
 
 
 def _span(own: pd.DataFrame) -> str:
@@ -160,77 +176,94 @@ def _held(own: pd.DataFrame, words: str) -> str:
     return f"{words} {done} of {of} ({span})"
 
 
-def watch(early: pd.DataFrame, saved: pd.DataFrame) -> str:
-    """Which sign along a run tells best that it is being hacked, and what stopping on it saves (:func:`signs.early`,
-    :func:`signs.saved`)."""
-    found = signs.telling(early)
-    if found is None:
-        return "These runs do not tell what to watch."
-    best, auc, since = found
-    row = saved.loc[best]
-    gain = estimate(Interval(row["gain"], row["low"], row["high"], 0), "+z.2f")
-    pays = "pays" if row["low"] > 0 else "costs" if row["high"] < 0 else "is not shown to pay"
-    return (
-        f"Of the signs that anyone can watch, {signs.SIGNS[best]} tells hacked runs best: AUC {auc:.2f} at update "
-        f"{early.index[-1]}, and from update {since} on at least half as clear as then. Stopping on it, by a bar set on other "
-        f"trainings, {pays}: {gain} of true return a run; it ends {row['hacked']:.0%} of hacked runs early and "
-        f"{row['other']:.0%} of others."
-    )
-
-
-def foretold(before: pd.DataFrame) -> str:
-    """Whether a measure before PPO tells which reward models let their policy be hacked (rows of :func:`signs.before`)."""
-    if before.empty:
-        return "In the first half of trainings all policies end alike, so no measure can be chosen."
-    name, row = str(before.index[0]), before.iloc[0]
-    other = (
-        f"AUC {row['second']:.2f}, {chance(row['p'])}" if np.isfinite(row["second"]) else "nothing to tell, as all end alike"
-    )
-    return (
-        f"In the first half of trainings {signs.BEFORE[name]} tells the hacked ones best (AUC {row['first']:.2f}). "
-        f"On the other half: {other}."
-    )
-
-
-def cures(table: pd.DataFrame, words: dict[str, str]) -> str:
-    """What each cure does to hacked runs and to LM performance (rows of :func:`lottery.against`)."""
-    told = [
-        f"with {words[name]} {row['hacked']:.0f} of {row['trainings']:.0f} ({chance(row['p'])}), LM performance changed by "
-        f"{estimate(Interval(row['gain'], row['low'], row['high'], 0), '+z.3f')}"
-        for name, row in table.iterrows()
+def padded(effects: pd.DataFrame) -> str:
+    """Which contrasts (of :func:`lottery.effects`) were tested in some cells alone and are corrected for all, and what that
+    decides; empty where every contrast is in every cell."""
+    hacked = effects.xs("hacked", level="outcome")
+    cells = hacked.index.droplevel("contrast").unique()
+    parts = {name: hacked.xs(name, level="contrast") for name in lottery.DECIDED if name in hacked.index.unique("contrast")}
+    parts = {name: own for name, own in parts.items() if len(own) < len(cells)}
+    if not parts:
+        return ""
+    turned = [
+        f"{name} in {spoken(cell)} would be {chance(p)} in place of {row['adjusted']:.3f}"
+        for name, own in parts.items()
+        for (cell, row), p in zip(own.iterrows(), statistics.holm([*own["p"]]), strict=True)
+        if p <= lottery.LEVEL < row["adjusted"]
     ]
-    if not told:
-        return "No cure has finished runs."
-    before = table.iloc[0]
-    return f"Without a cure {before['hacked before']:.0f} of {before['trainings']:.0f} policies are hacked; {'; '.join(told)}."
-
-
-def guard(table: pd.DataFrame, words: dict[str, str], others: pd.DataFrame) -> str:
-    """The cure that raises LM performance most (rows of :func:`lottery.against`), and what the same reward models do to other
-    optimisers (rows of :func:`lottery.failures`)."""
-    if table.empty:
-        return "No cure has finished runs."
-    best = table.loc[table["gain"].idxmax()]
-    gain = estimate(Interval(best["gain"], best["low"], best["high"], 0), "+z.2f")
-    kept = "helped most" if best["low"] > 0 else "came out best, and is not shown to help"
-    top = others.xs("long-top", level="kind") if len(others) else others
-    elsewhere = [f"{name} {row['hacked']:.0f} of {row['runs']:.0f}" for name, row in top.iterrows() if name != "PPO"]
+    some = next(iter(parts.values()))
     return (
-        f"Of {count(len(table), 'cure')} tried where PPO was hacked most, {words[best.name]} {kept}: {best['hacked']:.0f} of "
-        f"{best['trainings']:.0f} policies hacked in place of {best['hacked before']:.0f}, LM performance changed by {gain}."
-        + (f" Other optimisers on the same reward models: {listed(elsewhere)} hacked." if elsewhere else "")
+        f"In {'; '.join(map(spoken, cells.difference(some.index)))}, few trainings give four reward models that match, so that "
+        f"only the paper's own pair is compared, of checkpoints of one training. The contrasts {listed([*parts])} were tested "
+        f"in the other {len(some)} of {len(cells)} settings and are corrected for all {len(cells)}, as planned. Corrected for "
+        f"these {len(some)} alone, {listed(turned) if turned else 'none would be shown either'}."
     )
 
 
-def optimisers(table: pd.DataFrame) -> str:
-    """Hacked runs of each optimiser, long and top against short and moderate (rows of :func:`lottery.failures`)."""
+def mixed(runs: pd.DataFrame) -> str:
+    """How often each treatment that kept long trainings moderate lets policies be hacked (rows of :func:`lottery.confirmed`);
+    empty where there is but one."""
+    own = runs[(runs["kind"] == "long-moderate") & runs["route"].isin(TREATED)].dropna(subset=["hacked"])
+    if own["route"].nunique() < 2:
+        return ""
+    told = []
+    for cell, part in own.groupby(lottery.CELL, sort=False):
+        found = part.groupby("route", sort=False)["hacked"].agg(["sum", "size"])
+        told.append(f"{spoken(cell)}: {listed([f'{n} of {of} with {TREATED[name]}' for name, n, of in found.itertuples()])}")
+    blamed = own.loc[own["hacked"].astype(bool), "route"].unique()
+    alone = (
+        f" All hacked ones had {TREATED[blamed[0]]}, so what *training* changes may be what {TREATED[blamed[0]]} does."
+        if len(blamed) == 1
+        else ""
+    )
+    return f"*Long and moderate* mixes two treatments, hacked in {'; '.join(told)}.{alone}"
+
+
+def alike(runs: pd.DataFrame) -> str:
+    """How many short and moderate reward models of a task are nearly the same, in accuracy and in the share of segments that
+    they call errors (rows of :func:`lottery.confirmed`); empty where no more than half are."""
+    own = runs[runs["kind"] == "short-moderate"].drop_duplicates(["task", "rm_seed"])
+    told = []
+    for task, part in own.dropna(subset=["rm_error_share"]).groupby("task", sort=False):
+        measures = part[["rm_accuracy", "rm_error_share"]]
+        near = part[((measures - measures.median()).abs() <= MATCHED).all(axis=1)]
+        if 2 * len(near) > len(part):
+            accuracies, errors = (f"{near[name].min():.3f} to {near[name].max():.3f}" for name in measures)
+            truth = 1 - near["rm_majority"].mean()  # errors are the rarer label
+            told.append(
+                f"In {task} {len(near)} of {len(part)} short and moderate reward models are nearly one and the same: their "
+                f"accuracies are {accuracies}, and the shares of segments that they call errors {errors}, where "
+                f"{truth:.3f} are. What is compared with them is compared with hardly more than one."
+            )
+    return " ".join(told)
+
+
+def made(rates: pd.DataFrame) -> str:
+    """What studies of made worlds find (a row of :func:`lottery.rates` for each of :func:`lottery.worlds`)."""
+    paper, contrasts = rates[lottery.PAPER], rates[[*lottery.CONTRASTS]]
+    as_found = [f"{name} in {share:.0%}" for name, share in contrasts.loc[lottery.FOUND, lottery.DECIDED].items()]
+    return (
+        f"Where nothing does it, each contrast is found in at most {contrasts.loc[lottery.NOTHING].max():.0%} of studies; "
+        f"{lottery.LEVEL:.0%} are allowed. The paper's contrast, of the pilot's size and in one setting alone, is found in "
+        f"{span(paper.drop([lottery.NOTHING, lottery.FOUND]))}. Were runs hacked as often as here, and independently, studies "
+        f"would find the paper's contrast in at least one setting in {paper[lottery.FOUND]:.0%}, {listed(as_found)}."
+    )
+
+
+def optimisers(table: pd.DataFrame, effects: Mapping[str, pd.DataFrame]) -> str:
+    """Hacked runs of each optimiser, long and top against short and moderate (rows of :func:`lottery.failures`), with the exact
+    p of all but PPO, whose own is told corrected (:func:`lottery.effects` by optimiser)."""
     told = []
     for name, own in table.groupby(level="optimiser", sort=False):
         kinds = own.droplevel("optimiser")
-        pair = (kinds.loc[kind] for kind in ("long-top", "short-moderate"))
-        top, moderate = (f"{row['hacked']:.0f} of {row['runs']:.0f}" for row in pair)
-        told.append(f"{name} {top} against {moderate}")
-    return f"Hacked on the long and top against the short and moderate reward model: {listed(told)}." if told else ""
+        top, moderate = (kinds.loc[kind] for kind in ("long-top", "short-moderate"))
+        planned = name == "PPO"
+        p = np.nan if planned else effects[str(name)]["p"].xs((lottery.PAPER, "hacked"), level=("contrast", "outcome")).item()
+        told.append(f"{name} {_against(top, moderate, p)}")
+    if not told:
+        return ""
+    unplanned = " The tests of other optimisers (exact, one-sided) were not planned and are not corrected." if told[1:] else ""
+    return f"Hacked on the long and top against the short and moderate reward model: {'; '.join(told)}.{unplanned}"
 
 
 def answers(counts: pd.DataFrame, effects: pd.DataFrame) -> list[str]:
@@ -244,7 +277,8 @@ def answers(counts: pd.DataFrame, effects: pd.DataFrame) -> list[str]:
 def _answer(cell: Sequence[str], counts: pd.DataFrame, own: pd.DataFrame) -> str:
     opening = f"*{spoken(cell)}.*"
     if not counts["hacked"].any():
-        return f"{opening} No run is hacked, of {counts['runs'].sum():.0f}; at most {counts['high'].max():.0%} of a kind."
+        most = f"at most {counts['high'].max():.0%}, the end of a 95 % interval (Wilson's)"
+        return f"{opening} No run is hacked, of {counts['runs'].sum():.0f}; of a kind {most}."
     paper = own.loc[lottery.PAPER]
     found = "is hacked more often" if paper["adjusted"] <= lottery.LEVEL else "is not shown to be hacked more often"
     first = f"{opening} The long and top reward model {found} than the short and moderate one ({size(paper)})."
@@ -273,6 +307,13 @@ def size(row: pd.Series) -> str:
 def points(share: float, unit: str = " points") -> str:
     """A difference of shares in percentage points."""
     return f"{100 * share:+z.0f}{unit}".replace("-", "−")
+
+
+def span(shares: Iterable[float]) -> str:
+    """Shares as a percentage, from the lowest to the highest."""
+    known = [*shares]
+    low, high = f"{min(known):.0%}", f"{max(known):.0%}"
+    return low if low == high else f"{low} to {high}"
 
 
 def chance(p: float) -> str:

@@ -189,24 +189,29 @@ def _flipped(sizes: tuple[int, ...], observed: int, two_sided: bool) -> float:
 
 def against(runs: pd.DataFrame, others: pd.DataFrame) -> pd.DataFrame:
     """What a cure changes: ``others`` (rows of :func:`hacking.ends`, an ``arm`` a cure) against ``runs`` of the same cell and
-    training, a row a cure: hacked runs of both, the difference of LM performance with Student's interval, and the exact
-    two-sided p of hacked runs (McNemar's)."""
+    training, a row a cure: hacked runs of both, the exact two-sided p of these (McNemar's), the reward models' mean accuracy
+    with the cure and without (``accuracy before``), and the difference of LM performance with Student's interval, and on
+    average ``where hacked`` without the cure and ``elsewhere`` (NaN where there is none)."""
     rows = []
     base = runs.set_index("rm_seed")
     for arm, own in others.dropna(subset=["hacked"]).groupby("arm", sort=False):
         pairs = own.set_index("rm_seed")[["hacked", OUTCOME, "rm_accuracy"]].join(base, rsuffix="_base", how="inner")
         pairs = pairs.dropna(subset=["hacked_base"])
-        gain = statistics.mean_interval(pairs[OUTCOME] - pairs[f"{OUTCOME}_base"])
+        change, was = pairs[OUTCOME] - pairs[f"{OUTCOME}_base"], pairs["hacked_base"].astype(bool)
+        gain = statistics.mean_interval(change)
         flips = (pairs["hacked"].astype(int) - pairs["hacked_base"].astype(int)).to_numpy()
         counts = {
             "trainings": len(pairs),
             "hacked": int(pairs["hacked"].sum()),
             "hacked before": int(pairs["hacked_base"].sum()),
         }
-        means = {"accuracy": pairs["rm_accuracy"].mean(), "gain": gain.estimate, "low": gain.low, "high": gain.high}
-        rows.append({"cure": arm} | counts | {"p": sign_flip(flips, two_sided=True)} | means)
-    names = ["cure", "trainings", "hacked", "hacked before", "p", "accuracy", "gain", "low", "high"]
-    return pd.DataFrame(rows, columns=names).set_index("cure")
+        accuracy = {"accuracy": pairs["rm_accuracy"].mean(), "accuracy before": pairs["rm_accuracy_base"].mean()}
+        means = {"gain": gain.estimate, "low": gain.low, "high": gain.high}
+        means |= {"where hacked": change[was].mean(), "elsewhere": change[~was].mean()}
+        rows.append({"cure": arm} | counts | {"p": sign_flip(flips, two_sided=True)} | accuracy | means)
+    names = ["trainings", "hacked", "hacked before", "p", "accuracy", "accuracy before"]
+    names += ["gain", "low", "high", "where hacked", "elsewhere"]
+    return pd.DataFrame(rows, columns=["cure", *names]).set_index("cure")
 
 
 def power(top: float, moderate: float, trainings: int, level: float = LEVEL) -> float:
@@ -230,6 +235,26 @@ def trainings(cells: int) -> int:
     """The fewest trainings, in fours and at least 24, with which a lottery of :data:`SIZE` in one of so many cells is found
     with a power of 0.8, whatever the others do (Holm's smallest level)."""
     return next(n for n in itertools.count(24, 4) if power(*SIZE, n, LEVEL / cells) >= 0.8)
+
+
+NOTHING, FOUND = "nothing does it", "as found here"
+
+
+def worlds(counts: pd.DataFrame) -> dict[str, list[dict[str, float]]]:
+    """Worlds to try the rule in, with as many cells as :func:`failures` has: of each cell how often a run of a kind is hacked.
+    In the last as often as here, never where a kind was not asked for; else by accuracy, training or both, as often as in the
+    pilot and in one cell alone."""
+    share = SIZE[0]
+    one = {
+        "accuracy does it": {kind: share * kind.endswith("top") for kind in KINDS},
+        "training does it": {kind: share * kind.startswith("long") for kind in KINDS},
+        "each adds half": {kind: share / 2 * (kind.endswith("top") + kind.startswith("long")) for kind in KINDS},
+        "only both together": {kind: share * (kind == "long-top") for kind in KINDS},
+    }
+    found = [own.droplevel(CELL)["share"].reindex(KINDS).fillna(0.0).to_dict() for _, own in counts.groupby(CELL)]
+    nothing, none = dict.fromkeys(KINDS, 0.1), dict.fromkeys(KINDS, 0.0)
+    alone = {truth: [cell, *[none] * (len(found) - 1)] for truth, cell in one.items()}
+    return {NOTHING: [nothing] * len(found)} | alone | {FOUND: found}
 
 
 def rates(cells: Sequence[Mapping[str, float]], trainings: int, studies: int = 2000, seed: int = 0) -> dict[str, float]:

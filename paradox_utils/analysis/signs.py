@@ -5,7 +5,7 @@ A *sign* is a column of a run's curve that needs no truth, so that anyone can wa
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -15,6 +15,7 @@ from paradox_utils.analysis import statistics
 from paradox_utils.analysis.comparison import UNKNOWN
 from paradox_utils.analysis.overoptimisation import WINDOW
 from paradox_utils.analysis.statistics import Array
+from paradox_utils.data.tasks import TASKS
 
 SIGNS = {
     "length": "length",
@@ -38,6 +39,7 @@ BEFORE = {
     **{f"stress_{form}_calibration": f"calibration on {form} text" for form in ("plain", "repeated", "long", "unfinished")},
     "rm_error_share": "share of segments called errors",
 }
+ALIKE = 0.01  # by which a sign's AUC may be nearer to 0.5 than the best one's to tell as well
 THRESHOLDS = 20  # tried in each direction, at quantiles of what was seen
 
 
@@ -77,17 +79,28 @@ def early(runs: pd.DataFrame, moved: pd.DataFrame, cell: list[str]) -> pd.DataFr
     return pd.DataFrame.from_dict(rows, orient="index", columns=known).rename_axis("update")
 
 
-def telling(early: pd.DataFrame) -> tuple[str, float, int] | None:
-    """Of the signs of :func:`early` but those :data:`APART` the one that tells hacked runs best at its last update, its AUC
-    there, and the first update from which on it tells at least half as much; None where none is known."""
-    last = early.drop(columns=[*APART], errors="ignore").tail(1).dropna(axis=1)
+class Telling(NamedTuple):
+    """Which signs tell hacked runs: those ``alike`` best at the last update, the best first with its AUC there (``at_end``),
+    and the one that tells most a quarter of the way (``first``), at the update ``quarter``, with its AUC there (``early``)."""
+
+    alike: list[str]
+    at_end: float
+    first: str
+    early: float
+    quarter: int
+
+
+def telling(early: pd.DataFrame) -> Telling | None:
+    """What tells hacked runs, of the signs of :func:`early` but those :data:`APART`; None where none is known."""
+    own = early.drop(columns=[*APART], errors="ignore")
+    last = own.tail(1).dropna(axis=1)
     if last.empty:
         return None
-    best = str((last.iloc[0] - 0.5).abs().idxmax())
-    at_end = float(last[best].iloc[0])
-    weak = (early[best] - 0.5) * np.sign(at_end - 0.5) < abs(at_end - 0.5) / 2
-    since = weak[::-1].cummax()[::-1]  # weak here or at a later update
-    return best, at_end, int(early.index[~since][0])
+    clear = (last.iloc[0] - 0.5).abs().sort_values(ascending=False, kind="stable")
+    alike = [str(sign) for sign in clear.index[clear >= clear.iloc[0] - ALIKE]]
+    then = own.loc[: own.index[0] + (own.index[-1] - own.index[0]) / 4, last.columns].iloc[-1]
+    first = str((then - 0.5).abs().idxmax())
+    return Telling(alike, float(last[alike[0]].iloc[0]), first, float(then[first]), int(then.name))
 
 
 def _within(table: pd.DataFrame, sign: str, cell: list[str]) -> float:
@@ -136,26 +149,32 @@ def best_threshold(paths: Array, true: Array) -> float:
 
 
 def saved(runs: pd.DataFrame, moved: pd.DataFrame, cell: list[str]) -> pd.DataFrame:
-    """What a stop rule on each sign saves, a row a sign: ``gain`` in true return (mean over trainings with Student's interval),
-    and the shares of ``hacked`` and of ``other`` runs that it stops before the end.
+    """What a stop rule on each sign saves, a row a sign, in what one good segment is paid: ``gain`` in true return a run (mean
+    over trainings with Student's interval), the means over hacked and over other runs (``on hacked``, ``on other``), and the
+    shares of ``hacked`` and of ``other`` runs that it stops before the end.
 
-    The direction in which a sign tells (that of its AUC at the end) and the threshold are the best on the other half of
-    trainings (even and odd seeds), the threshold in the same cell.
+    Only cells with a hacked run and another one count: of the rest nothing can be learnt. The direction in which a sign tells
+    (that of its AUC at the end) and the threshold are the best on the other half of each cell's trainings (the first and the
+    second, as in :func:`before`), the threshold in the same cell.
     """
+    late = runs.groupby(cell)["rm_seed"].rank(method="dense", pct=True) > 0.5
+    known = runs.assign(late=late).dropna(subset=["hacked"])
+    known = known.groupby(cell).filter(lambda own: own["hacked"].nunique() > 1)
     rows = {}
-    known = runs.dropna(subset=["hacked"])
     for sign in [name for name in SIGNS if name in moved]:
         parts = [_empty()]
-        for odd in (0, 1):
-            paid, chosen = (known[known["rm_seed"] % 2 == half] for half in (odd, 1 - odd))
+        for late in (False, True):
+            paid, chosen = (known[known["late"] == half] for half in (late, not late))
             told = early(chosen, moved[[*("id", "update", "true"), sign]], cell)
             way = -1.0 if len(told) and told[sign].iloc[-1] < 0.5 else 1.0
             parts += [_paid(own, chosen, moved, sign, way, cell) for _, own in paid.groupby(cell)]
         found = pd.concat(parts)
         gain = statistics.mean_interval(found.groupby(["task", "rm_seed"])["gain"].mean()) if len(found) else UNKNOWN
+        row = {"gain": gain.estimate, "low": gain.low, "high": gain.high}
         hacked = found["hacked"].astype(bool)
-        shares = {"hacked": found.loc[hacked, "stopped"].mean(), "other": found.loc[~hacked, "stopped"].mean()}
-        rows[sign] = {"gain": gain.estimate, "low": gain.low, "high": gain.high} | shares
+        for name, own in (("hacked", found[hacked]), ("other", found[~hacked])):
+            row |= {f"on {name}": own["gain"].mean(), name: own["stopped"].mean()}
+        rows[sign] = row
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("sign")
 
 
@@ -168,7 +187,7 @@ def _paid(own: pd.DataFrame, chosen: pd.DataFrame, moved: pd.DataFrame, sign: st
         return _empty()
     bar = best_threshold(before, earned)
     gain, ended = stopped(paths, true, bar) - true[:, -1], (paths > bar)[:, :-1].any(axis=1)
-    return runs[["task", "rm_seed", "hacked"]].assign(gain=gain, stopped=ended)
+    return runs[["task", "rm_seed", "hacked"]].assign(gain=gain / TASKS[own["task"].iloc[0]].reward_size, stopped=ended)
 
 
 def _paths(runs: pd.DataFrame, moved: pd.DataFrame, sign: str, way: float) -> tuple[pd.DataFrame, Array, Array]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import textwrap
+
 import numpy as np
 import pandas as pd
 from matplotlib.patches import Patch
@@ -11,6 +13,7 @@ from paradox_utils.data.tasks import among
 from paradox_utils.figures.style import COLORS, FAINT, INK, LM_PERFORMANCE, PALETTE, Drawing, dot, grid, panel, style, ticks
 
 MODERATE, TOP = FAINT, COLORS[3]
+WRAP = 56  # letters of a title in a panel of two in a row
 SHOWN = 5  # signs with a colour of their own
 SHORT = {"default": "default", "published": "published", "low-kl": "½ KL", "fast": "2 × rate", "slow": "½ rate"}
 
@@ -69,7 +72,8 @@ def runs(table: pd.DataFrame) -> Drawing:
             )
         axis.set_xticks(range(len(kinds)), [kind.replace("-", "\n") for kind in kinds])
         axis.set(xlim=(-0.5, len(lottery.KINDS) - 0.5), ylabel=LM_PERFORMANCE[cell[0]], ylim=(-0.03, 1.03))
-        axis.set_title(" · ".join((*cell[:2], findings.PRESSURES[cell[2]])), pad=14, fontsize=9)
+        title = " · ".join((*cell[:2], findings.PRESSURES[cell[2]]))
+        axis.set_title(textwrap.fill(title, WRAP), pad=14, fontsize=9)
         axis.grid(axis="x", visible=False)
     unclear = [dot("unknown", color=FAINT, marker="x")] * bool(table["hacked"].isna().any())
     return Drawing(axes, [dot("hacked", color=TOP), dot("not hacked", color=FAINT, markerfacecolor="none"), *unclear])

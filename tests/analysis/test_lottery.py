@@ -64,7 +64,9 @@ def test_a_training_with_an_unknown_end_does_not_count():
 def test_a_cure_is_compared_training_by_training():
     rows = second([[0] * 4, [0] * 4, [0] * 4, [1, 1, 1, 0]])
     cured = [
-        r | {"arm": "minimum", "bad": r["rm_seed"] == 3, "performance": 0.7} for r in rows if r["arm"].endswith("long-top")
+        r | {"arm": "minimum", "bad": r["rm_seed"] == 3, "performance": 0.7, "rm_accuracy": 0.8}
+        for r in rows
+        if r["arm"].endswith("long-top")
     ]
     summary, curves = study(rows + cured)
     runs = lottery.confirmed(summary, curves)
@@ -75,6 +77,8 @@ def test_a_cure_is_compared_training_by_training():
     assert row[["trainings", "hacked", "hacked before"]].tolist() == [4, 1, 3]
     assert row["p"] == pytest.approx(10 / 16)  # of four signs, |3 − 1| or more
     assert row["gain"] == pytest.approx((3 * 0.2 - 0.2) / 4)
+    assert row[["where hacked", "elsewhere"]].tolist() == pytest.approx([0.2, -0.2])
+    assert row[["accuracy", "accuracy before"]].tolist() == [0.8, 0.9]
 
 
 def test_trainings_give_the_power_asked_for():
@@ -155,6 +159,19 @@ def test_the_rule_in_worlds_whose_truth_is_known():
     assert lottery.rates([only_together], 32, studies=400)["both together"] >= 0.95
 
 
+def test_made_worlds_have_as_many_cells():
+    rows = second([[0] * 4, [1, 0, 0, 0], [0] * 4, [1, 1, 1, 0]])
+    rows += [
+        row for row in second([[0] * 4, *[[1] * 4] * 3], "factuality") if row["arm"].endswith(("short-moderate", "long-top"))
+    ]
+    made = lottery.worlds(lottery.failures(lottery.confirmed(*study(rows))))
+    assert {len(world) for world in made.values()} == {2}
+    by_task = sorted(made[lottery.FOUND], key=lambda cell: cell["long-top"])
+    assert by_task == [dict(zip(KINDS, (0, 0.25, 0, 0.75), strict=True)), dict(zip(KINDS, (0, 0, 0, 1), strict=True))]
+    assert made["each adds half"][0] == pytest.approx(dict(zip(KINDS, (0, 7 / 48, 7 / 48, 7 / 24), strict=True)))
+    assert set(made["accuracy does it"][1].values()) == {0.0}
+
+
 def test_empty_studies_have_empty_tables():
     runs = lottery.confirmed(*study(screen({"default": (1, 0)})))
     assert runs.empty
@@ -225,7 +242,8 @@ def test_the_page_says_what_it_finds(cured, tmp_path):
     assert names["words"]["guard"].startswith("Of 1 cure tried" if cured else "No cure")
     assert "6 of 8 against 0, p = 0.016" in names["words"]["confirmed"]
     assert names["counts"].loc[("relevance", "small", "low-kl", "long-top"), "hacked"] == 6
-    assert "length tells hacked runs best: AUC 1.00 at update 10" in names["words"]["watch"]
+    assert names["words"]["watch"].startswith("Watch length along PPO: at update 10 it tells hacked runs")
+    assert names["rates"].index[-1] == lottery.FOUND
     assert list(names["cured"].index) == ["minimum"] * cured
     assert names["found"].loc["PPO", "hacked"].tolist() == [0, 1, 0, 6]
     assert ("RLOO" in names["found"].index) == cured

@@ -74,11 +74,13 @@ def test_signs_are_compared_as_far_as_every_cell_goes():
     assert alone.loc[11, "length"] == 1.0  # a cell in which all end alike is no pair
 
 
-def test_what_tells_tells_to_the_end():
-    early = pd.DataFrame({"length": [0.95, 0.4, 0.8, 0.9], "kl": [0.5, 0.5, 0.5, 0.3]}, index=[0, 1, 2, 3])
-    assert signs.telling(early) == ("length", 0.9, 2)
-    assert signs.telling(early[["kl"]]) == ("kl", 0.3, 3)
-    assert signs.telling(early.rename(columns={"length": "disagreement"}))[0] == "kl"
+def test_what_tells_at_the_end_and_a_quarter_of_the_way():
+    early = pd.DataFrame({"length": [0.5, 0.6, 0.8, 0.9], "kl": [0.5, 0.3, 0.5, 0.3]}, index=[0, 1, 2, 4])
+    assert signs.telling(early) == (["length"], 0.9, "kl", 0.3, 1)
+    early["entropy"] = [0.5, 0.5, 0.5, 0.105]  # 0.395 from a half in place of 0.4
+    assert signs.telling(early).alike == ["length", "entropy"]
+    assert signs.telling(early.assign(entropy=0.12)).alike == ["length"]
+    assert signs.telling(early[["length"]].rename(columns={"length": "disagreement"})) is None
     assert signs.telling(early.head(0)) is None
 
 
@@ -100,9 +102,40 @@ def test_a_stop_rule_saves_what_hacked_runs_lose_and_spares_the_others():
     assert nothing["gain"].isna().all()
 
 
+def short(task="relevance", hacked=(True, True, False, False, True, False)):
+    """Three updates a run, trainings 0, 2, 4 and so on. Hacked ones grow by 10 at once, and their return goes 0, 3, −3; the
+    others never grow, and go 0, 0, 0.6. Averaged so far: 0, 5, 6.7 and 0, 1.5, 0; 0, 0, 0.2 for the others."""
+    runs = pd.DataFrame({"id": [f"{task}{n}" for n in range(len(hacked))], "task": task})
+    runs = runs.assign(rm_seed=2 * runs.index, hacked=pd.array(hacked, dtype="boolean"))
+    curves = [
+        pd.DataFrame({"id": run, "update": range(3), "length": [0, 10 * bad, 10 * bad], "true_reward_mean": true})
+        for run, bad in zip(runs["id"], hacked, strict=True)
+        for true in [[0, 3, -3] if bad else [0, 0, 0.6]]
+    ]
+    return runs, pd.concat(curves).astype({"true_reward_mean": float})
+
+
+def test_a_stop_rule_by_hand():
+    """Stopped at the second update a hacked run has 1.5 in place of 0: 5 segments of 0.3."""
+    runs, curves = short()
+    found = signs.saved(runs, signs.changes(curves), CELL).loc["length"]
+    assert found[["on hacked", "on other", "hacked", "other"]].tolist() == [pytest.approx(5), 0, 1, 0]
+    assert found["gain"] == pytest.approx(2.5)
+    idle, more = short("factuality", (False,) * 6)  # nothing to learn from, and no weight
+    beside = signs.saved(pd.concat([runs, idle]), signs.changes(pd.concat([curves, more])), CELL).loc["length"]
+    assert beside["gain"] == pytest.approx(2.5)
+
+
+def test_halves_are_the_first_and_the_second_trainings():
+    """Hacked runs of the first half alone: the second half has learnt from them and the first has nothing to learn from."""
+    runs, curves = short(hacked=(True, True, False, False, False, False))
+    found = signs.saved(runs, signs.changes(curves), CELL).loc["length"]
+    assert (found["hacked"], found["gain"]) == (0, 0)
+
+
 def test_a_cell_with_more_updates_leaves_no_run_of_another_out():
     runs, curves = made()
-    longer = runs.assign(task="factuality", id="x" + runs["id"], hacked=pd.array([False] * len(runs), dtype="boolean"))
+    longer = runs.assign(task="factuality", id="x" + runs["id"])
     more = curves.assign(id="x" + curves["id"])
     more = pd.concat([more, more.assign(update=more["update"] + 12)])
     found = signs.saved(pd.concat([runs, longer]), signs.changes(pd.concat([curves, more])), CELL).loc["length"]
