@@ -70,6 +70,29 @@ def confirmed(counts: pd.DataFrame, effects: pd.DataFrame, control: tuple[str, s
     )
 
 
+def brief(counts: pd.DataFrame, effects: pd.DataFrame, control: tuple[str, str, str] | None = None) -> str:
+    """:func:`confirmed` for the first page: without the ``control``, and with the change of LM performance."""
+    if counts.empty:
+        return "These runs do not tell how often the most accurate reward model is hacked."
+    cells = [cell for cell, _ in counts.groupby(lottery.CELL, sort=False) if cell != control]
+    top, moderate = (counts.loc[[(*cell, kind) for cell in cells]] for kind in ("long-top", "short-moderate"))
+    paper = effects.xs(lottery.PAPER, level="contrast")
+    hacked, score = (paper.xs(outcome, level="outcome").loc[cells] for outcome in ("hacked", "LM performance"))
+    clear = int((hacked["adjusted"] <= lottery.LEVEL).sum())
+    shown = f"a difference is shown in {clear} of them" if clear else "chance is excluded in none of them"
+    changes = listed([f"{change:+z.3f}".replace("-", "−") for change in score["mean"]])
+    where = "; ".join(map(spoken, cells))
+    return (
+        f"In {count(len(cells), 'setting')} where failures were looked for ({where}), policies of the most accurate checkpoint "
+        f"are hacked in {listed(_of(top))} trainings, those of a moderately accurate one in {listed(_of(moderate))}. By the "
+        f"rule fixed beforehand {shown}. On average the most accurate one changes LM performance by {changes}."
+    )
+
+
+def _of(rows: pd.DataFrame) -> list[str]:
+    return [f"{row['hacked']:.0f} of {row['runs']:.0f}" for _, row in rows.iterrows()]
+
+
 def lost(effects: pd.DataFrame, runs: pd.DataFrame) -> str:
     """What the most accurate checkpoint costs in LM performance where any policy is hacked, on average and in the middle
     training (rows of :func:`lottery.effects`, and :func:`lottery.confirmed`); empty where none is hacked."""

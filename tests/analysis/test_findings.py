@@ -41,6 +41,24 @@ def test_new_trainings_are_told_by_setting():
     assert "real" not in said  # what is shown needs no power
 
 
+def test_the_first_page_leaves_out_the_control():
+    rows = [
+        row
+        for task in ("relevance", "factuality")
+        for row in second([[0] * 8, [0] * 8, [1] + [0] * 7, [1] * 6 + [0] * 2], task)
+    ]
+    runs = lottery.confirmed(*study(rows))
+    counts, effects = lottery.failures(runs), lottery.effects(runs)
+    said = findings.brief(counts, effects, ("factuality", "small", "low-kl"))
+    assert said.startswith("In 1 setting where failures were looked for (relevance, small, half the KL penalty), ")
+    assert "are hacked in 6 of 8 trainings, those of a moderately accurate one in 0 of 8. By the rule" in said
+    assert "is shown in 1 of them" in said
+    change = effects.loc[("relevance", "small", "low-kl", lottery.PAPER, "LM performance"), "mean"]
+    assert said.endswith(f"LM performance by {change:+.3f}.".replace("-", "−"))
+    assert "In 2 settings" in findings.brief(counts, effects)
+    assert "do not tell" in findings.brief(counts.head(0), effects.head(0))
+
+
 def test_what_is_not_shown_is_told_with_its_power():
     """3 of 8 against 0 are shown if five of eight trainings differ: 56 · 0.375⁵ · 0.625³ + … = 0.137."""
     counts, effects = told([[0] * 8, [0] * 8, [0] * 8, [1] * 3 + [0] * 5])
