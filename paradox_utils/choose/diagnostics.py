@@ -84,11 +84,9 @@ def off_policy(found: Scored, held_out: Sequence[Asked]) -> dict[str, float]:
 
 def calibration(scores: Array, judged: Array) -> float:
     """Expected calibration error of σ(difference of scores) over pairs that are judged different."""
-    first, second = np.triu_indices(scores.shape[1], 1)
-    gaps, truth = (part[:, first] - part[:, second] for part in (scores, judged))
-    told = np.isfinite(gaps) & np.isfinite(truth) & (truth != 0)
-    right = (np.sign(gaps * truth)[told] + 1) / 2
-    return calibration_error(1 / (1 + np.exp(-np.abs(gaps[told]))), right) if told.any() else np.nan
+    paid, truth, told = gain.gaps(scores, judged)
+    right = (np.sign(paid * truth)[told] + 1) / 2
+    return calibration_error(1 / (1 + np.exp(-np.abs(paid[told]))), right) if told.any() else np.nan
 
 
 def about(p: config.Choose, asked: Sequence[Asked], good: Array, size: Array, told: Array) -> dict[str, Any]:
