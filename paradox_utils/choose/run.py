@@ -247,7 +247,7 @@ def write(folder: Path, choice: Choice, more: Mapping[str, Any]) -> None:
         "decision": choice.decision.kind,
         "names": choice.decision.names,
         "more": choice.decision.more,
-        "lucky": choice.decision.lucky,
+        "by_training": choice.decision.by_training,
         "candidates": choice.table.to_dict("records"),
         "agreement": choice.agreement.to_dict(),
         "facts": choice.facts,
