@@ -9,7 +9,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from paradox_utils import config, files, threads
+from paradox_utils import config, files, identity, threads
 from paradox_utils.config import ParameterError
 from paradox_utils.config.study import read_config
 from paradox_utils.files import say
@@ -44,11 +44,11 @@ def run(p: config.Choose) -> int:
     folder = files.resolve(p.out)
     folder.mkdir(parents=True, exist_ok=True)
     asked = work.stamp(p)
-    done, page = folder / "choice.json", folder / "page.html"
+    done, page = folder / work.RECORD, folder / "page.html"
     if done.is_file() and page.is_file() and (known := files.read_json(done, way_out="remove it")).get("stamp") == asked:
         say(f"{known['sentence']}\n\nAnswered before; {page} has the whole.")
         return 0
-    done.unlink(missing_ok=True)  # what was asked before must not pass for this
+    _clear(p, folder)
     started = time.perf_counter()
     choice = work.choose(p, folder, say)
     report.write_page(folder, choice, Path(p.out).name)
@@ -58,16 +58,32 @@ def run(p: config.Choose) -> int:
     return 0
 
 
+def _clear(p: config.Choose, folder: Path) -> None:
+    """Remove what a former call left, which must not pass for this one's; but nothing that this one reads.
+
+    Raises :class:`ParameterError` where the answer would be written over what it reads.
+    """
+    from paradox_utils.choose import run as work
+
+    read = {files.resolve(name).resolve(): (which, value) for which, value, name in identity.named(p.model_dump())}
+    kept = [path for path in (folder / name for name in work.PRODUCTS) if path.resolve() in read]
+    for path in kept:
+        if path.name != work.RESPONSES:  # responses that are read are not written again
+            which, value = read[path.resolve()]
+            raise ParameterError(f"{which} = {value!r}: the answer would be written over it; copy it under another name")
+    for name in {*work.PRODUCTS} - {path.name for path in kept}:
+        (folder / name).unlink(missing_ok=True)
+
+
 def sample(p: config.Choose) -> int:
     """Leave the policy's responses, for others to score."""
-    from paradox_utils.choose import inputs
-    from paradox_utils.choose.run import responses_of
+    from paradox_utils.choose.run import leave_responses, responses_of
 
     folder = files.resolve(p.out)
     folder.mkdir(parents=True, exist_ok=True)
-    asked = responses_of(p, say)
-    inputs.write_responses(folder / "responses.jsonl", asked)
-    say(f"{sum(len(one.responses) for one in asked):,} responses: {folder / 'responses.jsonl'}")
+    asked, _ = responses_of(p, say)
+    path = leave_responses(p, folder, asked)
+    say(f"{sum(len(one.responses) for one in asked):,} responses: {path}")
     return 0
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import multiprocessing
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
@@ -19,9 +19,10 @@ import torch
 from paradox_utils import config, files, threads
 from paradox_utils.choose import inputs
 from paradox_utils.choose.inputs import Asked, Key
-from paradox_utils.choose.scorers import ELSE, Item, Scorer, load_scorer
+from paradox_utils.choose.scorers import ELSE, Item, Scorer, described, in_a_line, load_scorer
+from paradox_utils.config.choose import TABLES
 from paradox_utils.data.records import DataError
-from paradox_utils.policies.models import ModelError
+from paradox_utils.policies.models import ModelError, beside
 from paradox_utils.rewards.measures import ROUNDING
 from paradox_utils.rewards.model import NonFiniteScoresError, saved
 from paradox_utils.rewards.stress import ALTERATIONS
@@ -37,8 +38,9 @@ Result = TypeVar("Result")
 class Scored:
     """What a candidate says: ``scores`` of responses as its model gives them, and of those ``held_out``; the mean change of the
     score of ``altered`` responses, in deviations of the scores; what ``checks`` found, and why some could not (``unchecked``);
-    ``blocked``: why its scores cannot be believed. ``metrics``: what its training left beside it; ``pairwise``: a difference of
-    scores is a log-odds; ``labels``: a score below 0 says that something is bad."""
+    ``blocked``: why its scores cannot be believed. ``layout``: as of a :class:`Scorer`, or ``file``; ``metrics``: what its
+    training left beside it; ``pairwise``: a difference of scores is a log-odds; ``labels``: a score below 0 says that something
+    is bad."""
 
     scores: dict[Key, float] = field(default_factory=dict)
     held_out: dict[Key, float] = field(default_factory=dict)
@@ -46,20 +48,40 @@ class Scored:
     checks: dict[str, float] = field(default_factory=dict)
     unchecked: str = ""
     blocked: str = ""
+    layout: str = ""
     metrics: dict[str, Any] = field(default_factory=dict)
     pairwise: bool = False
     labels: bool = False
     seconds: float = 0.0
 
 
-def score(candidate: config.Candidate, p: config.Choose, asked: Sequence[Asked], held_out: Sequence[Asked] = ()) -> Scored:
-    """Score all responses by a candidate; a file of scores must have one for each.
+def check(p: config.Choose) -> None:
+    """Raises :class:`DataError` or :class:`ModelError` for a file of scores that is not there or cannot be read, and a model
+    without a config that can be, before any time goes into responses. Runs no code that a model brings."""
+    for one in filter(None, [*p.candidates.values(), p.judge]):
+        brings_code = one.trust_remote_code and any(beside(one.model, f"{of}config.json") for of in ("", "adapter_"))
+        if one.scores:
+            inputs.read_scores(one.scores)
+        elif not brings_code:
+            described(one)
+    if p.judgement.endswith(TABLES):
+        inputs.read_scores(p.judgement)
+
+
+def score(
+    candidate: config.Candidate,
+    p: config.Choose,
+    asked: Sequence[Asked],
+    held_out: Sequence[Asked] = (),
+    ids: Container[Key] | None = None,
+) -> Scored:
+    """Score all responses by a candidate; a file of scores must have one for each, and none beside those of ``ids``.
 
     Raises :class:`DataError` for a file of scores that does not fit. What is wrong with a model stands in ``blocked``.
     """
     started = time.perf_counter()
     if candidate.scores:
-        found = _from_file(candidate.scores, asked)
+        found = _from_file(candidate.scores, asked, ids)
     else:
         try:
             found = apart(_by_model, candidate, p, list(asked), list(held_out))
@@ -88,15 +110,14 @@ def apart(function: Callable[..., Result], *arguments: Any) -> Result:
             raise ModelError("the process at work was killed, or crashed; it may need more memory than there is") from error
 
 
-def _from_file(path: str, asked: Sequence[Asked]) -> Scored:
-    scores = inputs.read_scores(path, asked)
-    lacking = [(one.id, name) for one in asked for name in one.responses if (one.id, name) not in scores]
-    if lacking:
+def _from_file(path: str, asked: Sequence[Asked], ids: Container[Key] | None) -> Scored:
+    scores, keys = inputs.read_scores(path, ids), [(one.id, name) for one in asked for name in one.responses]
+    if lacking := [key for key in keys if key not in scores]:
         raise DataError(
             f"{path}: lacks the score of prompt_id = {lacking[0][0]!r}, response_id = {lacking[0][1]!r} ({len(lacking)} in "
             "all); score every response of responses.jsonl"
         )
-    return Scored(scores)
+    return Scored({key: scores[key] for key in keys}, layout="file")
 
 
 def _by_model(candidate: config.Candidate, p: config.Choose, asked: list[Asked], held_out: list[Asked]) -> Scored:
@@ -105,7 +126,7 @@ def _by_model(candidate: config.Candidate, p: config.Choose, asked: list[Asked],
     try:
         scorer = load_scorer(candidate, p)
         metrics = saved(candidate.model, "metrics.json")
-        found = Scored(pairwise=scorer.pairwise, labels=scorer.labels, metrics=metrics)
+        found = Scored(pairwise=scorer.pairwise, labels=scorer.labels, metrics=metrics, layout=scorer.layout)
         some = tried(asked)
         alone = scorer(some, 1)
         found.checks["batch"] = max(_change(scorer(some, by), alone) for by in (2, p.batch))
@@ -129,7 +150,7 @@ def _by_model(candidate: config.Candidate, p: config.Choose, asked: list[Asked],
     except Exception as error:
         if not candidate.trust_remote_code:
             raise
-        return Scored(blocked=f"its own code failed ({type(error).__name__}: {error}); {ELSE}")
+        return Scored(blocked=f"its own code failed ({in_a_line(error)}); {ELSE}")
 
 
 def items(asked: Sequence[Asked]) -> list[Item]:
@@ -167,21 +188,16 @@ def _try_more(found: Scored, scorer: Scorer, asked: Sequence[Asked], batch: int,
     try:
         found.altered = altered(scorer, asked, batch, spread)
     except Exception as error:  # a network may raise anything at what it was not made for
-        failed.append(f"altered responses ({_said(error)})")
+        failed.append(f"altered responses ({in_a_line(error)})")
     for name, (words, scores) in moves.items():
         found.checks[name] = float("nan")
         try:
             found.checks[name] = _change(scores(), alone)
         except Exception as error:
-            failed.append(f"{words} ({_said(error)})")
+            failed.append(f"{words} ({in_a_line(error)})")
         else:
             failed += [f"{words} (scores that are not finite)"] if np.isnan(found.checks[name]) else []
     found.unchecked = "; ".join(failed)
-
-
-def _said(error: Exception) -> str:
-    """An error in a line."""
-    return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"
 
 
 def _change(scores: np.ndarray, alone: np.ndarray) -> float:

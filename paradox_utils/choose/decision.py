@@ -20,11 +20,12 @@ LEVEL = 0.975  # how sure a choice must be: two candidates that are equally good
 SET_LEVEL = 0.8  # of the set that contains the best
 POWER = 0.8  # with which so many more prompts would tell
 ENDLESS = 10_000  # more prompts than anybody judges
-# Deviation of what PPO reaches from what is predicted, where the judgement is a share in [0, 1]: what sets of 80 % needed to
-# hold in the back-test, 0.040 to 0.053 (`spread` in results/recorded/choose-backtest/judged.csv).
+# Deviation of its own that each training is allowed, in parts of the judgement's scale: what sets of 80 % needed to hold in the
+# back-test, 0.040 to 0.053 (`spread` in results/recorded/choose-backtest/judged.csv).
 SPREAD = 0.05
+ROUNDING = 1e-12  # gains that differ by no more are equal
 
-Kind = Literal["train", "undecided", "none", "unjudged"]
+Kind = Literal["train", "undecided", "no gain", "none", "unjudged"]
 
 
 @dataclass(frozen=True)
@@ -41,14 +42,15 @@ class Standing:
 
 @dataclass(frozen=True)
 class Decision:
-    """``train`` with the one, any of several that are ``undecided``, or ``none`` where all make the policy worse, or the best
-    is predicted to; ``unjudged``: nothing is ranked. ``names``, the likeliest first; ``more`` judged prompts would tell, None
-    where no number would; ``lucky``: they would but for the training's own deviation."""
+    """``train`` with the one, or any of several that are ``undecided``; ``no gain`` where the largest predicted gain is not
+    above zero, and ``none`` where its interval is below; ``unjudged``: nothing is ranked. ``names``, the likeliest first, or
+    the one of the largest gain where that is none. So many ``more`` judged prompts would tell, None where no number would;
+    ``by_training`` alone: prompts would but for the training's own deviation."""
 
     kind: Kind
     names: tuple[str, ...] = ()
     more: int | None = None
-    lucky: bool = False
+    by_training: bool = False
 
 
 def standing(
@@ -75,7 +77,7 @@ def standing(
 
 def chances(drawn: Array) -> Array:
     """How often each candidate has the largest of ``drawn`` gains [R, C]; equals share."""
-    ties = drawn >= drawn.max(1, keepdims=True) - 1e-12
+    ties = drawn >= drawn.max(1, keepdims=True) - ROUNDING
     return (ties / ties.sum(1, keepdims=True)).mean(0)
 
 
@@ -97,16 +99,17 @@ def decide(
 ) -> tuple[Decision, Standing]:
     """What to do, and what it stands on; arguments as of :func:`standing`."""
     known = standing(readings, good, size, resamples=resamples, seed=seed, spread=spread)
+    best = max(range(len(names)), key=lambda i: known.gain[i].estimate)
+    if known.gain[best].estimate <= ROUNDING:
+        return Decision("none" if known.gain[best].high < 0 else "no gain", (names[best],)), known
     likely = contains_best(known.probability, LEVEL)
     chosen = tuple(names[i] for i in likely)
-    if known.gain[likely[0]].estimate < 0:  # the likeliest would make the policy worse
-        return Decision("none", chosen), known
     if len(likely) == 1:
         return Decision("train", chosen), known
     wanted, without = (
         more(readings, likely, resamples=resamples, seed=seed, size=size, good=good, spread=own) for own in (spread, 0.0)
     )
-    return Decision("undecided", chosen, wanted, lucky=wanted is None and without is not None), known
+    return Decision("undecided", chosen, wanted, by_training=wanted is None and without is not None), known
 
 
 def more(

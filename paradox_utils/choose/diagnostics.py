@@ -1,7 +1,8 @@
-"""What else can be said of a candidate: accuracy, calibration, variance, length, agreement, and what is worth judging."""
+"""What else can be said of a candidate: accuracy, calibration, variance, length, agreement; and what to judge next."""
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,8 +16,7 @@ from paradox_utils.choose.gain import Array
 from paradox_utils.choose.inputs import Asked
 from paradox_utils.rewards.measures import calibration_error, rank_correlation
 
-JUDGE_FIRST = 50  # prompts, of those whose responses are most worth judging
-JUDGE_EACH = 4  # responses to each of them
+JUDGE_NEXT = 50  # prompts
 
 
 def measures(found: Scored, scores: Array, judged: Array, asked: Sequence[Asked], scale: float = 1.0) -> dict[str, float]:
@@ -84,11 +84,9 @@ def off_policy(found: Scored, held_out: Sequence[Asked]) -> dict[str, float]:
 
 def calibration(scores: Array, judged: Array) -> float:
     """Expected calibration error of σ(difference of scores) over pairs that are judged different."""
-    first, second = np.triu_indices(scores.shape[1], 1)
-    gaps, truth = (part[:, first] - part[:, second] for part in (scores, judged))
-    told = np.isfinite(gaps) & np.isfinite(truth) & (truth != 0)
-    right = (np.sign(gaps * truth)[told] + 1) / 2
-    return calibration_error(1 / (1 + np.exp(-np.abs(gaps[told]))), right) if told.any() else np.nan
+    paid, truth, told = gain.gaps(scores, judged)
+    right = (np.sign(paid * truth)[told] + 1) / 2
+    return calibration_error(1 / (1 + np.exp(-np.abs(paid[told]))), right) if told.any() else np.nan
 
 
 def about(p: config.Choose, asked: Sequence[Asked], good: Array, size: Array, told: Array) -> dict[str, Any]:
@@ -100,27 +98,31 @@ def about(p: config.Choose, asked: Sequence[Asked], good: Array, size: Array, to
         "judged_prompts": int(told.sum()),
         "judged_responses": int(known[told].sum()),
         "told_nothing": int((known.sum(1) == 1).sum()),  # one judged response alone compares with nothing
+        "fewest": int(known[told].sum(1).min(initial=known.shape[1])),  # judged responses to a prompt that is told of
         "length_correlation": rank_correlation(*_complete(good / size, words)),
         "algorithm": p.algorithm,
+        "n": p.n if p.algorithm == "best-of-n" else None,
     }
 
 
-def worth_judging(asked: Sequence[Asked], weights: Array, good: Array) -> list[dict[str, Any]]:
-    """Unjudged responses whose judgement would tell candidates apart, the most telling prompts first.
+def to_judge(asked: Sequence[Asked], weights: Array, good: Array) -> list[dict[str, Any]]:
+    """The unjudged responses to prompts drawn at random, whole prompts one after the other; none where no judgement would tell
+    candidates apart, as all give all responses the same ``weights`` [C, P, K].
 
-    A response's judgement counts in the difference of two predicted gains with the difference of its ``weights`` [C, P, K], so
-    it is worth the largest weight that a candidate gives it less the smallest.
+    Drawn by neither their prompt's nor their own weights: a gain is a weighted mean over the policy's samples to its prompts,
+    and those where candidates differ most are no sample of either. Judged from the top, any number of prompts is one.
+    ``worth``: the largest weight that a candidate gives a response less the smallest, which is how far its judgement moves two
+    gains apart.
     """
-    worth, rows = np.where(np.isfinite(good), 0.0, np.ptp(weights, axis=0)), []
-    for place in np.argsort(-worth.sum(1), kind="stable")[:JUDGE_FIRST]:
-        one, names = asked[place], list(asked[place].responses)
-        for k in np.argsort(-worth[place], kind="stable")[:JUDGE_EACH]:
-            if worth[place, k] > 0:
-                named = {
-                    "prompt_id": one.id,
-                    "response_id": names[k],
-                    "prompt": one.prompt,
-                    "response": one.responses[names[k]],
-                }
+    worth, rows = np.ptp(weights, axis=0), []
+    if not (np.isnan(good) & (worth > 0)).any():
+        return []
+    several = [place for place, one in enumerate(asked) if len(one.responses) > 1]
+    unjudged = [place for place in several if np.isnan(good[place, : len(asked[place].responses)]).any()]
+    for place in sorted(unjudged, key=lambda place: hashlib.sha256(asked[place].id.encode()).digest())[:JUDGE_NEXT]:
+        one = asked[place]
+        for k, (name, text) in enumerate(one.responses.items()):
+            if np.isnan(good[place, k]):
+                named = {"prompt_id": one.id, "response_id": name, "prompt": one.prompt, "response": text}
                 rows.append(named | {"worth": round(float(worth[place, k]), 4)})
     return rows

@@ -182,14 +182,20 @@ def _scaled(rewards: Array, axis: int | None) -> Array:
 # --- what else can be said of rewards -----------------------------------------------------------------------------------------
 
 
+def gaps(rewards: Array, score: Array) -> tuple[Array, Array, NDArray[np.bool_]]:
+    """Of each two responses to a prompt the first's ``rewards`` and ``score`` less the second's, and whether these are judged
+    different, [P, K (K - 1) / 2] each."""
+    first, second = np.triu_indices(rewards.shape[1], 1)
+    paid, truth = rewards[:, first] - rewards[:, second], score[:, first] - score[:, second]
+    return paid, truth, np.isfinite(paid) & np.isfinite(truth) & (truth != 0)
+
+
 def pairs(rewards: Array, score: Array) -> tuple[Array, Array, Array]:
     """Of each prompt's pairs of responses that are judged different, how many the reward orders ``right``, calls equal
     (``tied``), and orders wrong, [P] each. ``score`` [P, K], NaN where unjudged."""
-    first, second = np.triu_indices(rewards.shape[1], 1)
-    gaps, truth = rewards[:, first] - rewards[:, second], score[:, first] - score[:, second]
-    told = np.isfinite(gaps) & np.isfinite(truth) & (truth != 0)
-    same = np.abs(gaps) <= ROUNDING * np.nanmax(np.abs(rewards), initial=0.0)
-    agree = np.sign(gaps) == np.sign(truth)
+    paid, truth, told = gaps(rewards, score)
+    same = np.abs(paid) <= ROUNDING * np.nanmax(np.abs(rewards), initial=0.0)
+    agree = np.sign(paid) == np.sign(truth)
     return tuple((told & kind).sum(1).astype(float) for kind in (agree & ~same, same, ~agree & ~same))
 
 

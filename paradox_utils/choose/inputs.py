@@ -4,7 +4,8 @@ Rows come from a JSONL file or a data set of the hub, in the names people give t
 ``instruction``) as text or as a list of messages, with one ``response`` (``completion``) or several ``responses``; or as
 preferences, ``chosen`` over ``rejected`` (TRL's four layouts: text or messages, the prompt named or only begun with by both),
 each one response or a list of them, or ``response_1`` and ``response_2`` with a ``winner``. Rows of one ``prompt_id``, or of
-one prompt where there are no ids, belong together.
+one prompt where there are no ids, belong together. Responses without ids are each a response of its own, also where two have
+one text, as a policy that says something twice says it twice as often; in preferences one text is one response.
 """
 
 from __future__ import annotations
@@ -12,8 +13,9 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -49,13 +51,13 @@ class Asked:
 
 
 def load(p: config.Choose) -> list[Asked]:
-    """The prompts, with the responses of the user's file where there is one, judged as far as that is known without a model.
+    """The prompts, also those beyond the ``limit``, with the responses of the user's file where there is one, judged as far as
+    that is known without a model.
 
     Raises :class:`DataError` naming file, line and field of what cannot be used.
     """
     asked = read_responses(p.responses, p.judgement) if p.responses else _prompts(p)
-    asked = asked[: p.limit] if p.limit else asked
-    if p.responses and not any(len(prompt.responses) > 1 for prompt in asked):
+    if p.responses and not any(len(prompt.responses) > 1 for prompt in asked[: p.limit or None]):
         raise DataError(
             f"{p.responses}: no prompt has two responses, and a choice compares those to one prompt: add responses, or name "
             "the file as `prompts`, and the policy's own are sampled"
@@ -130,34 +132,42 @@ def _grouped(
 ) -> tuple[list[Asked], dict[str, dict[str, list[float]]]]:
     """Prompts with their responses, and what each response has won (1), lost (0) or tied (½) in comparisons."""
     found: dict[str, Asked] = {}
+    owners: dict[str, str] = {}  # of an id: the prompt that has it
     wins: dict[str, dict[str, list[float]]] = {}
     column = judgement if judgement not in ("auto", "none", "oracle") and not judgement.endswith(TABLES) else ""
     lacking = ""  # where a judgement was asked for and not found
     for where, row in source:
         prompt, responses, outcome = _parsed(where, row)
         key = str(row["prompt_id"]) if row.get("prompt_id") is not None else json.dumps(prompt)
-        name = key if row.get("prompt_id") is not None else str(len(found))
-        asked = found.setdefault(key, Asked(name, prompt, _question(name, prompt)))
-        if asked.prompt != prompt:
-            raise DataError(f"{where}: prompt_id = {name!r}: stands for another prompt before; give each prompt one id")
-        names = _named(where, row, asked, responses)
-        for response, won in zip(names, outcome, strict=True):
-            wins.setdefault(asked.id, {}).setdefault(response, []).extend(won)
+        if key not in found:
+            name = key if row.get("prompt_id") is not None else str(len(found))
+            found[key] = Asked(name, prompt, _question(name, prompt))
+        asked = found[key]
+        if asked.prompt != prompt or owners.setdefault(asked.id, key) != key:
+            raise DataError(f"{where}: prompt_id = {asked.id!r}: stands for another prompt before; give each prompt one id")
+        names = _named(where, row, asked, responses, one_of_a_text=outcome is not None)
+        if outcome is not None:
+            for response, won in zip(names, outcome, strict=True):
+                wins.setdefault(asked.id, {}).setdefault(response, []).extend(won)
         if column or judgement == "auto":
-            value = _first(row, (column,) if column else JUDGED)
-            if value is None and column:
+            named = next((one for one in ((column,) if column else JUDGED) if row.get(one) not in (None, "")), None)
+            if named:
+                asked.judged |= dict(zip(names, _scores(where, row[named], named, len(names)), strict=True))
+            else:
                 lacking = where
-            elif value is not None:
-                asked.judged |= dict(zip(names, _scores(where, value, len(names)), strict=True))
     if not found:
         raise DataError("no prompt: the file holds no line; name another")
     if column and not any(asked.judged for asked in found.values()):
-        raise DataError(f"{lacking}: judgement = {column!r}: has no such column; name one of its columns, or a file of scores")
+        raise DataError(
+            f"{lacking}: judgement = {column!r}: has no such column, or nothing in it; name one of its columns, or a file of "
+            "scores"
+        )
     return list(found.values()), wins
 
 
-def _parsed(where: str, row: Mapping[str, Any]) -> tuple[str | Messages, list[str], list[list[float]]]:
-    """The prompt, responses, and what each of them won in comparisons with the others of the row."""
+def _parsed(where: str, row: Mapping[str, Any]) -> tuple[str | Messages, list[str], list[list[float]] | None]:
+    """The prompt, responses, and what each of them won in comparisons with the others of the row; None of a row that compares
+    nothing."""
     if "chosen" in row and "rejected" in row:
         return _preference(where, row)
     prompt = _prompt(where, _first(row, PROMPT))
@@ -172,8 +182,7 @@ def _parsed(where: str, row: Mapping[str, Any]) -> tuple[str | Messages, list[st
     if several is not None and not isinstance(several, list):
         raise DataError(f"{where}: responses = {several!r}: must be a list of texts; {WAY_OUT}")
     given = several if several is not None else [one for one in [_first(row, RESPONSE)] if one is not None]
-    texts = [_text(where, one, "response") for one in given]
-    return prompt, texts, [[] for _ in texts]
+    return prompt, [_text(where, one, "response") for one in given], None
 
 
 def _preference(where: str, row: Mapping[str, Any]) -> tuple[str | Messages, list[str], list[list[float]]]:
@@ -221,8 +230,9 @@ def _text(where: str, value: Any, name: str) -> str:
     return value
 
 
-def _named(where: str, row: Mapping[str, Any], asked: Asked, texts: Sequence[str]) -> list[str]:
-    """The ids of the row's responses, which are added to the prompt's; a text that is there already keeps its id."""
+def _named(where: str, row: Mapping[str, Any], asked: Asked, texts: Sequence[str], one_of_a_text: bool) -> list[str]:
+    """The ids of the row's responses, which are added to the prompt's; without ids each gets its own, or with
+    ``one_of_a_text`` that of the same text before."""
     given = row.get("response_ids") or ([row["response_id"]] if row.get("response_id") is not None else None)
     if given is not None:
         if len(given) != len(texts):
@@ -232,16 +242,19 @@ def _named(where: str, row: Mapping[str, Any], asked: Asked, texts: Sequence[str
             raise DataError(f"{where}: response_id = {twice!r}: stands twice for prompt {asked.id!r}; give each its own")
     else:
         known = {text: name for name, text in asked.responses.items()}
-        names = [known[text] if text in known else known.setdefault(text, str(len(known))) for text in texts]
+        free, names = (name for name in map(str, count(len(asked.responses))) if name not in asked.responses), []
+        for text in texts:
+            names.append(known[text] if one_of_a_text and text in known else next(free))
+            known[text] = names[-1]
     asked.responses |= dict(zip(names, texts, strict=True))
     return names
 
 
-def _scores(where: str, value: Any, number: int) -> list[tuple[float, float]]:
+def _scores(where: str, value: Any, name: str, number: int) -> list[tuple[float, float]]:
     values = value if isinstance(value, list) else [value]
     if len(values) != number:
-        raise DataError(f"{where}: {len(values)} scores for {number} responses; give one to each")
-    return [(_number(where, one, "score"), 1.0) for one in values]
+        raise DataError(f"{where}: {name}: {len(values)} scores for {number} responses; give one to each")
+    return [(_number(where, one, name), 1.0) for one in values]
 
 
 def _number(where: str, value: Any, name: str) -> float:
@@ -267,10 +280,9 @@ def _question(name: str, prompt: str | Messages) -> Question:
 # --- judgements and scores ----------------------------------------------------------------------------------------------------
 
 
-def read_scores(path: str, asked: Sequence[Asked]) -> dict[Key, float]:
-    """Scores by prompt and response id, of a JSONL or CSV file; raises :class:`DataError` for one of a response that there is
-    not, one given twice, and one that is no number."""
-    known = {(prompt.id, name) for prompt in asked for name in prompt.responses}
+def read_scores(path: str, ids: Container[Key] | None = None) -> dict[Key, float]:
+    """Scores by prompt and response id, of a JSONL or CSV file, without those whose cell is empty; raises :class:`DataError`
+    for one of a response that there is not (``ids``: those that there are), one given twice, and one that is no number."""
     found: dict[Key, float] = {}
     if files.lies(files.resolve(path)) != "file":
         raise DataError(f"{path}: there is no such file of scores; mend the path, which starts at the project's folder")
@@ -279,17 +291,17 @@ def read_scores(path: str, asked: Sequence[Asked]) -> dict[Key, float]:
             raise DataError(f"{where}: lacks {absent[0]}; a line holds prompt_id, response_id and score")
         key = str(row["prompt_id"]), str(row["response_id"])
         named = f"{where}: prompt_id = {key[0]!r}, response_id = {key[1]!r}:"
-        if key not in known:
+        if ids is not None and key not in ids:
             raise DataError(f"{named} there is no such response; take the ids of responses.jsonl")
         if key in found:
             raise DataError(f"{named} is scored twice; keep one line")
-        found[key] = _number(where, row["score"], "score")
+        if row["score"] != "":  # what a CSV leaves empty is not judged
+            found[key] = _number(where, row["score"], "score")
     return found
 
 
-def judge(p: config.Choose, asked: Sequence[Asked], by_model: Mapping[Key, float] | None) -> None:
-    """Fill in what the oracle, a file of scores, or a model (``by_model``) says of the responses."""
-    scores = read_scores(p.judgement, asked) if p.judgement.endswith(TABLES) else by_model
+def judge(p: config.Choose, asked: Sequence[Asked], scores: Mapping[Key, float] | None) -> None:
+    """Fill in what the oracle, or a file or a model by ``scores``, says of the responses."""
     if p.judgement == "oracle" or (p.judgement == "auto" and p.has_oracle and p.judge is None):
         exact = data.oracle_of(p, p.task)
         for prompt in asked:

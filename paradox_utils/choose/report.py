@@ -6,18 +6,20 @@ import html
 import io
 import math
 from collections.abc import Mapping, Sequence
+from itertools import combinations
 from pathlib import Path
 
 import pandas as pd
 
 from paradox_utils import files
-from paradox_utils.choose.decision import LEVEL, SPREAD, Decision
+from paradox_utils.choose.decision import LEVEL, SET_LEVEL
 from paradox_utils.choose.run import Choice
 from paradox_utils.figures import choose as draw
 from paradox_utils.figures.show import Shown, show
 from paradox_utils.figures.table import column, interval, table
 
 LITTLE = 0.25  # of the farthest candidate's KL: one that moves the policy less is held back by the penalty
+STILL = 0.05  # nats: so is one that moves it less than this
 TIES = 0.2  # of the pairs
 APART = 0.05  # of the pairs: a difference in accuracy worth naming
 LONG = 0.2  # of a rank correlation with length, beyond that of the judgement
@@ -28,6 +30,7 @@ SWAYING = {
     "unfinished": "an unfinished answer",
 }
 MOVES = 0.05  # change of a score in bfloat16, or with padding on the other side, worth naming
+ALONE = "of other prompts alone; trainings differ by more, which this scale does not allow to be counted"
 
 # What no reading of the policy's own samples can know.
 UNKNOWN = {
@@ -36,42 +39,82 @@ UNKNOWN = {
     "Another policy": "Each gain is that of this policy, at this temperature. Another writes other answers: choose again.",
     "The algorithm's own luck": "A gain is that of the optimum of the recipe. Learning rate, number of updates and seed decide "
     "how near a training comes to it. The intervals are for other prompts, not for what a training reaches, which in recorded "
-    "runs lay farther from the prediction than they say (the page “Choose: an example” has by how much).",
+    "runs lay farther from the prediction than they say (the back-test in the book has by how much).",
     "The judgement": "A candidate that agrees with the judges' mistakes gains by them.",
 }
 
 
 def sentence(choice: Choice) -> str:
     """The answer."""
-    decision, names = choice.decision, _listed(choice.decision.names)
-    known = choice.table.set_index("candidate")
+    decision, known = choice.decision, choice.table.set_index("candidate")
     if decision.kind == "unjudged":
-        return "No judgement given: nothing is ranked. Judge the responses of to_judge.jsonl, where the candidates differ most."
-    if decision.kind == "train":
-        best = known.loc[decision.names[0]]
-        unsure = "" if not best["low"] <= 0 else " That it gains anything at all is not clear."
-        return f"Train with {names}: predicted gain {_gain(best)}, the best with probability {best['probability']:.3g}.{unsure}"
+        return f"No judgement given: nothing is ranked. {_next(choice)}"
+    best = known.loc[decision.names[0]]
     if decision.kind == "none":
-        best = known.iloc[0]
-        return f"Train with none of them: the best, {known.index[0]}, is predicted to make the policy worse ({_gain(best)})."
-    return f"{names}: these judgements cannot tell. {_more(decision)}{_cost(known, decision)}"
+        said = f"Train with none of them: the best, {best.name}, is predicted to make the policy worse ({_gain(best)})."
+    elif decision.kind == "no gain":
+        said = f"No gain is shown: the best, {best.name}, is predicted to gain {_gain(best)}."
+    elif decision.kind == "train":
+        sure = f"the best with probability {best['probability']:.3g}{f' {ALONE}' if _on_unknown_scale(choice) else ''}"
+        unsure = "" if not best["low"] <= 0 else " That it gains anything at all is not clear."
+        said = f"Train with {best.name}: predicted gain {_gain(best)}, {sure}.{unsure}"
+    else:
+        alone = f" This is {ALONE}." if _on_unknown_scale(choice) else ""
+        said = f"{_listed(decision.names)}: these judgements cannot tell. {_more(choice)}{_cost(choice)}{alone}"
+    return f"{said}{_reach(choice)}"
 
 
-def _more(decision: Decision) -> str:
-    if decision.lucky:
+def _next(choice: Choice) -> str:
+    if not choice.to_judge:
+        return "Nor would a judgement rank them: this recipe makes the same of the policy with each."
+    return (
+        "Judge the responses of to_judge.jsonl, from its top as many prompts as you can, each with all its responses: they are "
+        "drawn at random."
+    )
+
+
+def _on_unknown_scale(choice: Choice) -> bool:
+    """Whether nothing is known of how far trainings differ, where there is one."""
+    return not choice.facts["spread"] and choice.facts["algorithm"] != "best-of-n"
+
+
+def _more(choice: Choice) -> str:
+    if choice.decision.by_training:
         return (
-            f"No number of judged prompts would: a training ends about {SPREAD:g} from what is predicted, and they differ too "
-            "little for that. Only training with each would."
+            f"No number of judged prompts would: each training is allowed a deviation of its own, {choice.facts['spread']:g}, "
+            f"with which past sets of {SET_LEVEL * 100:.0f} % held, and they differ too little for that. Only training with "
+            "each would."
         )
-    if decision.more is None:
+    if choice.decision.more is None:
         return "They are so alike that no number of judged prompts is worth it."
-    return f"About {decision.more:,} more judged prompts would."
+    return f"About {choice.decision.more:,} more judged prompts would."
 
 
-def _cost(known: pd.DataFrame, decision: Decision) -> str:
-    first = decision.names[0]
-    lost = known.loc[first, "regret"]
-    return f" Until then {first}: choosing it costs {f'{lost:.3f}' if lost >= 0.001 else 'less than 0.001'} on average."
+def _cost(choice: Choice) -> str:
+    """What it costs to take the cheapest of the undecided."""
+    regrets = choice.table.set_index("candidate")["regret"].loc[list(choice.decision.names)]
+    lost = f"{regrets.min():.3f}" if regrets.min() >= 0.001 else "less than 0.001"
+    return f" Until then {regrets.idxmin()}: choosing it costs {lost} on average."
+
+
+def _reach(choice: Choice) -> str:
+    """How far the recipe goes, where that is not as far as was asked, or nowhere."""
+    read, facts = choice.table.dropna(subset=["kl"]), choice.facts
+    if facts["algorithm"] == "best-of-n" and (read["limit"] == "samples").any():
+        return (
+            f" Not every prompt has n = {facts['n']} judged responses (the fewest: {facts['fewest']}): with fewer, the best of "
+            "these is read."
+        )
+    if all(_held_back(row) for _, row in read.iterrows()):
+        return (
+            f" The KL penalty holds all of them within {STILL:g} nats of the policy: a smaller kl_coefficient would show more."
+        )
+    return ""
+
+
+def _held_back(row: pd.Series) -> bool:
+    """Whether the penalty of the recipe, which the best of n has not, hardly lets the reward move the policy."""
+    return row["limit"] == "recipe" and not math.isnan(row["beta"]) and row["kl"] < STILL
 
 
 def _gain(row: pd.Series) -> str:
@@ -113,7 +156,7 @@ def reasons(known: pd.DataFrame, row: pd.Series, judged_length: float) -> list[s
             said.append("makes the policy worse")
         elif row["low"] < 0:
             said.append("its gain is not clear of zero")
-        if row["kl"] < LITTLE * known["kl"].max():
+        if row["kl"] < LITTLE * known["kl"].max() or _held_back(row):
             said.append("its reward is too small beside the KL penalty to move the policy")
         if row["limit"] == "samples":
             said.append(f"read at KL {row['kl']:.2f}: these samples show no farther")
@@ -133,6 +176,10 @@ def reasons(known: pd.DataFrame, row: pd.Series, judged_length: float) -> list[s
             said.append(f"its scores change by {row[f'check_{name}']:.2g} {words}")
     if row["unchecked"]:
         said.append(f"could not be tried with {row['unchecked']}")
+    if row["layout"] == "file":
+        said.append("scores from a file: batch size, padding and probe texts were not tried")
+    if row["layout"] == "joined":
+        said.append("read without a chat template, prompt and response as one text; set its layout if it learnt another")
     return said or ["nothing stands out"]
 
 
@@ -153,20 +200,24 @@ def foot(choice: Choice) -> str:
     """On what the answer stands."""
     facts = choice.facts
     said = f"{facts['responses']:,} responses to {facts['prompts']:,} prompts"
-    if facts["judged_prompts"]:
-        said += (
-            f", {facts['judged_responses']:,} to {facts['judged_prompts']:,} of them judged; the policy's own score is "
-            f"{facts['start']:.3f}"
-        )
+    if not facts["judged_prompts"]:
+        return f"{said}, none of them judged."
+    said += (
+        f", {facts['judged_responses']:,} to {facts['judged_prompts']:,} of them judged; the policy's own score is "
+        f"{facts['start']:.3f}"
+    )
     if facts["told_nothing"]:
         said += f"; {facts['told_nothing']:,} prompts with one judged response say nothing"
-    luck = f", PPO ending {facts['spread']:g} (a standard deviation) from what is predicted" if facts["spread"] else ""
+    luck = f", each training with a deviation of its own of {facts['spread']:g}" if facts["spread"] else ""
     said += f". A choice is made where a candidate is the best in {LEVEL:.1%} of draws of other prompts{luck}."
-    if facts["judged_prompts"] and not facts["spread"] and facts["algorithm"] != "best-of-n":
-        said += (
-            " How far a training ends from what is predicted is known of shares between 0 and 1 alone: not allowed for here."
-        )
+    if _on_unknown_scale(choice):
+        said += " How far trainings differ is known of shares and labels alone, whose scale has ends: not allowed for here."
     return said
+
+
+def _paths(choice: Choice) -> pd.DataFrame:
+    """The curves that the recipe's policy goes along."""
+    return choice.best_of if choice.facts["algorithm"] == "best-of-n" else choice.curves
 
 
 def drawn(choice: Choice) -> Shown:
@@ -174,14 +225,22 @@ def drawn(choice: Choice) -> Shown:
     ends = choice.table.dropna(subset=["score"])
     said = "; ".join(f"{row.candidate} {row.score:.3f} at KL {row.kl:.2f}" for row in ends.itertuples())
     return show(
-        draw.curves(choice.curves, choice.best_of, choice.table, choice.facts["start"]),
+        draw.curves(_paths(choice), choice.best_of, choice.table, choice.facts["start"]),
         name="choice-curves",
-        caption="**What each candidate would make of the policy**, from no training on the left to where the recipe goes: a "
-        "mark, with a 95 % interval for other prompts.",
+        caption="**What each candidate would make of the policy**, from the policy itself on the left to where the recipe "
+        "goes: a mark, with a 95 % interval for other prompts.",
         alt=f"Judged score against KL from the policy, a curve a candidate. The policy itself has {choice.facts['start']:.3f}; "
         f"the recipe reaches {said}.",
-        data=choice.curves,
+        data=_paths(choice),
     )
+
+
+def agreed(choice: Choice) -> Shown:
+    """How far each two candidates agree, the least alike first."""
+    alike = [(f"{a} and {b}", choice.agreement.loc[a, b]) for a, b in combinations(choice.agreement, 2)]
+    found = pd.DataFrame(alike, columns=["candidates", "rank correlation"]).sort_values("rank correlation", kind="stable")
+    said = "**How far each two agree**: the rank correlation of their scores within prompts, the least alike first."
+    return table(found.set_index("candidates"), name="choice-agreement", caption=said)
 
 
 def listed(choice: Choice, name: str = "choice-ranked") -> Shown:
@@ -195,7 +254,7 @@ def listed(choice: Choice, name: str = "choice-ranked") -> Shown:
 def page(choice: Choice, title: str) -> str:
     """The whole answer as one HTML file."""
     parts = [f"<h1>{html.escape(sentence(choice))}</h1>", f"<p>{html.escape(foot(choice))}</p>"]
-    parts += [shown(choice).html for shown in ((drawn, listed) if len(choice.curves) else (listed,))]
+    parts += [shown(choice).html for shown in ((drawn, listed) if len(choice.curves) else (listed, agreed))]
     parts += ["<h2>What stands out of each</h2>", _terms(why(choice)), "<h2>What this cannot know</h2>", _terms(UNKNOWN)]
     body = "\n".join(parts)
     return (
@@ -232,5 +291,5 @@ def write_page(folder: Path, choice: Choice, title: str) -> None:
     files.write_text(folder / "page.html", page(choice, title))
     if len(choice.curves):
         shown = io.BytesIO()
-        draw.in_brief(choice.curves, choice.best_of, choice.table, choice.facts["start"]).savefig(shown, format="png", dpi=150)
+        draw.in_brief(_paths(choice), choice.best_of, choice.table, choice.facts["start"]).savefig(shown, format="png", dpi=150)
         files.write_bytes(folder / "curves.png", shown.getvalue())

@@ -13,21 +13,27 @@ import pandas as pd
 from paradox_utils import config, files, identity
 from paradox_utils.analysis.statistics import Interval
 from paradox_utils.choose import gain, inputs
-from paradox_utils.choose.candidates import Scored, apart, score
+from paradox_utils.choose.candidates import Scored, apart, check, score
 from paradox_utils.choose.decision import SPREAD, Decision, Standing, decide
-from paradox_utils.choose.diagnostics import about, agreement, measures, off_policy, worth_judging
+from paradox_utils.choose.diagnostics import about, agreement, measures, off_policy, to_judge
 from paradox_utils.choose.gain import Array, Reading
-from paradox_utils.choose.inputs import Asked
+from paradox_utils.choose.inputs import Asked, Key
 from paradox_utils.choose.sampling import sample
+from paradox_utils.config.choose import TABLES
 from paradox_utils.data.records import DataError
 from paradox_utils.policies.models import ModelError
+
+LABELS = 10  # whole numbers over so wide a range, or less, are labels
+# What a choice leaves in its folder.
+RESPONSES, RECORD, FRAMES = "responses.jsonl", "choice.json", ("candidates", "curves", "best_of")
+PRODUCTS = (RESPONSES, "to_judge.jsonl", *(f"{name}.csv" for name in FRAMES), "page.html", "curves.png", RECORD)
 
 
 @dataclass(frozen=True)
 class Choice:
     """What a choice found. ``table``: a row a candidate, the best first; ``curves``: the judged score of each along the KL;
     ``best_of``: along n; ``agreement``: rank correlation of scores within prompts, candidate by candidate; ``to_judge``: the
-    responses most worth judging; ``facts``: numbers of prompts and responses, and the policy's own score (``start``)."""
+    responses to judge next; ``facts``: numbers of prompts and responses, and the policy's own score (``start``)."""
 
     decision: Decision
     table: pd.DataFrame
@@ -60,9 +66,12 @@ def nobody(_line: str) -> None:
     """Tell nobody what is being done."""
 
 
-def responses_of(p: config.Choose, tell: Tell = nobody) -> list[Asked]:
-    """The prompts with the responses that all candidates score: the user's, or the policy's."""
-    asked = inputs.load(p)
+def responses_of(p: config.Choose, tell: Tell = nobody) -> tuple[list[Asked], set[Key]]:
+    """The prompts with the responses that all candidates score: the user's, or the policy's; and the ids of those beyond the
+    ``limit`` too, for which files may have scores."""
+    everyone = inputs.load(p)
+    asked = everyone[: p.limit or None]
+    ids = {(one.id, name) for one in everyone for name in (one.responses or map(str, range(p.samples)))}
     if not p.responses:
         tell(f"sampling {p.samples} responses to each of {len(asked)} prompts from {p.policy}")
         texts, cut = apart(sample, p, asked)
@@ -70,33 +79,57 @@ def responses_of(p: config.Choose, tell: Tell = nobody) -> list[Asked]:
             one.responses = {str(place): text for place, text in enumerate(own)}
         if cut:
             tell(f"{cut} prompts are longer than the policy reads (prompt_limit = {p.prompt_limit}) and were cut")
-    return asked
+    return asked, ids
+
+
+def leave_responses(p: config.Choose, folder: Path, asked: Sequence[Asked]) -> Path:
+    """Leave the responses for others to score; not in the place of the file that they were read from, which may hold more."""
+    path = folder / RESPONSES
+    if files.resolve(p.responses).resolve() != path.resolve():
+        inputs.write_responses(path, asked)
+    return path
 
 
 def choose(p: config.Choose, folder: Path | None = None, tell: Tell = nobody) -> Choice:
     """Which candidate to train with. The responses are left in ``folder``; ``tell`` is told what is being done.
 
-    Raises :class:`ModelError` where fewer than two candidates can be compared, with the first one's reason.
+    Raises :class:`ModelError` where fewer than two candidates can be compared, with the first one's reason; and, before
+    anything is sampled or scored, for what is not there.
     """
-    asked = responses_of(p, tell)
+    held_out = _held_out(p)
+    check(p)
+    asked, ids = responses_of(p, tell)
     if folder:
-        inputs.write_responses(folder / "responses.jsonl", asked)
+        leave_responses(p, folder, asked)
+    scored = {name: score(one, p, asked, ids=ids) for name, one in p.candidates.items() if one.scores}  # they take no time
+    _judge(p, asked, ids)
+    for name, candidate in p.candidates.items():
+        found = scored[name] = scored.get(name) or score(candidate, p, asked, held_out)
+        tell(f"{name}: {'blocked' if found.blocked else 'scored'} in {found.seconds:.1f} s")
+    usable = [name for name in p.candidates if not scored[name].blocked]
+    if len(usable) < 2:
+        name = next(name for name in p.candidates if scored[name].blocked)
+        raise ModelError(f"candidates: fewer than two can be compared; {name}: {scored[name].blocked}")
+    return _weighed(p, asked, held_out, scored, usable)
+
+
+def _held_out(p: config.Choose) -> list[Asked]:
+    """Judged responses that are not the policy's."""
     held_out = inputs.read_responses(p.held_out) if p.held_out else []
     if p.held_out and not any(one.judged for one in held_out):
         raise DataError(f"{p.held_out}: held_out: none of its responses is judged; add their scores or preferences")
-    by = score(p.judge, p, asked) if p.judge else None
-    if by and by.blocked:
-        raise ModelError(f"judge: {by.blocked}")
-    inputs.judge(p, asked, by and by.scores)
-    scored = {}
-    for name, candidate in p.candidates.items():
-        found = scored[name] = score(candidate, p, asked, held_out)
-        tell(f"{name}: {'blocked' if found.blocked else 'scored'} in {found.seconds:.1f} s")
-    usable = [name for name, found in scored.items() if not found.blocked]
-    if len(usable) < 2:
-        name, found = next((name, found) for name, found in scored.items() if found.blocked)
-        raise ModelError(f"candidates: fewer than two can be compared; {name}: {found.blocked}")
-    return _weighed(p, asked, held_out, scored, usable)
+    return held_out
+
+
+def _judge(p: config.Choose, asked: Sequence[Asked], ids: set[Key]) -> None:
+    """Judge the responses, as the parameters say."""
+    scores = inputs.read_scores(p.judgement, ids) if p.judgement.endswith(TABLES) else None
+    if p.judge:
+        by = score(p.judge, p, asked, ids=ids)
+        if by.blocked:
+            raise ModelError(f"judge: {by.blocked}")
+        scores = by.scores
+    inputs.judge(p, asked, scores)
 
 
 def _weighed(
@@ -124,22 +157,27 @@ def _weighed(
         facts["start"] = float(start_good.sum() / start_size.sum())
         curves, best_of = _curves(parts), _best_of(parts)
     table = pd.DataFrame.from_dict(rows, orient="index").reindex(p.candidates).rename_axis("candidate")
-    table["unchecked"] = [scored[name].unchecked for name in table.index]
-    table["blocked"] = [scored[name].blocked for name in table.index]
-    table["seconds"] = [scored[name].seconds for name in table.index]
+    for column in ("layout", "unchecked", "blocked", "seconds"):
+        table[column] = [getattr(scored[name], column) for name in table.index]
     if told.any():
         table = table.sort_values("gain", ascending=False, kind="stable", na_position="last")
     weights = [read(p, one, good, size)[0].weights for one in rewards.values()]  # of unjudged responses too
-    to_judge = worth_judging(asked, np.array(weights), good)
-    return Choice(decision, table.reset_index(), curves, best_of, agreement(raw), to_judge, facts)
+    next_ones = to_judge(asked, np.array(weights), good)
+    return Choice(decision, table.reset_index(), curves, best_of, agreement(raw), next_ones, facts)
 
 
 def spread_of(p: config.Choose, judged: Array) -> float:
-    """How far a training may end from what is predicted. It is known of PPO where the judgement is a share in [0, 1]; the best
-    of n is no training."""
-    known = judged[np.isfinite(judged)]
-    is_share = bool(((known >= 0) & (known <= 1)).all())
-    return SPREAD if is_share and p.algorithm != "best-of-n" else 0.0
+    """The deviation of its own that each training is allowed, in units of the judgement. It is known of PPO where the judgement
+    is a share in [0, 1], and taken for other labels, two values or few whole numbers, from their least to their largest. 0 on
+    a scale without ends; the best of n is no training."""
+    known = np.unique(judged[np.isfinite(judged)])
+    if p.algorithm == "best-of-n" or not len(known):
+        return 0.0
+    if known[0] >= 0 and known[-1] <= 1:
+        return SPREAD
+    width = float(known[-1] - known[0])
+    are_labels = len(known) == 2 or (width <= LABELS and bool((known == known.round()).all()))
+    return SPREAD * width if are_labels else 0.0
 
 
 def rewarded(p: config.Choose, scores: Array) -> Array:
@@ -158,7 +196,8 @@ def _parts(rewards: Array, good: Array, size: Array, told: Array) -> tuple[Array
 def read(p: config.Choose, rewards: Array, good: Array, size: Array) -> tuple[Reading, str]:
     """The policy that the recipe makes, and what set how far it goes."""
     if p.algorithm == "best-of-n":
-        return gain.best_of(rewards, good, size, p.n), "recipe"
+        enough = (np.isfinite(rewards).sum(1) >= p.n).all()
+        return gain.best_of(rewards, good, size, p.n), "recipe" if enough else "samples"
     beta, limit = gain.strongest(rewards, p.kl_coefficient, p.kl_budget)
     return gain.read(rewards, good, size, beta), limit
 
@@ -201,16 +240,16 @@ def _best_of(parts: Mapping[str, tuple[Array, Array, Array]]) -> pd.DataFrame:
 
 def write(folder: Path, choice: Choice, more: Mapping[str, Any]) -> None:
     """Leave the tables of a choice, and last ``choice.json``."""
-    for name, table in {"candidates": choice.table, "curves": choice.curves, "best_of": choice.best_of}.items():
+    for name, table in zip(FRAMES, (choice.table, choice.curves, choice.best_of), strict=True):
         files.write_table(folder / f"{name}.csv", table)
     inputs.write_lines(folder / "to_judge.jsonl", choice.to_judge)
     record = {
         "decision": choice.decision.kind,
         "names": choice.decision.names,
         "more": choice.decision.more,
-        "lucky": choice.decision.lucky,
+        "by_training": choice.decision.by_training,
         "candidates": choice.table.to_dict("records"),
         "agreement": choice.agreement.to_dict(),
         "facts": choice.facts,
     }
-    files.write_json(folder / "choice.json", record | dict(more))
+    files.write_json(folder / RECORD, record | dict(more))

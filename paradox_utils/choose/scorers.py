@@ -15,6 +15,7 @@ from transformers import (
     AutoConfig,
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
+    BatchEncoding,
     PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerFast,
@@ -26,8 +27,8 @@ from paradox_utils.choose.inputs import Messages, templated
 from paradox_utils.data.records import Question
 from paradox_utils.data.tasks import TASKS
 from paradox_utils.policies.models import (
+    LFS,
     ModelError,
-    _instead,
     beside,
     device_of,
     load_pretrained,
@@ -56,7 +57,8 @@ class Item(NamedTuple):
 class Scorer:
     """A reward model ready to score: ``run(items, batch, other_side)`` gives scores [items] and the share of inputs longer than
     ``limit`` tokens, which is kept in ``cut``. ``pairwise``: one learnt score a text; ``labels``: below 0 for what is bad;
-    ``pads_either_side``: whether it can."""
+    ``pads_either_side``: whether it can; ``layout``: how it reads prompt and response: ``chat``, ``pair`` or ``joined``, as of
+    a :class:`config.Candidate`, or as a stage of this ``project``."""
 
     run: Callable[[Sequence[Item], int, bool], tuple[np.ndarray, float]]
     network: PreTrainedModel
@@ -64,6 +66,7 @@ class Scorer:
     pairwise: bool = True
     labels: bool = False
     pads_either_side: bool = False
+    layout: str = "project"
     cut: float = 0.0
 
     def __call__(self, items: Sequence[Item], batch: int, other_side: bool = False) -> np.ndarray:
@@ -72,14 +75,21 @@ class Scorer:
         return scores
 
 
-def load_scorer(candidate: config.Candidate, p: config.Choose) -> Scorer:
-    """The reward model of a candidate; raises :class:`ModelError` for one that gives no score to a response by itself."""
-    if beside(candidate.model, "metrics.json"):
-        return _of_project(candidate, p)
+class Described(NamedTuple):
+    """What a candidate's files say of it: the model's ``name``, which is the base's where there is an ``adapter`` (its
+    adapter_config.json), and its ``config``."""
+
+    name: str
+    adapter: Path | None
+    config: PretrainedConfig
+
+
+def described(candidate: config.Candidate) -> Described:
+    """Raises :class:`ModelError` for a model that is not there, or gives no score to a response by itself."""
     adapter = beside(candidate.model, "adapter_config.json")
     name = str(files.read_json(adapter).get("base_model_name_or_path")) if adapter else candidate.model
     try:
-        described = load_pretrained(AutoConfig, name, trust_remote_code=candidate.trust_remote_code)
+        known = load_pretrained(AutoConfig, name, trust_remote_code=candidate.trust_remote_code)
     except ModelError as error:
         if adapter:
             raise ModelError(
@@ -91,30 +101,37 @@ def load_scorer(candidate: config.Candidate, p: config.Choose) -> Scorer:
                 f"{candidate.model!r}: brings code of its own; read it and set trust_remote_code: true here, or {ELSE}"
             ) from error
         raise
-    kinds = described.architectures or []
-    _refuse_others(candidate, kinds, has_adapter=bool(adapter))
-    classifies_tokens = any(kind.endswith("ForTokenClassification") for kind in kinds)
+    _refuse_others(candidate, known.architectures or [], has_adapter=bool(adapter))
+    return Described(name, adapter, known)
+
+
+def load_scorer(candidate: config.Candidate, p: config.Choose) -> Scorer:
+    """The reward model of a candidate; raises :class:`ModelError` for one that gives no score to a response by itself."""
+    if beside(candidate.model, "metrics.json"):
+        return _of_project(candidate, p)
+    name, adapter, known = described(candidate)
+    classifies_tokens = any(kind.endswith("ForTokenClassification") for kind in known.architectures or [])
     if classifies_tokens and not candidate.labels:
         raise ModelError(
-            f"{candidate.model!r}: labels tokens {', '.join(described.id2label.values())}; say what each is worth in `labels`"
+            f"{candidate.model!r}: labels tokens {', '.join(known.id2label.values())}; say what each is worth in `labels`"
         )
     if candidate.labels and not classifies_tokens:
         raise ModelError(f"{candidate.model!r}: labels no tokens, so `labels` has no effect; leave it out")
     column, options = 0, {"trust_remote_code": candidate.trust_remote_code}
     if not classifies_tokens:
-        column = _output(candidate, _labels(described, candidate.model) if adapter else described.id2label)
+        column = _output(candidate, _labels(known, candidate.model) if adapter else known.id2label)
     kind = AutoModelForTokenClassification if classifies_tokens else AutoModelForSequenceClassification
     network = _adapted(adapter.parent, candidate.model, name, kind, options) if adapter else load_weights(kind, name, **options)
     tokenizer = load_tokenizer(
         candidate.model if adapter and beside(candidate.model, "tokenizer_config.json") else name, network
     )
     network.config.pad_token_id = _padding(network, tokenizer)
-    values = _values(candidate, described.id2label) if classifies_tokens else None
+    values = _values(candidate, known.id2label) if classifies_tokens else None
     network.to(device_of(p.device)).eval()
     limit = min(p.max_length, positions_of(network) or p.max_length)
     reader = Reader(candidate, network, tokenizer, limit, column, values)
     labels_bad = min(candidate.labels.values(), default=0.0) < 0
-    return Scorer(reader, network, limit, pairwise=not classifies_tokens, labels=labels_bad, pads_either_side=True)
+    return Scorer(reader, network, limit, not classifies_tokens, labels_bad, pads_either_side=True, layout=reader.layout)
 
 
 def _refuse_others(candidate: config.Candidate, kinds: Sequence[str], has_adapter: bool) -> None:
@@ -163,14 +180,18 @@ def _outputs(name: str) -> int:
             heads = [key for key in whole if {"score", "classifier"} & set(key.split("."))]
             return min((saved.get_slice(key).get_shape()[0] for key in heads), default=0)  # the last layer is the smallest
     except SafetensorError as error:
-        reason = _instead(name) or "its adapter_model.safetensors is cut or damaged"
-        raise ModelError(f"{name!r} cannot be loaded ({reason}); fetch or save the adapter again") from error
+        with path.open("rb") as opened:
+            is_pointer = opened.read(len(LFS)) == LFS
+        reason = "cut or damaged; fetch or save the adapter again"
+        if is_pointer:
+            reason = "a Git LFS pointer in place of the file: run `git lfs pull` in its repository"
+        raise ModelError(f"{name!r}: its {path.name} is {reason}") from error
 
 
-def _labels(described: PretrainedConfig, name: str) -> dict[int, str]:
+def _labels(base: PretrainedConfig, name: str) -> dict[int, str]:
     """What the outputs of an adapter's head are called: as the base's, where these are as many."""
-    known, outputs = described.id2label, _outputs(name)
-    if not outputs and not any(kind.endswith("ForSequenceClassification") for kind in described.architectures or []):
+    known, outputs = base.id2label, _outputs(name)
+    if not outputs and not any(kind.endswith("ForSequenceClassification") for kind in base.architectures or []):
         raise ModelError(f"{name!r}: neither this adapter nor its base has a head; save it with modules_to_save=['score']")
     return known if outputs in (0, len(known)) else {column: f"LABEL_{column}" for column in range(outputs)}
 
@@ -193,14 +214,25 @@ def _adapted(folder: Path, name: str, base: str, kind: Any, options: dict[str, A
     try:
         return PeftModel.from_pretrained(network, str(folder)).merge_and_unload()
     except Exception as error:  # peft raises anything at an adapter of another model
-        raise ModelError(f"{name!r}: does not fit its base {base!r} ({_first_line(error)}); save the merged model") from error
+        raise ModelError(f"{name!r}: does not fit its base {base!r} ({in_a_line(error)}); save the merged model") from error
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+def in_a_line(error: Exception) -> str:
+    """An error's kind, and the first line of what it says."""
+    return f"{type(error).__name__}: {(str(error).strip().splitlines() or ['no reason given'])[0]}"
 
 
 # --- reading texts ------------------------------------------------------------------------------------------------------------
+
+
+class Laid(NamedTuple):
+    """What a tokenizer is given: a text or two, in the last of which the response stands from character ``start`` to ``stop``;
+    ``specials``: it adds its special tokens."""
+
+    texts: tuple[str, ...]
+    start: int
+    stop: int
+    specials: bool
 
 
 class Encoded(NamedTuple):
@@ -250,44 +282,71 @@ class Reader:
             tensors[name] = torch.tensor(rows, device=self.network.device)
         return tensors
 
+    @property
+    def layout(self) -> str:
+        """How prompt and response are read: as the candidate says, or by what its tokenizer has."""
+        if self.candidate.layout != "auto":
+            return self.candidate.layout
+        return "chat" if self._has_template else "pair" if self.tokenizer.sep_token is not None else "joined"
+
+    @property
+    def _has_template(self) -> bool:
+        return getattr(self.tokenizer, "chat_template", None) is not None
+
     def _encode(self, item: Item) -> Encoded:
-        before, after, specials = self._texts(item)
-        pair = (before,) if after is None else (before, after)
-        whole = self.tokenizer(*pair, add_special_tokens=specials, return_offsets_mapping=True, verbose=False)
-        first = len(self._texts(item._replace(text=""))[0].rstrip()) if after is None else 0
-        spans = zip(whole.sequence_ids(0), whole["offset_mapping"], strict=True)
-        judged = [part == int(after is not None) and end > first for part, (_, end) in spans]
-        ids, over = whole["input_ids"], max(0, len(whole["input_ids"]) - self.limit)
+        laid = self._laid_out(item)
+        whole = self.tokenizer(*laid.texts, add_special_tokens=laid.specials, return_offsets_mapping=True, verbose=False)
+        self._refuse_two_starts(whole["input_ids"])
+        return self._cut(whole, _of_response(whole, laid))
+
+    def _laid_out(self, item: Item) -> Laid:
+        if not isinstance(item.prompt, str) and not self._has_template and self.candidate.layout == "auto":
+            raise ModelError(
+                f"{self.candidate.model!r}: prompts are messages, and its tokenizer has no chat template; add it, or set "
+                f"layout: {self.layout} to read them as plain text"
+            )
+        if self.layout == "chat":
+            if not self._has_template:
+                raise ModelError(f"{self.candidate.model!r}: layout = 'chat': its tokenizer has no chat template; set another")
+            whole = templated(self.tokenizer, item.prompt, item.text)
+            return Laid((whole,), *_span(whole, templated(self.tokenizer, item.prompt), item.text), specials=False)
+        if self.layout == "pair":
+            return Laid((item.question.prompt, item.text), 0, len(item.text), specials=True)
+        between = "" if item.question.prompt[-1:].isspace() or item.text[:1].isspace() else " "
+        before = f"{item.question.prompt}{between}"
+        return Laid((f"{before}{item.text}",), len(before), len(before) + len(item.text), specials=True)
+
+    def _refuse_two_starts(self, ids: Sequence[int]) -> None:
         start = self.tokenizer.bos_token_id
         if start is not None and ids[:2] == [start, start]:
             raise ModelError(
                 f"{self.candidate.model!r}: its inputs begin with two start tokens ({self.tokenizer.bos_token}); take one out "
                 "of its chat template, or set another layout"
             )
-        opening = int(bool(ids) and ids[0] in (self.tokenizer.cls_token_id, start))
+
+    def _cut(self, whole: BatchEncoding, judged: list[bool]) -> Encoded:
+        """An input of ``limit`` tokens at most: those after the one that opens it are left out."""
+        ids, over = whole["input_ids"], max(0, len(judged) - self.limit)
+        opening = int(bool(ids) and ids[0] in (self.tokenizer.cls_token_id, self.tokenizer.bos_token_id))
         names = [name for name in self.tokenizer.model_input_names if name in whole]
         fields = {name: whole[name][:opening] + whole[name][opening + over :] for name in names}
         fields.setdefault("attention_mask", [1] * len(fields["input_ids"]))
         return Encoded(fields, judged[:opening] + judged[opening + over :], over > 0)
 
-    def _texts(self, item: Item) -> tuple[str, str | None, bool]:
-        """The text or two that are read, and whether the tokenizer adds its special tokens."""
-        has_template, layout = getattr(self.tokenizer, "chat_template", None) is not None, self.candidate.layout
-        if layout == "auto":
-            layout = "chat" if has_template else "pair" if self.tokenizer.sep_token is not None else "joined"
-            if not isinstance(item.prompt, str) and not has_template:
-                raise ModelError(
-                    f"{self.candidate.model!r}: prompts are messages, and its tokenizer has no chat template; add it, or set "
-                    f"layout: {layout} to read them as plain text"
-                )
-        if layout == "chat":
-            if not has_template:
-                raise ModelError(f"{self.candidate.model!r}: layout = 'chat': its tokenizer has no chat template; set another")
-            return templated(self.tokenizer, item.prompt, item.text), None, False
-        if layout == "pair":
-            return item.question.prompt, item.text, True
-        between = "" if item.question.prompt[-1:].isspace() or item.text[:1].isspace() else " "
-        return f"{item.question.prompt}{between}{item.text}", None, True
+
+def _span(whole: str, before: str, answer: str) -> tuple[int, int]:
+    """Where the answer stands in what a chat template made ``whole``, after what it writes ``before`` one. A template may take
+    off spaces around it; where it writes an answer otherwise, all that follows is taken for it."""
+    differs = (place for place, (a, b) in enumerate(zip(before, whole, strict=False)) if a != b)
+    first, texts = next(differs, min(len(before), len(whole))), (answer, answer.strip())
+    places = [(whole.find(said, first), said) for said in texts] + [(whole.rfind(said), said) for said in texts]
+    return next(((start, start + len(said)) for start, said in places if start >= 0), (first, len(whole)))
+
+
+def _of_response(whole: BatchEncoding, laid: Laid) -> list[bool]:
+    """Which tokens hold a character of the response."""
+    spans = zip(whole.sequence_ids(0), whole["offset_mapping"], strict=True)
+    return [part == len(laid.texts) - 1 and begin < laid.stop and end > laid.start for part, (begin, end) in spans]
 
 
 # --- the project's own --------------------------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from paradox_utils.data.tasks import among
-from paradox_utils.figures.style import COLORS, FAINT, INK, PALETTE, Drawing, dot, line, panel, style, ticks
+from paradox_utils.figures.style import COLORS, FAINT, PALETTE, Drawing, dot, line, panel, style, ticks
 
 ROOM = 84  # letters in a row of the picture's legend, marks aside
 MARKERS = "osD^"  # a policy
@@ -17,8 +17,9 @@ DASHES = ("-", (0, (5, 2)), (0, (5, 2, 1, 2)), (0, (1, 1.5)))  # equal curves sh
 
 @style()
 def curves(paths: pd.DataFrame, best_of: pd.DataFrame, table: pd.DataFrame, start: float) -> Drawing:
-    """Judged score against KL: a curve a candidate (rows of ``paths``), from the policy to where the recipe goes (``table``,
-    with its 95 % interval), dots for the best of n = 1, 2, 4, … (``best_of``); ``start``: the policy's own score."""
+    """Judged score against KL: a curve a candidate (``paths``, of trainings or of the best of n), from the policy to where the
+    recipe goes (``table``, with its 95 % interval), dots for the best of n = 1, 2, 4, … (``best_of``); ``start``: the policy's
+    own score."""
     axis = panel(1, 3.0)
     return Drawing([axis], _curves(axis, paths, best_of, table, start))
 
@@ -58,10 +59,7 @@ def _curves(axis: Axes, paths: pd.DataFrame, best_of: pd.DataFrame, table: pd.Da
     """Draw on the axes; returns the marks of the legend."""
     names = [name for name in table["candidate"] if name in set(paths["candidate"])]
     rows, handles = table.set_index("candidate"), []
-    axis.axhline(start, color=FAINT, linewidth=0.8, linestyle=":")
-    axis.annotate(
-        "the policy", (0.995, start), xycoords=("axes fraction", "data"), ha="right", va="bottom", color=INK, fontsize=8
-    )
+    axis.axhline(start, color=FAINT, linewidth=0.8, linestyle=":")  # named in the legend, where no curve runs through it
     for place, name in enumerate(names):
         own, chosen, row = paths[paths["candidate"] == name], best_of[best_of["candidate"] == name], rows.loc[name]
         look = {"color": COLORS[place % len(COLORS)], "linestyle": DASHES[place % len(DASHES)]}
@@ -76,6 +74,7 @@ def _curves(axis: Axes, paths: pd.DataFrame, best_of: pd.DataFrame, table: pd.Da
     shown = best_of["n"].astype(int)
     return [
         *handles,
+        line("the policy", color=FAINT, linewidth=0.8, linestyle=":"),
         dot("where the recipe goes"),
         dot(f"best of {shown.min()} to {shown.max()} responses", marker=".", alpha=0.5),
     ]

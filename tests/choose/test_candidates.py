@@ -94,6 +94,44 @@ def test_a_token_classifier_pays_the_sum_of_what_its_labels_are_worth(tagger, as
     assert "'awful'" in scored(tagger, asked, labels={"awful": 1.0}).blocked
 
 
+SAYS_MORE = "{% for m in messages %}[{{ m['role'] }}] {{ m['content'] CLEAN}} isle . end\n{% endfor %}"
+ASKS = "{% if add_generation_prompt %}[assistant] {% endif %}"
+
+
+@pytest.mark.parametrize("clean", ["", "| trim "])
+@pytest.mark.parametrize("asks", ["", ASKS])
+def test_a_chat_templates_own_words_are_not_paid(clean, asks, tagger, asked):
+    """Neither those before the response nor those behind it, which here repeat its last one."""
+    setting("tokenizer_config.json", chat_template=SAYS_MORE.replace("CLEAN", clean) + asks)(tagger)
+    reader = load_scorer(config.Candidate(model=str(tagger), labels={"bad": -1.0}), parameters()).run
+    encoded = reader._encode(Item("what is zodor isle?", asked[0].question, " zodor isle."))
+    ids = encoded.fields["input_ids"]
+    paid = [token for token, is_paid in zip(ids, encoded.judged, strict=True) if is_paid]
+    assert paid == reader.tokenizer("zodor isle.", add_special_tokens=False).input_ids
+    assert encoded.judged.index(True) > 4
+    assert not any(encoded.judged[-3:])
+
+
+@pytest.mark.parametrize(
+    ("layout", "text"),
+    [("joined", "zodor isle."), ("joined", " zodor isle."), ("pair", "zodor isle."), ("pair", ""), ("joined", "")],
+)
+def test_all_of_a_response_is_paid_and_nothing_else(layout, text, tagger, asked):
+    reader = load_scorer(config.Candidate(model=str(tagger), labels={"bad": -1.0}, layout=layout), parameters()).run
+    encoded = reader._encode(Item("what is zodor?", asked[0].question, text))
+    paid = [token for token, judged in zip(encoded.fields["input_ids"], encoded.judged, strict=True) if judged]
+    assert paid == reader.tokenizer(text, add_special_tokens=False).input_ids
+
+
+def test_how_prompt_and_response_are_read_is_kept(plain, llama, asked):
+    assert scored(plain, asked).layout == "pair"
+    assert scored(llama, asked).layout == "joined"
+    assert scored(llama, asked, layout="pair").layout == "pair"
+    assert scored(config.FIXTURE_REWARD_MODEL.format(task="relevance"), asked, task="relevance").layout == "project"
+    setting("tokenizer_config.json", chat_template=TEMPLATE)(llama)
+    assert scored(llama, asked).layout == "chat"
+
+
 @pytest.mark.parametrize("task", ["relevance", "factuality", "completeness"])
 def test_the_projects_own_pay_what_ppo_pays(task, asked):
     """Size times the sum over segments of what the model says; completeness less its training's mean, by its deviation."""
@@ -283,6 +321,34 @@ def table(asked, tmp_path):
 def test_scores_from_elsewhere(table, asked):
     found = score(config.Candidate(scores=str(table)), parameters(), asked)
     assert found.scores["q0", "1"] == len(asked[0].responses["1"])
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "error"),
+    [
+        ("a", "absent.jsonl", DataError),
+        ("a", "absent", ModelError),
+        ("a", {"model": "absent", "trust_remote_code": True}, ModelError),
+        ("judge", "absent", ModelError),
+        ("judge", "absent.csv", DataError),
+        ("judgement", "absent.jsonl", DataError),
+    ],
+)
+def test_what_is_not_there_is_found_first(name, value, error, plain, table):
+    given = {"a": str(table), "b": str(plain)}
+    candidates.check(parameters(candidates=given))
+    changed = {"candidates": given | {"a": value}} if name == "a" else {"candidates": given, name: value}
+    with pytest.raises(error, match="absent"):
+        candidates.check(parameters(**changed))
+
+
+def test_no_code_of_a_model_runs_before_it_is_scored_apart(plain, table, tmp_path):
+    own = {"auto_map": {"AutoConfig": "own.Own"}, "model_type": "own"}
+    folder = altered(plain, tmp_path / "changed", setting("config.json", **own), write("own.py", "raise RuntimeError('ran')"))
+    given = {"a": str(table), "b": {"model": str(folder), "trust_remote_code": True}}
+    candidates.check(parameters(candidates=given))
+    with pytest.raises(ModelError, match="trust_remote_code"):
+        candidates.check(parameters(candidates=given | {"b": str(folder)}))
 
 
 def test_a_missing_score_is_named(table, asked):

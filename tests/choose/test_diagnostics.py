@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from paradox_utils.choose import diagnostics
+from paradox_utils.choose import diagnostics, gain
 from paradox_utils.choose.candidates import Scored
 from paradox_utils.choose.inputs import Asked
 from paradox_utils.data.records import Question
@@ -57,12 +57,48 @@ def test_accuracy_off_the_policy_is_that_of_other_responses_or_of_the_training()
     assert np.isnan(diagnostics.off_policy(Scored(), [])["held_out_accuracy"])
 
 
-def test_what_is_worth_judging_is_where_weights_differ():
-    weights = np.array([[[0.9, 0.1, 0.0]], [[0.2, 0.1, 0.7]]])
-    rows = diagnostics.worth_judging(asked(*"abc"), weights, np.full((1, 3), np.nan))
-    assert [(row["response"], row["worth"]) for row in rows] == [("a", 0.7), ("c", 0.7)]
-    judged = diagnostics.worth_judging(asked(*"abc"), weights, np.array([[1.0, np.nan, np.nan]]))
-    assert [row["response"] for row in judged] == ["c"]
+def prompts(number, responses, name="p"):
+    texts = {str(k): "a" * (k + 1) for k in range(responses)}
+    return [Asked(f"{name}{i}", "x", Question("p", "x", (), "x", ()), dict(texts)) for i in range(number)]
+
+
+def test_what_is_to_judge_are_whole_prompts():
+    """Also the response to which no candidate gives another weight; what is judged is left out, and its prompt alone where all
+    of it is. Where no response has another weight, no judgement would tell anything."""
+    weights = np.array([[[0.9, 0.1, 0.0]] * 2, [[0.2, 0.1, 0.7]] * 2])
+    rows = diagnostics.to_judge(prompts(2, 3), weights, np.full((2, 3), np.nan))
+    assert sorted((row["prompt_id"], row["response_id"], row["worth"]) for row in rows) == [
+        (of, name, worth) for of in ("p0", "p1") for name, worth in (("0", 0.7), ("1", 0.0), ("2", 0.7))
+    ]
+    assert [row["prompt_id"] for row in rows] in (["p0"] * 3 + ["p1"] * 3, ["p1"] * 3 + ["p0"] * 3)
+    some = np.array([[1.0, np.nan, np.nan], [1.0, 0.0, 1.0]])
+    assert [(row["prompt_id"], row["response_id"]) for row in diagnostics.to_judge(prompts(2, 3), weights, some)] == [
+        ("p0", "1"),
+        ("p0", "2"),
+    ]
+    assert diagnostics.to_judge(prompts(2, 3), weights[:1].repeat(2, axis=0), np.full((2, 3), np.nan)) == []
+
+
+def test_gains_of_what_was_judged_are_those_of_all_prompts():
+    """60 worlds whose prompts differ in how far their responses do, each of 150 prompts, of which 50 are judged. Those on which
+    candidates differ most would have gains higher by 0.04."""
+
+    def gained(rewards, good):
+        return gain.read(rewards, good, np.ones_like(good), 1.0).score - good.mean()
+
+    away = []
+    for seed in range(60):
+        rng = np.random.default_rng(seed)
+        truth = rng.gamma(2, 0.5, (150, 1)) * rng.normal(size=(150, 12))
+        good = (rng.random(truth.shape) < 1 / (1 + np.exp(-truth))).astype(float)
+        rewards = [truth + error * rng.normal(size=truth.shape) for error in (0.3, 1.0)]
+        asked = prompts(150, 12, f"{seed}-")
+        weights = np.array([gain.tilted(one, 1.0) for one in rewards])
+        judged = {row["prompt_id"] for row in diagnostics.to_judge(asked, weights, np.full(truth.shape, np.nan))}
+        places = [i for i, one in enumerate(asked) if one.id in judged]
+        assert len(places) == diagnostics.JUDGE_NEXT
+        away.append([gained(one[places], good[places]) - gained(one, good) for one in rewards])
+    assert np.mean(away, axis=0) == pytest.approx([0, 0], abs=0.01)
 
 
 def test_agreement_is_of_ranks_within_prompts():

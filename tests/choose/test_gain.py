@@ -186,6 +186,12 @@ def test_pairs_by_hand():
     assert [part[0] for part in gain.pairs(np.array([[1.0, 2.0, 1.0]]), np.array([[1.0, 1.0, np.nan]]))] == [0, 0, 0]
 
 
+def test_gaps_by_hand():
+    """Of pairs 01, 02, 12; the last response is not judged."""
+    paid, truth, told = gain.gaps(np.array([[1.0, 3.0, 2.0]]), np.array([[0.0, 1.0, np.nan]]))
+    assert (paid.tolist(), truth[0, 0], told.tolist()) == ([[-2.0, -1.0, 1.0]], -1.0, [[True, False, False]])
+
+
 def test_variances_by_hand():
     within, normalised = gain.variances(np.array([[0.0, 2.0], [4.0, 6.0]]))
     assert within == 1.0

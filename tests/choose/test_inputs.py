@@ -92,6 +92,33 @@ def test_what_is_left_for_others_to_score_is_read_again(written, tmp_path):
     assert (again.id, again.prompt, again.responses) == (asked[0].id, asked[0].prompt, asked[0].responses)
 
 
+def test_a_response_that_is_said_twice_counts_twice(written):
+    """How often a policy says something is part of it, and two judgements of one text both count; compared, it is one."""
+    rows = [{"prompt": "x", "responses": ["a", "a"], "score": [1, 0]}, {"prompt": "x", "response": "a", "score": 1}]
+    (asked,) = inputs.read_responses(written(*rows))
+    assert asked.responses == {"0": "a", "1": "a", "2": "a"}
+    assert [good for good, _ in asked.judged.values()] == [1.0, 0.0, 1.0]
+    (asked,) = inputs.read_responses(written(*({"prompt": "x", "chosen": "a", "rejected": other} for other in "bc")))
+    assert asked.responses == {"0": "a", "1": "b", "2": "c"}
+
+
+def test_an_id_that_is_made_is_free(written):
+    rows = [{"prompt": "x", "response": text} for text in "abc"]
+    rows[0]["response_id"] = "1"
+    (asked,) = inputs.read_responses(written(*rows))
+    assert list(asked.responses.values()) == ["a", "b", "c"]
+
+
+def test_an_empty_cell_is_not_judged(tmp_path):
+    path = tmp_path / "rows.csv"
+    path.write_text("prompt,response,score,label\nx,a,,1\nx,,0,\nx,c,,\n")
+    (asked,) = inputs.read_responses(str(path))
+    assert asked.responses == {"0": "a", "1": "", "2": "c"}
+    assert asked.judged == {"0": (1.0, 1.0), "1": (0.0, 1.0)}
+    path.write_text("prompt_id,response_id,score\np,a,1\np,b,\n")
+    assert inputs.read_scores(str(path)) == {("p", "a"): 1.0}
+
+
 BAD_ROWS = {
     "not JSON": (["{\n"], ["line 1"]),
     "no object": (["[1]\n"], ["line 1", "list"]),
@@ -108,6 +135,15 @@ BAD_ROWS = {
         ["line 2", "'r'", "'p'"],
     ),
     "one id, two prompts": ([{"prompt_id": "p", "prompt": t, "response": "a"} for t in "xy"], ["line 2", "prompt_id = 'p'"]),
+    "an id that another has": (
+        [{"prompt": "x", "response": "a"}, {"prompt_id": "0", "prompt": "y", "response": "a"}],
+        ["line 2", "prompt_id = '0'", "another prompt"],
+    ),
+    "an id that another got": (
+        [{"prompt_id": "1", "prompt": "x", "response": "a"}, {"prompt": "y", "response": "a"}],
+        ["line 2", "prompt_id = '1'", "another prompt"],
+    ),
+    "a word as label": ([{"prompt": "x", "response": "a", "label": "good"}], ["line 1", "label = 'good'"]),
     "too few scores": ([{"prompt": "x", "responses": ["a", "b"], "score": [1]}], ["line 1", "1 scores for 2"]),
     "NaN": (['{"prompt": "x", "response": "a", "score": NaN}\n'], ["line 1", "score = nan"]),
     "a word as score": ([{"prompt": "x", "response": "a", "score": "good"}], ["line 1", "score = 'good'"]),
@@ -149,11 +185,11 @@ def scores(*rows):
 
 
 @pytest.mark.parametrize("name", ["scores.jsonl", "scores.csv"])
-def test_scores_of_either_kind_of_file(name, asked, written, tmp_path):
+def test_scores_of_either_kind_of_file(name, written, tmp_path):
     path = written(*scores(("p", "a", 1.5), ("p", "b", -2)), name=name)
     if name.endswith("csv"):
         (tmp_path / name).write_text("prompt_id,response_id,score\np,a,1.5\np,b,-2\n")
-    assert inputs.read_scores(path, asked) == {("p", "a"): 1.5, ("p", "b"): -2.0}
+    assert inputs.read_scores(path, {("p", "a"), ("p", "b")}) == {("p", "a"): 1.5, ("p", "b"): -2.0}
 
 
 @pytest.mark.parametrize(
@@ -165,9 +201,9 @@ def test_scores_of_either_kind_of_file(name, asked, written, tmp_path):
         (scores(("p", "a", None)), ["line 1", "score"]),
     ],
 )
-def test_bad_scores_are_named(rows, named, asked, written):
+def test_bad_scores_are_named(rows, named, written):
     with pytest.raises(DataError) as caught:
-        inputs.read_scores(written(*rows), asked)
+        inputs.read_scores(written(*rows), {("p", "a"), ("p", "b")})
     assert all(word in str(caught.value) for word in named), str(caught.value)
 
 
@@ -188,7 +224,7 @@ def test_a_column_may_be_named(written):
 def test_a_judgement_of_none_or_one_of_a_prompts_responses_or_of_one_prompt_compares_nothing(rows, asked, written):
     path = written(*scores(*rows), name="judged.jsonl")
     with pytest.raises(ParameterError, match=r"judgement = .*judged.jsonl.*prompt has two judged"):
-        inputs.judge(p(responses="r.jsonl", judgement=path), asked, None)
+        inputs.judge(p(responses="r.jsonl", judgement=path), asked, inputs.read_scores(path))
 
 
 @pytest.mark.parametrize("values", [{"responses": "r.jsonl"}, {"task": "preference"}, {"judgement": "none"}])

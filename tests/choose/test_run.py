@@ -88,7 +88,9 @@ def test_what_is_worth_judging_follows_the_recipe(world):
     """The best of n looks at the order alone: a hundredth of the reward weighs the same, so no judgement tells the two apart.
     Against a fixed penalty it does."""
     unjudged = {"responses": str(world.folder / "responses.jsonl")}
-    assert run.choose(world("good", candidates=scaled(world, 0.01), algorithm="best-of-n", n=4, **unjudged)).to_judge == []
+    alike = run.choose(world("good", candidates=scaled(world, 0.01), algorithm="best-of-n", n=4, **unjudged))
+    assert alike.to_judge == []
+    assert "to_judge" not in report.sentence(alike)
     assert len(run.choose(world("good", candidates=scaled(world, 0.01), **unjudged)).to_judge) > 20
 
 
@@ -118,26 +120,111 @@ def test_best_of_n_is_read_at_its_n(world):
     assert table["kl"].loc["good"] == pytest.approx(np.log(4) - 3 / 4)
 
 
+def rejudged(world, change):
+    """The judged responses again, with scores changed."""
+    rows = [json.loads(line) for line in (world.folder / "judged.jsonl").read_text().splitlines()]
+    path = world.folder / "rejudged.jsonl"
+    path.write_text("".join(json.dumps(row | {"score": float(change(row["score"]))}) + "\n" for row in rows))
+    return str(path)
+
+
 @pytest.mark.parametrize(
     ("values", "spread"), [({}, 0.05), ({"algorithm": "grpo"}, 0.05), ({"algorithm": "best-of-n", "n": 4}, 0.0)]
 )
 def test_luck_of_a_training_is_allowed_for_where_it_is_known(world, values, spread):
-    """Of judgements that are shares, and recipes that train; of other scores it is said that it is not."""
-    rows = [json.loads(line) for line in (world.folder / "judged.jsonl").read_text().splitlines()]
-    shares = world.folder / "shares.jsonl"
-    shares.write_text("".join(json.dumps(row | {"score": 1 / (1 + np.exp(-row["score"]))}) + "\n" for row in rows))
-    choice = run.choose(world("good", "noisy", responses=str(shares), **values))
+    """Of judgements that are shares, and recipes that train; of scores without ends it is said that it is not."""
+    choice = run.choose(world("good", "noisy", responses=rejudged(world, lambda x: 1 / (1 + np.exp(-x))), **values))
     assert choice.facts["spread"] == spread
-    assert ("ending 0.05" in report.foot(choice)) == bool(spread)
+    assert ("its own of 0.05" in report.foot(choice)) == bool(spread)
+    assert "does not allow" not in report.sentence(choice)
     unlike = run.choose(world("good", "noisy", **values))
     assert unlike.facts["spread"] == 0
     assert ("not allowed for" in report.foot(unlike)) == bool(spread)
+    assert ("does not allow" in report.sentence(unlike)) == bool(spread)
+    open_ = replace(unlike, decision=Decision("undecided", ("good", "noisy"), 9))
+    assert ("does not allow" in report.sentence(open_)) == bool(spread)
+
+
+def test_the_same_labels_on_another_scale_are_the_same_choice(world):
+    """0 and 1, or 1 and 10: gains and what a training is allowed are nine times as large."""
+    shares, tens = (
+        run.choose(world("good", "noisy", kl_coefficient=2.0, responses=rejudged(world, change)))
+        for change in (lambda x: x > 0, lambda x: 1 + 9 * (x > 0))
+    )
+    assert (shares.facts["spread"], tens.facts["spread"]) == pytest.approx((0.05, 0.45))
+    assert shares.decision == tens.decision
+    assert shares.table["probability"].tolist() == pytest.approx(tens.table["probability"].tolist())
+    assert (9 * shares.table["gain"]).tolist() == pytest.approx(tens.table["gain"].tolist())
+
+
+@pytest.mark.parametrize(
+    ("judged", "spread"),
+    [([1, 2, 5], 0.2), ([-1, 1], 0.1), ([0, 0.5, 1], 0.05), ([1, 2.5, 4], 0), ([1, 50, 100], 0), ([2.5, 7.5], 0.25), ([], 0)],
+)
+def test_what_a_scale_allows_by_hand(world, judged, spread):
+    assert run.spread_of(world("good", "noisy"), np.array([*judged, np.nan])) == pytest.approx(spread)
 
 
 def test_what_only_a_training_can_tell_is_said_so(world):
     choice = run.choose(world("good", "noisy"))
-    lucky = replace(choice, decision=Decision("undecided", ("good", "noisy"), lucky=True))
-    assert "Only training with each" in report.sentence(lucky)
+    alone = replace(choice, decision=Decision("undecided", ("good", "noisy"), by_training=True))
+    assert "Only training with each" in report.sentence(alone)
+
+
+def test_the_answer_names_whom_the_decision_names(world):
+    choice = run.choose(world("good", "noisy"))
+    for kind in ("none", "no gain"):
+        assert "the best, noisy," in report.sentence(replace(choice, decision=Decision(kind, ("noisy",))))
+
+
+def test_a_penalty_that_holds_all_back_is_told(world):
+    """Not only beside a larger reward."""
+    choice = run.choose(world("good", "noisy", kl_coefficient=20.0))
+    assert choice.table["kl"].max() < 0.05
+    assert all("too small beside the KL penalty" in said for said in report.why(choice).values())
+    assert "KL penalty holds all" in report.sentence(choice)
+    assert "KL penalty holds all" not in report.sentence(run.choose(world("good", "small")))
+
+
+def test_the_best_of_fewer_than_n_is_said_so(world):
+    some, enough = (run.choose(world("good", "noisy", algorithm="best-of-n", n=n)) for n in (16, 8))
+    assert set(some.table["limit"]) == {"samples"}
+    assert "n = 16 judged responses (the fewest: 8)" in report.sentence(some)
+    assert set(enough.table["limit"]) == {"recipe"}
+    assert "n = " not in report.sentence(enough)
+
+
+def test_the_figure_of_the_best_of_n_follows_n(world):
+    choice = run.choose(world("good", "noisy", algorithm="best-of-n", n=4))
+    assert report.drawn(choice).data.equals(choice.best_of)
+    assert report.drawn(run.choose(world("good", "noisy"))).data.columns.tolist() != choice.best_of.columns.tolist()
+
+
+def test_of_scores_from_files_it_is_said_what_was_not_tried(world):
+    choice = run.choose(world("good", "noisy"))
+    assert "from a file" in report.why(choice)["good"]
+    choice.table["layout"] = "joined"
+    assert "without a chat template" in report.why(choice)["good"]
+
+
+def test_a_limit_takes_scores_and_judgements_of_all_prompts(world):
+    """Scores of what does not exist are refused as before."""
+    limited = {"limit": 10, "responses": str(world.folder / "responses.jsonl")}
+    choice = run.choose(world("good", "noisy", judgement=str(world.folder / "perverse.jsonl"), **limited))
+    assert (choice.facts["prompts"], choice.facts["judged_prompts"]) == (10, 10)
+    with (world.folder / "good.jsonl").open("a") as file:
+        file.write(json.dumps({"prompt_id": "p39", "response_id": "8", "score": 1}) + "\n")
+    with pytest.raises(DataError, match="no such response"):
+        run.choose(world("good", "noisy", **limited))
+
+
+def test_what_is_not_there_costs_no_sampling(world, monkeypatch):
+    monkeypatch.setattr(run, "apart", lambda *_: pytest.fail("was sampled"))
+    absent = str(world.folder / "absent")
+    with pytest.raises(ModelError, match="no such directory"):
+        run.choose(world("good", "noisy", responses="", candidates={"good": str(world.folder / "good.jsonl"), "b": absent}))
+    with pytest.raises(DataError, match=r"absent\.jsonl"):
+        run.choose(world("good", "noisy", responses="", held_out=f"{absent}.jsonl"))
 
 
 def test_copies_are_not_told_apart(world):
@@ -163,11 +250,28 @@ def test_without_judgement_nothing_is_ranked_and_the_responses_worth_judging_are
     assert "gain" not in choice.table
     assert list(choice.table["candidate"]) == ["noisy", "good"]
     assert choice.agreement.loc["noisy", "good"] > 0
-    worth = [row["worth"] for row in choice.to_judge]
-    assert len(worth) > 20
+    assert {(row["prompt_id"], row["response_id"]) for row in choice.to_judge} == {
+        (f"p{i}", str(k)) for i in range(P) for k in range(K)
+    }
     assert set(choice.to_judge[0]) == {"prompt_id", "response_id", "prompt", "response", "worth"}
     assert "nothing is ranked" in report.sentence(choice)
+    assert "to_judge.jsonl" in report.sentence(choice)
+    assert report.foot(choice) == f"{P * K} responses to {P} prompts, none of them judged."
     assert "variance within prompts" in report.ranked(choice)
+    assert "noisy and good" in report.page(choice, "mine")
+
+
+def test_what_was_to_judge_and_is_judged_gives_the_gains_of_the_responses(world):
+    whole, unjudged = run.choose(world("noisy", "good")), {"responses": str(world.folder / "responses.jsonl")}
+    rows = [json.loads(line) for line in (world.folder / "judged.jsonl").read_text().splitlines()]
+    scores = {(row["prompt_id"], row["response_id"]): row["score"] for row in rows}
+    judged = world.folder / "now-judged.jsonl"
+    asked = run.choose(world("noisy", "good", **unjudged)).to_judge
+    lines = (row | {"score": scores[row["prompt_id"], row["response_id"]]} for row in asked)
+    judged.write_text("".join(json.dumps(row) + "\n" for row in lines))
+    again = run.choose(world("noisy", "good", judgement=str(judged), **unjudged))
+    assert again.table["gain"].tolist() == pytest.approx(whole.table["gain"].tolist())
+    assert again.to_judge == []
 
 
 def test_part_of_a_judgement_is_enough(world):
@@ -218,9 +322,7 @@ def test_from_a_config_to_a_page_and_the_second_time_nothing(world, capsys, monk
     assert page.index("<h1>Train with good") < page.index("<svg") < page.index("<table")
     record = json.loads((out / "choice.json").read_text())
     assert (record["decision"], record["names"]) == ("train", ["good"])
-    assert {"curves.png", "candidates.csv", "curves.csv", "best_of.csv", "responses.jsonl", "to_judge.jsonl"} <= {
-        file.name for file in out.iterdir()
-    }
+    assert {file.name for file in out.iterdir()} == set(run.PRODUCTS)
     with monkeypatch.context() as patch:
         patch.setattr(run, "choose", lambda *_: pytest.fail("was chosen again"))
         assert command.main(["run", path]) == 0
@@ -228,6 +330,8 @@ def test_from_a_config_to_a_page_and_the_second_time_nothing(world, capsys, monk
     (out / "page.html").unlink()
     assert command.main(["run", path]) == 0
     assert (out / "page.html").is_file()
+    assert command.main(["run", config_file(world, judgement="none")]) == 0
+    assert not (out / "curves.png").exists()  # of the answer before
 
 
 @pytest.mark.heavy
@@ -248,7 +352,24 @@ def test_a_choice_that_fails_leaves_no_former_answer(world, capsys):
     error = capsys.readouterr().err
     assert "good.jsonl" in error
     assert error.count("\n") == 1
-    assert not (world.folder / "out" / "choice.json").exists()
+    assert list((world.folder / "out").iterdir()) == []
+
+
+@pytest.mark.heavy
+def test_what_a_call_reads_is_not_written_over(world, capsys):
+    """Responses judged where they were left stay as they are; an answer that would be in a judgement's place is refused."""
+    out = world.folder / "out"
+    out.mkdir()
+    own, judged = out / "responses.jsonl", (world.folder / "judged.jsonl").read_text()
+    own.write_text(judged)
+    assert command.main(["run", config_file(world, responses=str(own))]) == 0
+    assert "Train with good" in capsys.readouterr().out
+    assert own.read_text() == judged
+    mine = out / "to_judge.jsonl"
+    mine.write_text(judged)
+    assert command.main(["run", config_file(world, responses=str(own), judgement=str(mine))]) == 2
+    assert "copy it" in capsys.readouterr().err
+    assert mine.read_text() == judged
 
 
 @pytest.mark.parametrize(

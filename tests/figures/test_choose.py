@@ -22,7 +22,17 @@ def test_curves_and_marks(measured):
     assert lines[0, 2] == (0.5, 0.4)
     (first, _) = axis.containers
     assert first.lines[0].get_xydata()[0] == pytest.approx([1, 0.7])
-    assert [mark.get_label() for mark in drawing.legend][:2] == ["a", "b"]
+    assert [mark.get_label() for mark in drawing.legend][:3] == ["a", "b", "the policy"]
+    assert not axis.texts  # a name among the curves would lie on one of them
+
+
+def test_of_the_best_of_n_its_own_points_are_the_curve(measured):
+    """Through n = 2 to where n is 4, and no further."""
+    _, _, table, start = measured
+    best = pd.DataFrame({"candidate": "a", "n": [1, 2, 4, 8], "kl": [0, 0.19, 0.64, 1.2], "score": [0.5, 0.6, 0.65, 0.66]})
+    (axis,) = choose.curves(best, best, table[:1].assign(kl=0.64, score=0.65), start).panels
+    drawn = [line.get_xydata().tolist() for line in axis.lines if len(line.get_xdata()) == 3]
+    assert drawn == [[[0, 0.5], [0.19, 0.6], [0.64, 0.65]]]
 
 
 def test_in_one_picture_the_legend_stands_below(measured):
