@@ -106,9 +106,9 @@ def struck(counts: pd.DataFrame) -> str:
 
 CONTRASTS = {
     "accuracy": "0.1 more accuracy",
-    "good called errors": "errors mostly on good segments, against both sides,",
-    "errors called good": "errors mostly on bad ones, against both sides,",
-    "accuracy, one-sided": "0.1 more accuracy where errors lie on one side, beyond what it does where they lie on both,",
+    "good called errors": "errors mostly on good segments, against both sides",
+    "errors called good": "errors mostly on bad segments, against both sides",
+    "accuracy, one-sided": "0.1 more accuracy where errors lie on one side, beyond what it does where they lie on both",
 }
 TOLD = {**{READINGS[name]: f"LM performance {name}" for name in PRIMARY}, "hacked": "the share of hacked policies"}
 
@@ -121,13 +121,13 @@ def sides(contrasts: pd.DataFrame) -> str:
     for name, words in CONTRASTS.items():
         own = together.xs(name, level="contrast")
         shown = own[own["adjusted"] <= lottery.LEVEL]
-        changes = [f"{TOLD[outcome]} by {_change(row)}" for outcome, row in shown.iterrows()]
+        changes = [f"{TOLD[outcome]} {_change(row)}" for outcome, row in shown.iterrows()]
         if changes:
-            clear.append(f"With {words} there is a change of {listed(changes)}.")
+            clear.append(f"{words[0].upper()}{words[1:]}: {listed(changes)}.")
         else:
-            rest.append(words.rstrip(","))
+            rest.append(words)
     unclear = [f"Not shown to change anything: {'; '.join(rest)}."] if rest else []
-    return " ".join(["Of dials, all tasks together:", *clear, *unclear] if clear else unclear)
+    return " ".join(["What dials change, all tasks together.", *clear, *unclear] if clear else unclear)
 
 
 def sides_apart(contrasts: pd.DataFrame) -> str:
@@ -161,6 +161,7 @@ def longer(runs: pd.DataFrame) -> str:
     told = []
     for kind, own in runs.groupby(level="kind", sort=False):
         usual, later = (np.average(own[name], weights=own["runs"]) for name in ("usual", "longer"))
-        struck = f"{own['hacked_usual'].sum():.0f} and {own['hacked_longer'].sum():.0f} of {own['runs'].sum()} are hacked"
-        told.append(f"with the {kind} checkpoint LM performance goes from {usual:.2f} to {later:.2f}, and {struck}")
+        struck = f"{own['hacked_usual'].sum():.0f}, then {own['hacked_longer'].sum():.0f} of {own['runs'].sum()} are hacked"
+        called = {"top": "most accurate", "moderate": "moderate"}[kind]
+        told.append(f"with the {called} checkpoint LM performance goes from {usual:.2f} to {later:.2f}, and {struck}")
     return f"With four times the updates: {'; '.join(told)}."

@@ -69,3 +69,18 @@ def test_cures_are_of_the_same_trainings(models, picked):
     for name, steps in (("stopped-early", early), ("smoothed", smooth)):
         wanted |= {(name, "relevance", seed, steps["relevance", seed]) for seed in top["rm_seed"]}
     assert arms("lottery", lambda arm: arm.name in ("minimum", "stopped-early", "smoothed")) == wanted
+
+
+# --- the paper's range of accuracy --------------------------------------------------------------------------------------------
+
+
+def test_the_regimes_checkpoints_are_those_that_the_rule_takes_and_its_longer_runs_the_first_and_third_of_them():
+    taken = matching.spaced(pd.read_csv(KEPT / "regime" / "reward_models.csv"))
+    wanted = {("steps", row.task, row.rm_seed, row.step) for row in taken.itertuples()}
+    assert arms("regime", lambda arm: arm.name == "steps") == wanted
+    assert len(wanted) == 3 * 15 * 5
+    few = taken[taken["rm_seed"] < taken["rm_seed"].min() + 4].sort_values("accuracy", ascending=False)
+    longer = few[few.groupby(["task", "rm_seed"]).cumcount().isin((0, 2))]
+    wanted = {("longer", row.task, row.rm_seed, row.step) for row in longer.itertuples()}
+    assert arms("regime", lambda arm: arm.name == "longer") == wanted
+    assert len(wanted) == 3 * 4 * 2

@@ -43,7 +43,7 @@ def atlas():
 
 STUDIES = [
     *("quick", "qa-feedback-dev", "atlas", "atlas-headroom", "atlas-pilot", "atlas-learning-rate"),
-    *("lottery-screen", "lottery"),
+    *("lottery-screen", "lottery", "regime", "regime-dials"),
 ]
 
 

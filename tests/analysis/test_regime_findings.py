@@ -74,8 +74,8 @@ def contrasts(clear):
 
 def test_each_clear_contrast_is_told_with_its_outcomes():
     said = regime_findings.sides(contrasts({(FINAL, "accuracy"), ("hacked", "accuracy")}))
-    change = "LM performance as measured by +0.100 (95 % interval +0.090 to +0.110) and the share of hacked policies by −0.200"
-    assert f"With 0.1 more accuracy there is a change of {change}" in said
+    change = "LM performance as measured +0.100 (95 % interval +0.090 to +0.110) and the share of hacked policies −0.200"
+    assert f"0.1 more accuracy: {change}" in said
     assert said.count("; ") == 2  # the three others are not shown
     assert regime_findings.sides(contrasts(set())).startswith("Not shown to change anything: 0.1 more accuracy;")
     assert "wait" in regime_findings.sides(pd.DataFrame())
