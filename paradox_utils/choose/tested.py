@@ -50,6 +50,20 @@ def cost(made: Tables, told: pd.DataFrame | None = None) -> str:
     return " ".join(filter(None, said))
 
 
+def brief(made: Tables) -> str:
+    """:func:`cost` for other pages, in one sentence."""
+    by = _ways(made)
+    if by.empty:
+        return f"Too few reward models are there for pools of {POOL}."
+    rivals = by.loc[[name for name in (BEST_OF, ACCURATE) if name in by.index]]
+    listed = "".join(f", the {name} {row['mean']:.3f}" for name, row in rivals.iterrows())
+    chance = "; that it is ahead of these could be chance" if len(rivals) and (rivals["high"] >= 0).all() else ""
+    return (
+        f"Among {POOL} trained reward models of this study, the one that it names first costs {by.loc[TOOL, 'mean']:.3f} of "
+        f"final LM performance on average, one at random {by.loc['random', 'mean']:.3f}{listed}{chance}."
+    )
+
+
 def _names(told: pd.DataFrame) -> str:
     """How many reward models the tool names of a pool, how seldom one alone, and whether the best is among them."""
     if "all" not in told.index:

@@ -46,6 +46,15 @@ def test_what_a_choice_costs_stands_beside_other_choices(made):
     assert "The most accurate costs 0.030, 0.010 more (95 % interval 0.002 to 0.018)." in said
 
 
+def test_other_pages_get_one_sentence_of_it(made):
+    said = tested.brief(made)
+    assert "costs 0.020 of final LM performance on average, one at random 0.100, the best of 16 0.025, the most acc" in said
+    assert said.endswith("accurate 0.030.")  # one of the two leads is clear
+    made["regrets"]["high"] = 0.001
+    assert tested.brief(made).endswith("ahead of these could be chance.")
+    assert "Too few" in tested.brief({})
+
+
 @pytest.mark.parametrize(("recipe", "said"), [(0.015, "does not favour"), (0.03, "favours")])
 def test_where_the_tool_stops_reading_is_not_favoured_where_another_place_costs_less(made, recipe, said):
     more = pd.DataFrame({"choice": ["recipe", "gain/2", pools.FITTED], "mean": [recipe, 0.04, 0.022]})
