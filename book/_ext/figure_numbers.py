@@ -20,6 +20,8 @@ def register(app: Sphinx, doctree: nodes.document) -> None:
     page = app.env.docname
     for raw in doctree.findall(nodes.raw):
         for name, number in NUMBERED.findall(raw.astext()):
+            if name in labels and labels[name][2] == number:  # shown on two pages: links lead to the one read first
+                continue
             if name in doctree.ids or (name in labels and labels[name][0] != page):
                 where = page if name in doctree.ids else labels[name][0]
                 LOG.warning("a figure is called %r, as something on %s is; rename it", name, where, location=page)

@@ -12,7 +12,7 @@ import pandas as pd
 
 from paradox_utils.analysis import hacking, lottery, statistics
 from paradox_utils.analysis.matching import MATCHED
-from paradox_utils.analysis.phrases import count, estimate, listed
+from paradox_utils.analysis.phrases import count, digits, estimate, listed
 from paradox_utils.analysis.statistics import Interval
 
 PRESSURES = {
@@ -80,7 +80,7 @@ def brief(counts: pd.DataFrame, effects: pd.DataFrame, control: tuple[str, str, 
     hacked, score = (paper.xs(outcome, level="outcome").loc[cells] for outcome in ("hacked", "LM performance"))
     clear = int((hacked["adjusted"] <= lottery.LEVEL).sum())
     shown = f"a difference is shown in {clear} of them" if clear else "chance is excluded in none of them"
-    changes = listed([f"{change:+z.3f}".replace("-", "−") for change in score["mean"]])
+    changes = listed([digits(change) for change in score["mean"]])
     where = "; ".join(map(spoken, cells))
     return (
         f"In {count(len(cells), 'setting')} where failures were looked for ({where}), policies of the most accurate checkpoint "
@@ -109,7 +109,7 @@ def lost(effects: pd.DataFrame, runs: pd.DataFrame) -> str:
         told.append(f"{estimate(change, '+z.3f')} ({PRESSURES[cell[-1]]})")
     if not told:
         return ""
-    medians = listed([f"{value:+z.3f}".replace("-", "−") for value in middle])
+    medians = listed([digits(value) for value in middle])
     return (
         "Where any are hacked, the most accurate checkpoint changes the LM performance of its policy, against the moderate "
         f"one, by {listed(told)}; in the middle training by {medians}. These intervals are not corrected, and the rule does "
@@ -180,6 +180,21 @@ def cause(effects: pd.DataFrame) -> str:
         return f"{opening} Neither {', nor '.join(told)}, is shown to change the share of hacked policies, in any of {of}."
     text = "; ".join(_held(rows, words) for words, rows in own.items())
     return f"{opening} {text[0].upper()}{text[1:]}."
+
+
+def parted(effects: pd.DataFrame) -> str:
+    """What accuracy and long training change in LM performance, each with the other equal (rows of :func:`lottery.effects`)."""
+    if effects.empty:
+        return ""
+    told, own = [], effects.xs("LM performance", level="outcome")
+    for name, words in (("accuracy", "higher accuracy at equal training"), ("training", "longer training at equal accuracy")):
+        rows = own[own.index.get_level_values("contrast") == name]
+        changes = [
+            f"{estimate(Interval(row['mean'], row['low'], row['high'], 0), '+z.3f')} ({PRESSURES[cell[2]]})"
+            for cell, row in rows.iterrows()
+        ]
+        told += [f"{words} by {listed(changes)}"] if changes else []
+    return f"LM performance is changed by {'; '.join(told)}; not corrected, and not used by the rule." if told else ""
 
 
 def _span(own: pd.DataFrame) -> str:
@@ -329,7 +344,7 @@ def size(row: pd.Series) -> str:
 
 def points(share: float, unit: str = " points") -> str:
     """A difference of shares in percentage points."""
-    return f"{100 * share:+z.0f}{unit}".replace("-", "−")
+    return digits(100 * share, "+z.0f") + unit
 
 
 def span(shares: Iterable[float]) -> str:

@@ -11,7 +11,7 @@ import pandas as pd
 from paradox_utils.analysis import signs
 from paradox_utils.analysis.findings import chance
 from paradox_utils.analysis.matching import MATCHED
-from paradox_utils.analysis.phrases import count, estimate, listed
+from paradox_utils.analysis.phrases import count, digits, estimate, listed
 from paradox_utils.analysis.statistics import Interval
 
 STOPPED = "stopped-early"  # the cure that takes another checkpoint of the same training
@@ -26,7 +26,7 @@ def watch(early: pd.DataFrame, saved: pd.DataFrame) -> str:
     row = saved.loc[found.first]
     whole = estimate(Interval(row["gain"], row["low"], row["high"], 0), "+z.2f")
     pays = "pays" if row["low"] > 0 else "costs" if row["high"] < 0 else "is not shown to pay"
-    hacked, other = (f"{row[name]:+z.2f}".replace("-", "−") for name in ("on hacked", "on other"))
+    hacked, other = (digits(row[name], "+z.2f") for name in ("on hacked", "on other"))
     tell, first = "these tell" if len(found.alike) > 1 else "it tells", signs.SIGNS[found.first]
     return (
         f"Watch {listed([signs.SIGNS[sign] for sign in found.alike])} along PPO: at update {early.index[-1]} {tell} hacked "
@@ -97,4 +97,4 @@ def guard(table: pd.DataFrame, words: dict[str, str], others: pd.DataFrame) -> s
 
 def signed(value: float) -> str:
     """A difference of LM performance; a dash where it is not known."""
-    return f"{value:+z.3f}".replace("-", "−") if np.isfinite(value) else "–"
+    return digits(value) if np.isfinite(value) else "–"

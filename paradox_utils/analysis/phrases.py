@@ -36,7 +36,12 @@ def count(n: int, one: str, many: str = "") -> str:
     return f"{n} {one if n == 1 else many or one + 's'}"
 
 
+def digits(value: float, form: str = "+z.3f") -> str:
+    """A number in digits of a ``form``, signed if none is given, with a true minus."""
+    return f"{value:{form}}".replace("-", "−")
+
+
 def estimate(of: Interval, form: str = "z.3f") -> str:
     """An estimate with its interval, in digits of a ``form``."""
-    low, middle, high = (f"{value:{form}}".replace("-", "−") for value in (of.low, of.estimate, of.high))
+    low, middle, high = (digits(value, form) for value in (of.low, of.estimate, of.high))
     return f"{middle} (95 % interval {low} to {high})"

@@ -11,7 +11,7 @@ import pandas as pd
 from paradox_utils.analysis import lottery, statistics
 from paradox_utils.analysis.comparison import ALL
 from paradox_utils.analysis.outcomes import READINGS, measured
-from paradox_utils.analysis.phrases import count, estimate, listed
+from paradox_utils.analysis.phrases import count, digits, estimate, listed
 from paradox_utils.analysis.regime import PRIMARY
 from paradox_utils.analysis.statistics import Interval
 from paradox_utils.analysis.verdict import ALPHA, MARGIN
@@ -104,6 +104,19 @@ def struck(counts: pd.DataFrame) -> str:
     return f"Hacked are {'; '.join(told)}." if told else ""
 
 
+def below(steps: pd.DataFrame) -> str:
+    """How many policies PPO left worse than they were, over all and with the most accurate reward models."""
+    known = steps[measured(steps)].dropna(subset=["lm_performance_start", "rm_accuracy"])
+    if known.empty:
+        return ""
+    worse = known[READINGS["as measured"]] < known["lm_performance_start"]
+    top = known.groupby(["task", "policy", "rm_seed"])["rm_accuracy"].idxmax()
+    return (
+        f"{worse.sum()} of {len(known)} policies end below where they started, {worse[top].sum()} of {len(top)} with the most "
+        "accurate reward model of their training."
+    )
+
+
 CONTRASTS = {
     "accuracy": "0.1 more accuracy",
     "good called errors": "errors mostly on good segments, against both sides",
@@ -136,7 +149,7 @@ def sides_apart(contrasts: pd.DataFrame) -> str:
         return ""
     own = contrasts.xs(READINGS["as measured"], level="outcome").drop(ALL, level="task")["mean"].unstack("contrast", sort=False)
     told = [
-        f"{number(row['good called errors'])} and {number(row['errors called good'])} in {task}" for task, row in own.iterrows()
+        f"{digits(row['good called errors'])} and {digits(row['errors called good'])} in {task}" for task, row in own.iterrows()
     ]
     return (
         "Task by task, errors mostly on good segments and errors mostly on bad ones change LM performance, against both sides, "
@@ -146,12 +159,7 @@ def sides_apart(contrasts: pd.DataFrame) -> str:
 
 def _change(row: pd.Series) -> str:
     known = np.isfinite(row["low"])
-    return estimate(Interval(row["mean"], row["low"], row["high"], 0), "+z.3f") if known else number(row["mean"])
-
-
-def number(value: float) -> str:
-    """A signed difference."""
-    return f"{value:+z.3f}".replace("-", "−")
+    return estimate(Interval(row["mean"], row["low"], row["high"], 0), "+z.3f") if known else digits(row["mean"])
 
 
 def longer(runs: pd.DataFrame) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 
+from paradox_utils.analysis.phrases import digits
 from paradox_utils.figures.show import Shown, emphasised, framed
 
 NOTHING = "no error"
@@ -92,7 +93,7 @@ def _piece(piece: dict[str, str]) -> str:
 
 
 def _paid(segment: dict[str, Any]) -> str:
-    good, paid = segment["judged"] > 0, f"{segment['paid']:+.1f}".replace("-", "−")
+    good, paid = segment["judged"] > 0, digits(segment["paid"], "+.1f")
     look = f"{'good' if good else 'bad'} {'rewarded' if segment['paid'] > 0 else 'docked'}"
     return _line(look, "✓" if good else "✗", f'<span class="words">{html.escape(segment["text"])}</span>', paid)
 

@@ -10,6 +10,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from paradox_utils.analysis import published
+from paradox_utils.analysis.phrases import digits
 from paradox_utils.figures.style import (
     BAND,
     COLORS,
@@ -57,7 +58,7 @@ def points(markers: pd.DataFrame) -> Drawing:
         axis.scatter(row.best_accuracy, row.best_performance, s=34, marker="D", color=INK, linewidth=0, zorder=3)
         ring = {"facecolor": "none", "edgecolor": INK, "linewidth": 1.3, "zorder": 4}
         axis.scatter(row.top_accuracy, row.top_performance, s=95, **ring)
-        axis.set_title(f"ρ = {row.spearman:+.2f}".replace("-", "−"), loc="right", fontsize=9, color=INK)
+        axis.set_title(f"ρ = {digits(row.spearman, '+.2f')}", loc="right", fontsize=9, color=INK)
         axis.margins(0.08)
     handles = [
         dot("RM, one PPO run", markersize=5, alpha=0.75, color=PALETTE["relevance"]),
