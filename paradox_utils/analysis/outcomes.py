@@ -154,10 +154,12 @@ def contrasts(runs: pd.DataFrame, reading: Reading = "as measured", column: str 
     )
     table = outcome.groupby([*keys, "ppo_seed"])["outcome"].mean().unstack("ppo_seed")
     models = models.sort_values(["accuracy", "rm_step"], ascending=False)
-    for rm_seed, own in models.groupby("rm_seed"):
-        paired = table.reindex(pd.MultiIndex.from_frame(own[keys].fillna({"rm_step": -1}))).to_numpy()
+    reached = table.reindex(pd.MultiIndex.from_frame(models[keys].fillna({"rm_step": -1}))).to_numpy()
+    has_accuracy = models["accuracy"].notna().to_numpy()
+    for rm_seed, places in models.groupby("rm_seed").indices.items():
+        paired = reached[places]
         known = np.isfinite(paired) & np.isfinite(paired[0])
-        if len(own) == planned and own["accuracy"].notna().all() and known.any(axis=1).all():
+        if len(places) == planned and has_accuracy[places].all() and known.any(axis=1).all():
             rows[rm_seed] = np.where(known, paired - paired[0], 0.0).sum(axis=1) / known.sum(axis=1)
     return pd.DataFrame.from_dict(rows, orient="index", columns=range(planned))
 

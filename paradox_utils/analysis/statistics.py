@@ -13,7 +13,6 @@ from itertools import permutations, product
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats
-from statsmodels.stats.multitest import multipletests
 
 Array = NDArray[np.float64]
 
@@ -277,4 +276,11 @@ def two_sided(p_above: float, p_below: float) -> float:
 
 def holm(p_values: Sequence[float]) -> list[float]:
     """p-values adjusted for their number by Holm's step-down procedure (Holm 1979); an empty list stays empty."""
-    return multipletests(list(p_values), method="holm")[1].tolist() if p_values else []
+    # statsmodels' multipletests gives the same numbers, and collects the process's garbage at each call, which takes longer than all
+    # else of a verdict.
+    values = np.asarray(p_values, float)
+    order = np.argsort(values, kind="stable")
+    stepped = np.maximum.accumulate(values[order] * np.arange(len(values), 0, -1))
+    adjusted = np.empty_like(values)
+    adjusted[order] = np.minimum(stepped, 1.0)
+    return adjusted.tolist()

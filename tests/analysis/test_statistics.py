@@ -4,6 +4,7 @@ import statsmodels.api as sm
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
+from statsmodels.stats.multitest import multipletests
 
 from paradox_utils.analysis import statistics
 
@@ -232,6 +233,12 @@ def test_impossible_selections_are_refused(bad):
 def test_holm_by_hand():
     assert statistics.holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
     assert statistics.holm([]) == []
+
+
+@settings(max_examples=10)  # each collects the process's garbage
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=9))
+def test_holm_is_that_of_statsmodels(p_values):
+    assert statistics.holm(p_values) == multipletests(p_values, method="holm")[1].tolist()
 
 
 def crossed(random, questions=60, trajectories=5, models=3, sd=(0.05, 0.03, 0.3, 0.3)):
