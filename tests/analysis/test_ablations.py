@@ -76,6 +76,7 @@ def test_failed_runs_have_no_pair():
     assert noisy["accuracy"].notna().all()
 
 
+@pytest.mark.heavy
 def test_a_known_shift_is_recovered_with_its_interval():
     own = base()
     found = effects(own, changed(own, "ablation-mean", (0.08, 0.10, 0.12))).loc["ablation-mean"]
@@ -94,6 +95,7 @@ def test_what_accuracy_does_is_contrasted_by_hand():
     np.testing.assert_allclose(found.loc[BASE]["value"], found.loc[BASE]["base"])
 
 
+@pytest.mark.heavy
 def test_a_known_change_of_what_accuracy_does_is_recovered_with_its_interval_and_p():
     """It is added to the most accurate runs, and differs by trajectory; the mean shift is left at zero."""
     own = base(np.full((3, 3), 0.5))
@@ -107,6 +109,7 @@ def test_a_known_change_of_what_accuracy_does_is_recovered_with_its_interval_and
     assert found.loc["LM performance", "change"] == pytest.approx(0)
 
 
+@pytest.mark.heavy
 def test_p_values_are_corrected_for_the_tests_of_their_question():
     own, random = base(), np.random.default_rng(0)
     arms = ["ablation-mean", "ablation-normalised", "ablation-kl-low"]
@@ -119,6 +122,7 @@ def test_p_values_are_corrected_for_the_tests_of_their_question():
         assert found.loc[keys].tolist() == pytest.approx(statistics.holm([raw[key] for key in keys]))
 
 
+@pytest.mark.heavy
 def test_rounding_is_no_change():
     """A shift that is the same everywhere leaves differences of the last digit, which must not pass for a certain change."""
     found = effects(base(HAND), changed(base(HAND), "ablation-mean", (0.1, 0.1, 0.1))).loc["ablation-mean"]
@@ -126,6 +130,7 @@ def test_rounding_is_no_change():
     assert found.loc[["slope", "lead"], "p"].tolist() == [1, 1]
 
 
+@pytest.mark.heavy
 def test_trajectories_without_all_their_reward_models_say_nothing_of_accuracy():
     own, other = base(HAND), changed(base(HAND), "ablation-mean", (0.1, 0.2, 0.3))
     own.loc[2, "status"], other.loc[3, "status"] = "failed", "blocked"  # the most accurate's base, and a least accurate

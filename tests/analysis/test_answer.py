@@ -7,6 +7,7 @@ from paradox_utils.analysis import answer
 from tests.worlds import TASKS, decide, flat, inverted_u, nested, rising
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize(
     ("curve", "seeds", "opening", "advice"),
     [(rising, 5, "Yes, on", "Prefer"), (inverted_u, 5, "No, on", "Compare"), (flat, 2, "Undecided", "Choose by more")],
@@ -24,6 +25,7 @@ def test_the_answer_follows_the_verdict(curve, seeds, opening, advice):
         assert said == decision.headline
 
 
+@pytest.mark.heavy
 def test_the_caveat_has_the_cost_with_a_rank_for_each_task():
     decision = decide(nested(rising, rm_seeds=5))
     within = decision.primary.of.further.within
@@ -31,6 +33,7 @@ def test_the_caveat_has_the_cost_with_a_rank_for_each_task():
     assert "average" in answer.caveat(decide(nested(flat).assign(arm="other")))
 
 
+@pytest.mark.heavy
 def test_what_the_study_would_have_seen():
     rates = {"supported": 0.123, "not supported": 0.04}
     found = decide(nested(rising, rm_seeds=3))

@@ -32,6 +32,7 @@ def picked(models):
     return matching.first(matching.chosen(models), lottery.trainings(3))
 
 
+@pytest.mark.heavy
 def test_the_cells_are_those_that_the_screen_names():
     folder = KEPT / "lottery-screen"
     curves = tables.load_curves(folder, "reward_mean", "true_reward_mean")
@@ -45,6 +46,7 @@ def test_the_cells_are_those_that_the_screen_names():
     assert found == wanted
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("prefix", ["low-kl", "as-published", "rloo", "best-of-n"])
 def test_every_kind_of_reward_model_is_the_one_that_the_rule_takes(prefix, picked):
     own = picked[picked["task"] == "relevance"]

@@ -29,6 +29,7 @@ def test_half_as_large_a_change_makes_more_runs_hacked():
     assert findings.sensitive(small).endswith("relevance 4 of 4 against 4 of 4.")
 
 
+@pytest.mark.heavy
 def test_new_trainings_are_told_by_setting():
     counts, effects = told([[0] * 8, [0] * 8, [0] * 8, [1] * 6 + [0] * 2])
     said = findings.confirmed(counts, effects)
@@ -41,6 +42,7 @@ def test_new_trainings_are_told_by_setting():
     assert "real" not in said  # what is shown needs no power
 
 
+@pytest.mark.heavy
 def test_the_first_page_leaves_out_the_control():
     rows = [
         row
@@ -59,6 +61,7 @@ def test_the_first_page_leaves_out_the_control():
     assert "do not tell" in findings.brief(counts.head(0), effects.head(0))
 
 
+@pytest.mark.heavy
 def test_what_is_not_shown_is_told_with_its_power():
     """3 of 8 against 0 are shown if five of eight trainings differ: 56 · 0.375⁵ · 0.625³ + … = 0.137."""
     counts, effects = told([[0] * 8, [0] * 8, [0] * 8, [1] * 3 + [0] * 5])
@@ -68,6 +71,7 @@ def test_what_is_not_shown_is_told_with_its_power():
     assert "control" not in findings.confirmed(counts, effects, control=("factuality", "small", "low-kl"))
 
 
+@pytest.mark.heavy
 def test_what_is_padded_is_told_with_what_it_decides():
     """Of six trainings that all differ p is 2 / 2⁶ = 0.031, two-sided: twice that is too much."""
     pair = [row for row in second([[0] * 6] * 4, "completeness") if row["arm"].endswith(("short-moderate", "long-top"))]
@@ -103,6 +107,7 @@ def test_reward_models_that_are_nearly_the_same_are_counted():
     assert findings.alike(runs.assign(rm_error_share=float("nan"))) == ""
 
 
+@pytest.mark.heavy
 def test_made_studies_are_told_by_what_they_find():
     counts, _ = told([[0] * 8, [0] * 8, [0] * 8, [1] * 8])
     worlds = {truth: dict.fromkeys(lottery.CONTRASTS, 0.5) for truth in lottery.worlds(counts)}
@@ -115,6 +120,7 @@ def test_made_studies_are_told_by_what_they_find():
     assert said.endswith("in at least one setting in 90%, accuracy in 50%, training in 50% and both together in 50%.")
 
 
+@pytest.mark.heavy
 def test_other_optimisers_have_an_exact_p_that_was_not_planned():
     counts, effects = told([[0] * 8, [0] * 8, [0] * 8, [1] * 6 + [0] * 2])
     own = counts.droplevel(["task", "policy", "pressure"])
@@ -126,6 +132,7 @@ def test_other_optimisers_have_an_exact_p_that_was_not_planned():
     assert findings.optimisers(table.head(0), {}) == ""
 
 
+@pytest.mark.heavy
 def test_the_loss_is_told_where_any_are_hacked():
     """The top one ends at 0.5 where it is hacked, else at 0.9; so do the moderate ones: 3 of 8 lose 0.4."""
     runs = lottery.confirmed(*study(second([[0] * 8, [0] * 8, [0] * 8, [1] * 3 + [0] * 5])))
@@ -145,6 +152,7 @@ def test_a_run_has_the_setting_that_its_arm_is_called_after():
     assert findings.setting(pd.Series(run | {"arm": "steps"})) == "relevance, small, the study's own setting"
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize(
     ("hacked", "parts"),
     [

@@ -1,6 +1,7 @@
 """What guards against a hacked run, in words: what to watch, what foretells, which cures help."""
 
 import pandas as pd
+import pytest
 
 from paradox_utils.analysis import guard_findings
 from tests.analysis.test_findings import told
@@ -31,6 +32,7 @@ def test_what_foretells_is_tested_on_the_other_half():
     assert "no measure" in guard_findings.foretold(before.head(0))
 
 
+@pytest.mark.heavy
 def test_the_best_cure_is_told_beside_other_optimisers():
     columns = ["trainings", "hacked", "hacked before", "gain", "low", "high"]
     table = pd.DataFrame([(8, 3, 6, 0.1, 0.0, 0.2), (8, 1, 6, 0.18, 0.09, 0.27)], index=["early", "minimum"], columns=columns)

@@ -80,6 +80,7 @@ def test_what_cannot_be_told_is_not_counted(lack):
     assert hacking.counts(found).empty
 
 
+@pytest.mark.heavy
 def test_a_reward_that_cannot_be_hacked_is_not_in_the_recorded_study():
     folder = files.resolve("results/recorded/atlas")
     summary = tables.load_summary(folder)

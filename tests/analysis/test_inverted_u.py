@@ -129,6 +129,7 @@ def test_fieller_by_hand():
     assert inverted_u.fieller(2, 0.1, [[0.01, 0], [0, 0.01]], 2) == (-np.inf, np.inf)
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("truth", [np.zeros_like, lambda u: 0.2 * u, saturating, rise_and_plateau])
 def test_two_lines_rarely_errs_on_monotone_truths(truth):
     assert share_supported(inverted_u.two_lines, truth, 100) <= 0.06  # nominal 0.025; see the docstring for the measured rates
@@ -145,6 +146,7 @@ def test_quadratic_takes_a_concave_rise_for_an_inverted_u():
     assert share_supported(inverted_u.quadratic, rise_and_plateau, 300) > 0.1
 
 
+@pytest.mark.heavy
 def test_power_on_a_true_inverted_u():
     assert share_supported(inverted_u.two_lines, bent, 60) > 0.5
     assert share_supported(inverted_u.quadratic, bent, 150) > 0.9

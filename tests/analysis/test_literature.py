@@ -16,6 +16,7 @@ def markers():
     return published.load_published(files.resolve("book/published")).markers
 
 
+@pytest.mark.heavy
 def test_the_official_split_is_for_the_literature_alone(tmp_path):
     made = made_tables(rising)
     other = made_tables(flat, trainings=3, accuracies=(0.8,), parts={"heldout": 50}, arm="official", seed=3)

@@ -106,6 +106,7 @@ def second(hacked, task="relevance"):
     return rows
 
 
+@pytest.mark.heavy
 def test_effects_within_trainings_by_hand():
     # short-moderate, short-top, long-moderate, long-top of six trainings
     runs = lottery.confirmed(*study(second([[0] * 6, [1, 0, 0, 0, 0, 0], [0, 0, 0, 0, 0, 1], [1, 1, 1, 1, 1, 0]])))
@@ -125,6 +126,7 @@ def test_effects_within_trainings_by_hand():
     assert 0.43 < counts["low"] < 5 / 6 < counts["high"] < 0.98  # Wilson's 0.436 to 0.970
 
 
+@pytest.mark.heavy
 def test_holm_is_over_cells_of_a_contrast():
     strong, none = [[0] * 8, [0] * 8, [0] * 8, [1] * 8], [[0] * 8] * 4
     found = lottery.effects(lottery.confirmed(*study(second(strong) + second(none, task="factuality"))))
@@ -179,6 +181,7 @@ def test_empty_studies_have_empty_tables():
     assert lottery.against(runs, runs).empty
 
 
+@pytest.mark.heavy
 def test_a_failed_run_has_an_unknown_end():
     summary, curves = study(second([[0] * 4, [0] * 4, [0] * 4, [1] * 4]))
     last = summary.index[-1]
@@ -189,6 +192,7 @@ def test_a_failed_run_has_an_unknown_end():
     assert lottery.effects(runs)["trainings"].unique().tolist() == [3]
 
 
+@pytest.mark.heavy
 def test_a_cell_of_two_kinds_has_the_papers_contrast_alone():
     rows = second([[0] * 8, [0] * 8, [0] * 8, [1] * 8])
     both = {"short-moderate", "long-top"}
@@ -229,7 +233,7 @@ def written(rows, folder):
     return folder
 
 
-@pytest.mark.heavy
+@pytest.mark.slow
 @pytest.mark.parametrize("cured", [True, False])
 def test_the_page_says_what_it_finds(cured, tmp_path):
     first = screen({"default": (1, 0), "low-kl": (3, 0)})

@@ -79,6 +79,7 @@ def test_baselines_are_of_the_questions_that_count(by_hand):
     assert row == pytest.approx({"random": 0.5, "longest": 0.5, "place": 0.25, "best": 0.75, "questions": 4})
 
 
+@pytest.mark.heavy
 def test_the_most_accurate_against_the_middle_rank(by_hand):
     # training 0: step 2 (1101) against step 1 (1110): as good; training 1: step 1 (1000) against step 2 (1110)
     (row,) = people.worse(by_hand).to_dict("records")
@@ -95,6 +96,7 @@ def test_what_people_said(by_hand):
     assert "10 answers" in people.noise(people.judged(by_hand))
 
 
+@pytest.mark.heavy
 def test_a_share_beyond_chance_is_told_from_one_within(tmp_path):
     found = people.worse(loaded(tmp_path / "a", inverted_u)).iloc[0]
     assert found["worse"] == found["trainings"] == found["beyond chance"] == 5
@@ -106,6 +108,7 @@ def test_a_share_beyond_chance_is_told_from_one_within(tmp_path):
 # --- worlds -----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize(("curve", "status"), [(inverted_u, "supported"), (rising, "not supported"), (flat, "not supported")])
 @pytest.mark.parametrize("own", [False, True])
 def test_the_books_rule_finds_what_is_there(curve, status, own, tmp_path):
@@ -124,6 +127,7 @@ def test_intervals_are_for_new_trainings_and_questions(own, tmp_path):
     assert found["trainings"].eq(5).all()
 
 
+@pytest.mark.heavy
 def test_accuracy_goes_with_picks_that_rise_with_it(tmp_path):
     found = people.why(loaded(tmp_path / "a", rising), resamples=50, seed=0)
     assert found.loc["accuracy", "correlation"] > 0.9
@@ -133,15 +137,17 @@ def test_accuracy_goes_with_picks_that_rise_with_it(tmp_path):
     assert np.isnan(found.loc["accuracy", "coefficient"])
 
 
+@pytest.mark.heavy
 def test_data_sets_are_told_apart(tmp_path):
     folders = {"forum": written(tmp_path / "a", tables(rising)), "facts": written(tmp_path / "b", tables(inverted_u, seed=1))}
     judged = people.load(folders)
-    assert {one.of.policy: one.status for one in people.findings(judged)} == {"forum": "not supported", "facts": "supported"}
-    said = people.answer(people.findings(judged))
+    found = people.findings(judged)
+    assert {one.of.policy: one.status for one in found} == {"forum": "not supported", "facts": "supported"}
+    said = people.answer(found)
     assert "2 comparisons" in said
     assert said.endswith("disagree: a less accurate one picks better on facts, and none does on forum.")
-    assert "(forum and facts), of 2 comparisons 1 finds" in people.brief(people.findings(judged))
-    assert people.compared(people.findings(judged))["data"].tolist() == ["forum", "facts"]
+    assert "(forum and facts), of 2 comparisons 1 finds" in people.brief(found)
+    assert people.compared(found)["data"].tolist() == ["forum", "facts"]
     shares, lines = people.shares(judged, resamples=20, seed=0), people.baselines(judged)
     markers = published.load_published(files.resolve("book/published")).markers
     drawing = draw.picks(shares, lines, markers)
@@ -213,7 +219,7 @@ def test_a_folder_that_is_no_study_of_picks_is_refused(fault, tmp_path):
 TASKS = ("relevance", "factuality")
 
 
-@pytest.mark.heavy
+@pytest.mark.slow
 def test_the_page_on_studies_of_every_kind(tmp_path):
     folders = {
         name: str(written(tmp_path / name, tables(curve))) for name, curve in (("semeval", rising), ("evouna", inverted_u))

@@ -242,6 +242,7 @@ def test_power_has_a_row_for_each_number_and_world():
     assert list(rows) == [(n, world, regret) for n in (3, 5) for world, regret in worlds]
 
 
+@pytest.mark.heavy
 def test_a_study_s_own_power():
     made = nested(inverted_u, rm_seeds=5, noise=0.02)
     units, noise, large = power.own_power(made, 0.2, studies=200)
@@ -299,7 +300,7 @@ def folders(tmp_path_factory):
     return found
 
 
-@pytest.mark.heavy
+@pytest.mark.slow
 def test_the_page_runs_on_a_pilot(folders, tmp_path):
     names = run_page("10", study(crossed(), tmp_path), tmp_path / "out", **folders)
     rates = names["chosen"]
@@ -318,13 +319,13 @@ def test_the_page_runs_on_a_pilot(folders, tmp_path):
     assert (tmp_path / "out" / "result.json").is_file()
 
 
-@pytest.mark.heavy
+@pytest.mark.slow
 def test_the_page_runs_on_a_pilot_of_one_task(folders, tmp_path):
     names = run_page("10", study(crossed(tasks=TASKS[:1]), tmp_path), **folders)
     assert names["split"].index.tolist() == ["relevance"]
 
 
-@pytest.mark.heavy
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", ["a run", "a task", "a second arm"])
 def test_the_page_runs_where_runs_have_no_result(fault, folders, tmp_path):
     made = crossed()

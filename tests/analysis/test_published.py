@@ -131,6 +131,7 @@ def test_dealing_anew_keeps_the_values_and_what_policies_share():
     assert len({tuple(draw) for draw in shuffled[..., 0]}) > 25
 
 
+@pytest.mark.heavy
 def test_without_an_effect_the_probabilities_are_the_textbook_ones(data, chance):
     for pair, models in data.markers.groupby(published.PAIR, sort=False):
         k, y, row = len(models), models["lm_performance"], chance.pairs.loc[("irrelevant", *pair)]
@@ -139,6 +140,7 @@ def test_without_an_effect_the_probabilities_are_the_textbook_ones(data, chance)
         assert row["regret_sd_mean"] == pytest.approx((y.max() - y.mean()) / y.std(), rel=0.06)
 
 
+@pytest.mark.heavy
 def test_the_copula_has_the_measured_correlations(data):
     random = np.random.default_rng(3)
     for task in TASKS:
@@ -160,6 +162,7 @@ def test_an_effect_makes_the_most_accurate_first_more_often():
     assert published.misses([0], 3, 4000, seed=0)[0] == pytest.approx(2 / 3, abs=0.03)
 
 
+@pytest.mark.heavy
 def test_joint_evidence_is_reproducible_and_counts_pairs(data, chance):
     again = published.chance(data.markers, DRAWS, seed=1)
     pd.testing.assert_frame_equal(again.joint, chance.joint)
@@ -181,6 +184,7 @@ def test_correlations_by_hand():
     assert found["spearman_upper"][1].item() == 0  # no spread
 
 
+@pytest.mark.heavy
 def test_policies_that_agree_count_once():
     place, noise = np.linspace(0.5, 0.7, 21), np.random.default_rng(0).normal(size=21)
     same = pd.concat(markers(place, noise, policy=policy) for policy in ("T5-small", "T5-base", "T5-large"))
@@ -199,6 +203,7 @@ def simulated(shape, seed, noise=0.3, models=20):
     )
 
 
+@pytest.mark.heavy
 def test_a_true_paradox_is_found():
     joint = published.chance(simulated(lambda x: 1 - 8 * (x - 0.5) ** 2, 0), 500, 0).joint
     assert joint["p"]["irrelevant", "thirds_sd"] <= 0.01
@@ -208,6 +213,7 @@ def test_a_true_paradox_is_found():
     assert "evidence that less accuracy can be better" in published.conclusion(joint)
 
 
+@pytest.mark.slow
 def test_no_effect_is_not_found_more_often_than_by_chance():
     worlds = [published.chance(simulated(np.zeros_like, seed), 200, 0).joint for seed in range(20)]
     assert np.mean([joint["p"]["irrelevant", "thirds_sd"] <= 0.1 for joint in worlds]) <= 0.25
@@ -217,6 +223,7 @@ def test_no_effect_is_not_found_more_often_than_by_chance():
         assert np.mean(np.array(smallest) <= 0.1) <= 0.25
 
 
+@pytest.mark.heavy
 def test_accuracy_that_always_helps_is_no_paradox():
     joint = published.chance(simulated(lambda x: x, 0), 500, 0).joint
     assert joint["p_low"]["irrelevant", "place"] <= 0.01
@@ -224,6 +231,7 @@ def test_accuracy_that_always_helps_is_no_paradox():
     assert "no evidence that less accuracy is better, and evidence against it" in published.conclusion(joint)
 
 
+@pytest.mark.heavy
 def test_low_accuracy_alone_that_harms_says_nothing_of_the_top():
     joint = published.chance(simulated(lambda x: np.minimum(x, 0.3), 3, noise=0.05), 500, 0).joint
     assert joint["corrected"]["irrelevant"][published.FAILURE].min() > 0.05 >= joint["corrected"]["as measured"].min()
@@ -242,6 +250,7 @@ def judged(**p):
     return joint.assign(corrected=published.corrected(joint))
 
 
+@pytest.mark.heavy
 def test_the_task_that_carries_an_association_is_named():
     carried = published.carried(published.load_published("book/published").markers, 500, 0)
     assert carried["alone"].to_dict() == pytest.approx(
@@ -257,6 +266,7 @@ def test_the_task_that_carries_an_association_is_named():
 NO, YES, AGAINST = "are no evidence that less", "are evidence that less accuracy can be better", "evidence against it."
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize(
     ("p", "said"),
     [
@@ -356,6 +366,7 @@ def test_bands_of_three_rms_by_hand():
     assert found["high"].to_numpy() == pytest.approx(2)
 
 
+@pytest.mark.heavy
 def test_all_means_lie_in_their_bands_as_often_as_they_should():
     """Two policies, whose values follow no accuracy: of 400 worlds, about 20 have a mean outside."""
     random, outside = np.random.default_rng(0), 0

@@ -47,6 +47,7 @@ STUDIES = [
 ]
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("name", STUDIES)
 def test_a_recorded_study_has_a_row_for_every_planned_run(name):
     settings = study.load_study(files.resolve(f"configs/{name}.yaml"))
@@ -84,6 +85,7 @@ def test_atlas_leaves_room_that_ppo_fills():
     assert (rows["lm_performance_final"] >= 0.9).all()
 
 
+@pytest.mark.heavy
 def test_the_atlas_study_is_whole_and_its_analysis_sees_what_was_built_in(atlas):
     rows = atlas
     assert set(rows["status"]) <= {"ok", "diverged"}
@@ -96,6 +98,7 @@ def test_the_atlas_study_is_whole_and_its_analysis_sees_what_was_built_in(atlas)
     assert set(rows.loc[rows["arm"] == "exact", "policy"]) == {"atlas-t5", "atlas-t5-large"}
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize(("reading", "high"), [("as measured", 0.061), ("as published", 0.060), ("sampled", 0.043)])
 def test_with_a_rank_for_each_task_the_atlas_study_is_undecided(atlas, reading, high):
     """The largest upper end over all combinations of ranks, as computed in review by other code."""
@@ -113,6 +116,7 @@ def test_the_second_policy_has_the_learning_rate_that_the_exact_reward_chose():
     assert rates.index.min() < used < rates.index.max()  # a better one beyond the ends is unlikely
 
 
+@pytest.mark.heavy
 def test_the_runs_that_a_rate_of_its_own_replaced_are_kept_and_comparable():
     former, now = (tables.load_summary(RECORDED / name) for name in ("atlas-former-rate", "atlas"))
     now = now[(now["policy"] == "atlas-t5-large") & now["arm"].isin(["steps", "dial-prejudice"])]

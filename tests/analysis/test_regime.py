@@ -49,6 +49,7 @@ def dials(value, hacked=lambda **_: False, seeds=3):
     return summary, curves_of(ids, [hacked(**cell) for cell in cells]), parameters
 
 
+@pytest.mark.heavy
 def test_contrasts_of_crossed_dials_by_hand():
     def value(task, seed, bias, accuracy):
         slope = {-0.5: 3, 0.0: 1, 0.5: 2}[bias]  # a unit of accuracy
@@ -70,6 +71,7 @@ def test_contrasts_of_crossed_dials_by_hand():
     assert hacked["accuracy"] == pytest.approx(-0.5 / 3)  # at one of three biases 0.6 against 0.8: a half for every 0.1
 
 
+@pytest.mark.heavy
 def test_a_unit_without_all_its_cells_and_runs_that_failed_have_no_part():
     summary, curves, parameters = dials(lambda **_: 0.5)
     summary.loc[0, "status"] = "failed"
@@ -100,6 +102,7 @@ def trajectories(top, others, seeds=8):
     return pd.DataFrame(rows)
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize(
     ("gap", "above_zero", "above_margin", "below_margin"),
     [(0.0, False, False, True), (0.035, True, False, False), (0.1, True, True, False)],
@@ -113,6 +116,7 @@ def test_both_bounds_of_the_regret(gap, above_zero, above_margin, below_margin):
     assert table.loc["brevity-robust", "p zero"] > 0.025  # all ranks alike there
 
 
+@pytest.mark.heavy
 def test_p_values_are_corrected_for_the_two_readings():
     runs = trajectories(0.7, [0.5, 0.6, 0.712, 0.6])
     one = regime.compare(regime.families(runs), margin=0.0, resamples=1)
