@@ -187,14 +187,14 @@ def parted(effects: pd.DataFrame) -> str:
     if effects.empty:
         return ""
     told, own = [], effects.xs("LM performance", level="outcome")
-    for name, words in (("accuracy", "higher accuracy at equal training"), ("training", "longer training at equal accuracy")):
+    for name, words in (("accuracy", "Higher accuracy at equal training"), ("training", "longer training at equal accuracy")):
         rows = own[own.index.get_level_values("contrast") == name]
         changes = [
             f"{estimate(Interval(row['mean'], row['low'], row['high'], 0), '+z.3f')} ({PRESSURES[cell[2]]})"
             for cell, row in rows.iterrows()
         ]
-        told += [f"{words} by {listed(changes)}"] if changes else []
-    return f"LM performance is changed by {'; '.join(told)}; not corrected, and not used by the rule." if told else ""
+        told += [f"{words} changes LM performance by {listed(changes)}"] if changes else []
+    return f"{'; '.join(told)}. These intervals are not corrected, and the rule does not use them." if told else ""
 
 
 def _span(own: pd.DataFrame) -> str:
@@ -302,44 +302,6 @@ def optimisers(table: pd.DataFrame, effects: Mapping[str, pd.DataFrame]) -> str:
         return ""
     unplanned = " The tests of other optimisers (exact, one-sided) were not planned and are not corrected." if told[1:] else ""
     return f"Hacked on the long and top against the short and moderate reward model: {'; '.join(told)}.{unplanned}"
-
-
-def answers(counts: pd.DataFrame, effects: pd.DataFrame) -> list[str]:
-    """A sentence for each cell of :func:`lottery.effects`, with its :func:`lottery.failures` ``counts``: whether long and top
-    reward models are hacked more often, and what does it."""
-    hacked = effects.xs("hacked", level="outcome")
-    cells = hacked.groupby(lottery.CELL, sort=False)
-    return [_answer(cell, counts.xs(cell, level=lottery.CELL), own.droplevel(lottery.CELL)) for cell, own in cells]
-
-
-def _answer(cell: Sequence[str], counts: pd.DataFrame, own: pd.DataFrame) -> str:
-    opening = f"*{spoken(cell)}.*"
-    if not counts["hacked"].any():
-        most = f"at most {counts['high'].max():.0%}, the end of a 95 % interval (Wilson's)"
-        return f"{opening} No run is hacked, of {counts['runs'].sum():.0f}; of a kind {most}."
-    paper = own.loc[lottery.PAPER]
-    found = "is hacked more often" if paper["adjusted"] <= lottery.LEVEL else "is not shown to be hacked more often"
-    first = f"{opening} The long and top reward model {found} than the short and moderate one ({size(paper)})."
-    if not set(lottery.DECIDED) <= set(own.index):
-        return f"{first} What does it was not asked here."
-    accuracy, training, both = (own.loc[name] for name in lottery.DECIDED)
-    together = "are not shown to do more or less"
-    if both["adjusted"] <= lottery.LEVEL:
-        together = f"do {'more' if both['mean'] > 0 else 'less'}"
-    told = f"Accuracy {_effect(accuracy)}, training {_effect(training)}. Together they {together} than each alone"
-    return f"{first} {told} ({size(both)})."
-
-
-def _effect(row: pd.Series) -> str:
-    verb = ("raises" if row["mean"] > 0 else "lowers") if row["adjusted"] <= lottery.LEVEL else "is not shown to change"
-    return f"{verb} how often ({size(row)})"
-
-
-def size(row: pd.Series) -> str:
-    """A contrast of hacked shares in points, with its interval and corrected p."""
-    known = np.isfinite(row["low"])
-    bounds = f", {points(row['low'], '')} to {points(row['high'], '')}" if known else ""
-    return f"{points(row['mean'])}{bounds}, {chance(row['adjusted'])}"
 
 
 def points(share: float, unit: str = " points") -> str:

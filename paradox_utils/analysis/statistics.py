@@ -276,7 +276,7 @@ def two_sided(p_above: float, p_below: float) -> float:
 
 def holm(p_values: Sequence[float]) -> list[float]:
     """p-values adjusted for their number by Holm's step-down procedure (Holm 1979); an empty list stays empty."""
-    # multipletests of statsmodels gives the same numbers, and collects the process's garbage at each call: a third of a verdict's time
+    # statsmodels' multipletests gives the same numbers and collects garbage at each call: a third of a verdict's time
     values = np.asarray(p_values, float)
     order = np.argsort(values, kind="stable")
     stepped = np.maximum.accumulate(values[order] * np.arange(len(values), 0, -1))

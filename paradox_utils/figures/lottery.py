@@ -80,6 +80,30 @@ def runs(table: pd.DataFrame) -> Drawing:
 
 
 @style()
+def contrasts(effects: pd.DataFrame) -> Drawing:
+    """What each contrast changes (rows of :func:`lottery.effects`), a panel an outcome, a row a contrast and setting, with 95 %
+    intervals; rows without one, as where no run is hacked, are left out."""
+    rows = effects.dropna(subset=["low"]).reset_index()
+    settings = list(dict.fromkeys(rows[lottery.CELL].itertuples(index=False, name=None)))
+    colors = dict(zip(settings, COLORS, strict=False))
+    names = [name for name in lottery.CONTRASTS if name in set(rows["contrast"])]
+    height = 1.1 + 0.22 * len(names) * len(settings)
+    axes = {outcome: panel(2, height) for outcome in dict.fromkeys(rows["outcome"])}
+    for outcome, axis in axes.items():
+        axis.axvline(0, color=FAINT, linewidth=0.8)
+        for _, row in rows[rows["outcome"] == outcome].iterrows():
+            setting = tuple(row[lottery.CELL])
+            place = -names.index(row["contrast"]) - (settings.index(setting) + 0.5) / len(settings) * 0.7
+            axis.plot([row["low"], row["high"]], [place, place], color=colors[setting], linewidth=1.6)
+            axis.scatter([row["mean"]], [place], color=colors[setting], s=20, zorder=3)
+        axis.set_yticks([-index - 0.35 for index in range(len(names))], [textwrap.fill(name, 24) for name in names])
+        axis.set(xlabel=f"change ({'share hacked' if outcome == 'hacked' else outcome})")
+        axis.set_ylim(-len(names) + 0.1, 0.2)
+        axis.grid(visible=False, axis="y")
+    return Drawing(list(axes.values()), [dot(textwrap.fill(findings.spoken(one), WRAP), color=colors[one]) for one in settings])
+
+
+@style()
 def early(table: pd.DataFrame) -> Drawing:
     """How well each sign tells hacked runs by update (:func:`signs.early`): those that tell most at the end have colours."""
     last = (table.iloc[-1] - 0.5).abs().sort_values(ascending=False)  # those set apart come after the others

@@ -153,33 +153,20 @@ def test_a_run_has_the_setting_that_its_arm_is_called_after():
 
 
 @pytest.mark.heavy
-@pytest.mark.parametrize(
-    ("hacked", "parts"),
-    [
-        (
-            [[0] * 8] * 4,
-            ["No run is hacked, of 32; of a kind at most 32%, the end of a 95 % interval"],
-        ),  # Wilson's end of 0 of 8
-        ([[0] * 8, [0] * 8, [0] * 8, [1] * 8], ["is hacked more often", "+100 points, p = 0.004", "they do more than each"]),
-        ([[0] * 8, [1] * 8, [1] * 8, [1] * 8], ["they do less than each alone (−100 points"]),
-        ([[0] * 8, [1] * 8, [0] * 8, [1] * 8], ["Accuracy raises how often (+100 points, p = 0.008)", "training is not shown"]),
-        ([[1] * 8, [1] * 8, [0] * 8, [0] * 8], ["is not shown to be hacked more often", "training lowers how often"]),
-    ],
-)
-def test_a_setting_is_told_whatever_is_found(hacked, parts):
-    (said,) = findings.answers(*told(hacked))
-    assert said.startswith("*relevance, small, half the KL penalty.*")
-    for part in parts:
-        assert part in said
-
-
-def test_a_setting_with_the_papers_pair_alone():
-    hacked = [[0] * 8, [0] * 8, [0] * 8, [1] * 8]
-    rows = [row for row in second(hacked) if row["arm"].endswith(("short-moderate", "long-top"))]
-    runs = lottery.confirmed(*study(rows))
-    (said,) = findings.answers(lottery.failures(runs), lottery.effects(runs))
-    assert "is hacked more often" in said
-    assert "Accuracy" not in said
+def test_accuracy_and_training_are_told_apart_in_lm_performance():
+    runs = lottery.confirmed(*study(second([[0] * 8, [0] * 8, [0] * 8, [1] * 8])))
+    effects = lottery.effects(runs)
+    means = runs.groupby("kind")[lottery.OUTCOME].mean()
+    by_accuracy = (means["long-top"] + means["short-top"] - means["long-moderate"] - means["short-moderate"]) / 2
+    said = findings.parted(effects)
+    assert (
+        f"Higher accuracy at equal training changes LM performance by {by_accuracy:+.3f} (95 % interval ".replace("-", "−")
+        in said
+    )
+    assert "; longer training at equal accuracy changes LM performance by " in said
+    assert said.count("(half the KL penalty)") == 2
+    pair = effects[effects.index.get_level_values("contrast") == lottery.PAPER]  # a setting with the paper's own pair alone
+    assert findings.parted(pair) == findings.parted(effects.head(0)) == ""
 
 
 def test_the_cause_is_told_over_settings():
