@@ -101,7 +101,8 @@ def page_code(notebook: Path) -> str:
 
 def reached(source: str, where: str) -> dict[str, str]:
     """The digest (hex) of each module of the package that ``source`` imports, directly or not."""
-    return {name: _digest(_stripped(path.read_text(encoding="utf-8"))) for name, path in imported(source, where).items()}
+    found = imported(source, where)
+    return {name: _digest(_stripped(path.read_text(encoding="utf-8"), str(path))) for name, path in found.items()}
 
 
 def cells(notebook: Path, skipped: frozenset[str]) -> list[str]:
@@ -156,6 +157,7 @@ def _names(source: str, where: str) -> list[str]:
     return names
 
 
+@cache  # asked for the names it imports, and for its docstrings
 def _parsed(source: str, where: str) -> ast.Module:
     try:
         return ast.parse(source)
