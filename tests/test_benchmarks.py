@@ -86,6 +86,7 @@ def padded(values, width):
     return torch.nn.functional.pad(values, (0, width - values.shape[1]))
 
 
+@pytest.mark.heavy
 def test_the_plain_loop_imposes_lengths(sides):
     _, baseline, chosen, size = sides
     batch, lengths = imposed(baseline, chosen, size)
@@ -131,6 +132,7 @@ def test_both_sides_compute_the_same(sides):
                 torch.testing.assert_close(mine.grad, theirs.grad, atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.heavy
 def test_both_sides_reward_the_same(sides):
     """Responses that are spelt as their text is tokenised: then the plain loop's re-tokenised positions are the true ones."""
     engine, baseline, chosen, size = sides
@@ -146,6 +148,7 @@ def test_both_sides_reward_the_same(sides):
     torch.testing.assert_close(padded(mine, size.response_limit), theirs)
 
 
+@pytest.mark.heavy
 def test_the_engine_is_a_side(folder):
     ours = pytest.importorskip("benchmarks.ours")
     loop = ours.Loop(str(folder), "cpu", "float32")

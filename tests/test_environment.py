@@ -67,6 +67,7 @@ def test_the_lock_can_build_the_project_itself(project, pins):
     assert unmet([Requirement(d) for d in project["build-system"]["requires"]], pins) == []
 
 
+@pytest.mark.heavy
 @locked_environment
 @pytest.mark.parametrize("python", ["3.11", "3.12"])
 def test_the_lock_is_closed(pins, python):

@@ -144,6 +144,7 @@ def test_trajectories_without_all_their_reward_models_say_nothing_of_accuracy():
     assert effects(own, other).loc["ablation-mean"].index.tolist() == ["LM performance"]
 
 
+@pytest.mark.heavy
 def test_one_reward_model_a_trajectory_has_nothing_to_be_compared_with():
     own = base(HAND).iloc[[2, 5, 8]]
     assert effects(own, changed(own, "ablation-mean", (0.1, 0.1, 0.1))).loc["ablation-mean"].index.tolist() == [

@@ -76,6 +76,7 @@ def test_cures_are_of_the_same_trainings(models, picked):
 # --- the paper's range of accuracy --------------------------------------------------------------------------------------------
 
 
+@pytest.mark.heavy
 def test_the_regimes_checkpoints_are_those_that_the_rule_takes_and_its_longer_runs_the_first_and_third_of_them():
     taken = matching.spaced(pd.read_csv(KEPT / "regime" / "reward_models.csv"))
     wanted = {("steps", row.task, row.rm_seed, row.step) for row in taken.itertuples()}

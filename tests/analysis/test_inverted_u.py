@@ -135,11 +135,13 @@ def test_two_lines_rarely_errs_on_monotone_truths(truth):
     assert share_supported(inverted_u.two_lines, truth, 100) <= 0.06  # nominal 0.025; see the docstring for the measured rates
 
 
+@pytest.mark.heavy
 def test_quadratic_keeps_its_level_where_its_shape_is_true():
     assert share_supported(inverted_u.quadratic, np.zeros_like, 300) <= 0.025
     assert share_supported(inverted_u.quadratic, lambda u: 0.2 * u, 300) <= 0.025
 
 
+@pytest.mark.heavy
 def test_quadratic_takes_a_concave_rise_for_an_inverted_u():
     """The known fault of the test (Simonsohn 2018): documented here, and the reason why two lines decide."""
     assert share_supported(inverted_u.quadratic, saturating, 300) > 0.2

@@ -163,6 +163,7 @@ def test_data_sets_are_told_apart(tmp_path):
     assert reached["random"].tolist() == pytest.approx([0.4, 0.4])
 
 
+@pytest.mark.heavy
 def test_a_made_up_sample_is_called_so_and_people_are_not(tmp_path):
     assert not people.made_up(loaded(tmp_path / "a", rising))
     folders = {

@@ -83,6 +83,7 @@ def pilot(size, rm, ppo, run, prompt=0.0, prompts=10, tasks=("factuality",), see
     return pd.DataFrame(rows).sample(frac=1, random_state=seed), table  # in no order
 
 
+@pytest.mark.heavy
 def test_split_recovers_what_was_put_in():
     found = power.split(*pilot(60, rm=0.05, ppo=0.03, run=0.02, prompt=0.1)).loc["factuality"]
     assert found["rm seed"] == pytest.approx(0.05, rel=0.25)

@@ -323,6 +323,7 @@ def test_curves_give_the_paper_s_bars(data):
 # --- figures ------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.heavy
 def test_figures_have_a_panel_a_pair(data, chance):
     assert len(plots.points(data.markers).panels) == 9
     assert len(plots.clusters(data.markers).panels) == 3

@@ -36,6 +36,7 @@ def measured(folder, monkeypatch, *rows):
     monkeypatch.setattr(aims, "MEASURED", str(folder / "benchmarks.csv"))
 
 
+@pytest.mark.heavy
 def test_aims_by_hand(made, tmp_path, monkeypatch):
     measured(tmp_path, monkeypatch, ("atlas", "a run", 2.0, "≥ 1"))
     found = aims.aims(made)

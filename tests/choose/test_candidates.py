@@ -66,6 +66,7 @@ def test_messages_are_read_by_the_chat_template(llama, asked):
     assert got == pytest.approx(float(alone(llama, [("what is zodor? zodor isle. ",)])[0][0]), abs=1e-5)
 
 
+@pytest.mark.heavy
 def test_one_of_several_outputs_is_named(plain, asked, tmp_path):
     labels = {"id2label": {0: "helpful", 1: "harmless"}, "label2id": {"helpful": 0, "harmless": 1}, "num_labels": 2}
     model = AutoModelForSequenceClassification.from_pretrained(plain, ignore_mismatched_sizes=True, **labels)
@@ -78,6 +79,7 @@ def test_one_of_several_outputs_is_named(plain, asked, tmp_path):
     assert "'honest'" in scored(tmp_path / "two", asked, output="honest").blocked
 
 
+@pytest.mark.heavy
 def test_a_token_classifier_pays_the_sum_of_what_its_labels_are_worth(tagger, asked):
     """As PPO is paid: a response's return is the sum of its rewards. Each of its tokens labelled bad costs one."""
     found, p = scored(tagger, asked, labels={"bad": -1.0}), parameters()
@@ -123,6 +125,7 @@ def test_all_of_a_response_is_paid_and_nothing_else(layout, text, tagger, asked)
     assert paid == reader.tokenizer(text, add_special_tokens=False).input_ids
 
 
+@pytest.mark.heavy
 def test_how_prompt_and_response_are_read_is_kept(plain, llama, asked):
     assert scored(plain, asked).layout == "pair"
     assert scored(llama, asked).layout == "joined"
@@ -200,6 +203,7 @@ def test_a_doubled_start_token_is_found(plain, asked, tmp_path):
     assert "two start tokens" in scored(folder, asked).blocked
 
 
+@pytest.mark.heavy
 def test_cut_inputs_are_counted_and_all_of_them_block(plain, asked):
     tokenizer = AutoTokenizer.from_pretrained(plain)
     texts = {(one.question.prompt, text) for one in asked for text in one.responses.values()}
@@ -233,12 +237,14 @@ def test_what_bfloat16_loses_is_measured(bias, moved, plain, asked, tmp_path):
     assert found.checks["bfloat16"] == pytest.approx(moved, rel=1e-3)
 
 
+@pytest.mark.heavy
 def test_padding_on_the_other_side_moves_positions_counted_from_the_first_token_alone(plain, llama, asked):
     """A BERT has such positions, a decoder with rotary ones has none."""
     assert scored(plain, asked).checks["other_side"] > 0.01
     assert scored(llama, asked).checks["other_side"] < 1e-5
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("error", [RuntimeError("no kernel for BFloat16"), torch.OutOfMemoryError("no memory")])
 def test_a_check_that_fails_costs_no_score(error, plain, asked, monkeypatch):
     whole = candidates.Scorer.__call__

@@ -158,6 +158,7 @@ def test_the_spread_is_what_the_back_test_found():
     assert round(fitted.mean(), 2) == decision.SPREAD
 
 
+@pytest.mark.heavy
 def test_equally_good_models_are_told_apart_in_one_of_twenty_pools():
     """What 150 pools show of a rate of 5 %: at most 9 %."""
     rng = np.random.default_rng(7)
@@ -172,6 +173,7 @@ def test_few_prompts_decide_no_more_often(prompts):
     assert np.mean(decided) <= 0.11
 
 
+@pytest.mark.heavy
 def test_sets_of_eighty_percent_contain_the_best_about_so_often():
     """Pools of six whose true gains differ about as much as 100 prompts can tell."""
     rng, hits = np.random.default_rng(8), []

@@ -21,6 +21,7 @@ def table(**columns):
     return rows.assign(**{name: rows["gain"] for name in wanted if name not in rows}, id=[f"r{i}" for i in range(len(rows))])
 
 
+@pytest.mark.heavy
 def test_regrets_by_hand():
     """One pool of six: the tool takes the best, the most accurate loses 0.2, at random 0.25 is lost."""
     final = [0.5, 0.6, 0.7, 0.8, 0.9, 1.0]
@@ -44,6 +45,7 @@ def test_the_expected_best_of_all_pools_by_hand(monkeypatch):
     assert np.isnan(pools.expected_best(np.array([[1.0, 0, 0]]), measure, final))
 
 
+@pytest.mark.heavy
 def test_the_mean_over_all_pools_is_that_of_drawn_ones(monkeypatch):
     monkeypatch.setattr(pools, "POOLS", 3000)
     rng = np.random.default_rng(0)
@@ -74,6 +76,7 @@ def test_recorded_leads_are_those_of_the_recorded_predictions():
         assert (kept.loc[name, "high"] - kept.loc[name, "low"]) / 2 == pytest.approx(half, rel=1e-6)
 
 
+@pytest.mark.heavy
 def test_what_is_fitted_is_fitted_elsewhere():
     """In the one task the recipe's reading loses nothing and the tool's 0.5, in the other it is the other way round."""
     final = np.tile([1.0, 0.5, 0.5, 0.5, 0.5, 0.5], 2)
@@ -150,6 +153,7 @@ def world(luck, seed=0):
     return found, judged
 
 
+@pytest.mark.heavy
 def test_luck_of_ppo_is_allowed_for_where_other_tasks_show_it():
     """Sets by the prompts alone hold too seldom where PPO has luck of its own; those that allow it hold, and are larger."""
     told = pools.judged_prompts(*world(luck=0.06)).set_index("judged prompts").loc[100]

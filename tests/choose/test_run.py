@@ -194,6 +194,7 @@ def test_the_best_of_fewer_than_n_is_said_so(world):
     assert "n = " not in report.sentence(enough)
 
 
+@pytest.mark.heavy
 def test_the_figure_of_the_best_of_n_follows_n(world):
     choice = run.choose(world("good", "noisy", algorithm="best-of-n", n=4))
     assert report.drawn(choice).data.equals(choice.best_of)

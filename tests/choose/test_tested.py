@@ -93,6 +93,7 @@ def test_how_far_ppo_ended_from_its_prediction_by_hand(made):
     assert tested.away(made) == ""
 
 
+@pytest.mark.heavy
 def test_the_figure_tells_of_the_runs_that_the_sentence_tells_of(recorded):
     far = exhibits._gains(recorded["predictions"])
     said = tested.away(recorded)

@@ -100,6 +100,7 @@ def test_a_question_drawn_twice_is_used_once(monkeypatch):
     assert len(prompts) == len(set(prompts)) == 90
 
 
+@pytest.mark.heavy
 def test_prompts_and_demonstrations_fit_the_default_limits():
     tokenizer, rng, limits = atlas_policy_tokenizer(), random.Random(8), config.Source()
     drawn = topics(2000, seed=8)
@@ -300,6 +301,7 @@ def test_annotations_follow_their_seed(demonstrated):
 # --- the feedback stage -------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.heavy
 def test_collected_feedback_is_judged_stored_and_split(tmp_path):
     model, tokenizer = load_policy("atlas-t5", seed=2)
     model.save_pretrained(tmp_path / "policy")

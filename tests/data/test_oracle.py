@@ -255,6 +255,7 @@ def answers_with_known_errors(draw):
 
 
 @settings(max_examples=300, deadline=None)
+@pytest.mark.heavy
 @given(answers_with_known_errors())
 def test_the_oracle_is_exact_on_generated_text(case):
     topic, text, spans, complete = case
@@ -283,6 +284,7 @@ PATCHED = st.tuples(st.sampled_from([ISLE, FORT]), st.text(max_size=10), st.inte
 
 @settings(max_examples=300, deadline=None)
 @given(text=st.one_of(st.text(), SHUFFLED, PATCHED))
+@pytest.mark.heavy
 def test_the_oracle_is_total(question, text):
     statements, verdict = oracle.parse(text), oracle.judge(question, text)
     covered = set()

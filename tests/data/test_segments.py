@@ -142,6 +142,7 @@ TEXTS = st.one_of(
 
 
 @settings(max_examples=300, deadline=None)
+@pytest.mark.heavy
 @given(TEXTS, st.sampled_from(["punctuation", "pysbd"]), st.sampled_from(["relevance", "factuality", "completeness"]))
 def test_segments_cover_in_order_without_overlap_or_margin(text, splitter, task):
     spans = tasks.segment(text, task, splitter)

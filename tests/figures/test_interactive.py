@@ -77,6 +77,7 @@ def test_without_rows_there_is_a_sentence_and_nothing_to_draw():
         assert bundle["text/html"] == f"<p>{bundle['text/plain']}</p>"
 
 
+@pytest.mark.heavy
 def test_the_same_tables_give_the_same_bytes_and_nothing_in_them_ends_the_script():
     made = small()
     made["setting"] = [f"name={'</script>' * (place > 0)}<b>" for place in range(len(made))]

@@ -112,6 +112,7 @@ def test_levels_average_ranks_over_trajectories():
     assert draw.levels(made.head(0), asked, resamples=50, seed=0).empty
 
 
+@pytest.mark.heavy
 def test_routes_draw_a_line_an_arm_in_the_panels_of_its_task_and_policy():
     steps = nested(rising, rm_seeds=2)
     large = nested(flat, rm_seeds=2, tasks=TASKS[:1]).assign(policy="large", id=lambda t: "l" + t["id"])
@@ -146,6 +147,7 @@ def finding(regret, status="undecided", missing=(), task="relevance", arm="steps
     return verdict.Finding(of, status, missing, 0.5, 0.5, 0.5, False)
 
 
+@pytest.mark.heavy
 def test_forest_draws_what_the_rule_can_decide():
     found = [
         finding(0.3, "supported", task=comparison.ALL),
@@ -165,6 +167,7 @@ def test_forest_draws_what_the_rule_can_decide():
         draw.forest(found[3:], 0.04)
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize(("seeds", "outcome"), [(5, "not supported"), (2, "undecided")])
 def test_the_picture_in_brief_says_what_the_rule_says(seeds, outcome):
     summary = pd.concat([nested(rising, rm_seeds=seeds), named(nested(inverted_u, rm_seeds=5), "known-paradox")])

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pandas as pd
+import pytest
 
 from paradox_utils.analysis import overoptimisation, teachers
 from paradox_utils.figures import teachers as draw
@@ -33,6 +34,7 @@ def test_a_line_parts_what_is_known_before_from_what_is_measured_along():
     assert list(line.get_xdata()) == [0, 1]  # in shares of the axis
 
 
+@pytest.mark.heavy
 def test_variance_and_gain_shows_every_teacher_and_marks_policies():
     table = taught()
     both = pd.concat([table, table.assign(policy="large", gain=0.0)], ignore_index=True)

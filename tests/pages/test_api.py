@@ -2,9 +2,12 @@
 
 import re
 
+import pytest
+
 from paradox_utils.pages import api
 
 
+@pytest.mark.heavy
 def test_the_page_has_a_row_for_each_public_name_and_none_for_others():
     page = api.api_page()
     rows = re.findall(r"^\| \{src\}`([\w.]+)`", page, flags=re.MULTILINE)

@@ -17,6 +17,7 @@ def offered():
     return json.loads(re.search(r'<script type="application/json">(.*)</script>', commands.command_builder())[1])
 
 
+@pytest.mark.heavy
 def test_every_notebook_is_offered_with_the_values_it_starts_from(offered):
     known = {notebook["name"]: notebook for notebook in offered["notebooks"]}
     assert list(known) == [path.stem for path in pages()]

@@ -282,6 +282,7 @@ def contents(root):
     return {path: path.read_bytes() for path in root.rglob("*") if path.is_file() and "_build" not in path.parts}
 
 
+@pytest.mark.heavy
 def test_staging_leaves_the_sources_alone_and_stages_every_page(book):
     before = contents(book)
     target = staging.stage()
@@ -295,6 +296,7 @@ def test_staging_leaves_the_sources_alone_and_stages_every_page(book):
     assert all((PROJECT / f"{name}.ipynb").is_file() for name in listed if name.startswith("notebooks/"))
 
 
+@pytest.mark.heavy
 def test_a_study_s_own_analysis_stands_beside_that_of_the_book(book):
     analysis(book / "results" / "mine" / staging.ANALYSIS, "it's my verdict")
     target = staging.stage(Path("results/mine"))
@@ -344,6 +346,7 @@ def test_the_pages_need_no_network_and_link_to_figures_and_words(book):
 # --- the prose ----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.heavy
 def test_the_parameter_page_lists_every_parameter():
     sections = re.split(r"^## ", parameters.parameter_page(), flags=re.MULTILINE)
     shared = next(s for s in sections if s.startswith("Shared"))
@@ -360,6 +363,7 @@ def test_the_parameter_page_lists_every_parameter():
         assert all(f"| `{field}` |" in sections[-1] for field in schema.model_fields)
 
 
+@pytest.mark.heavy
 def test_the_parameter_page_takes_defaults_and_bounds_from_the_schema():
     page = parameters.parameter_page()
     assert f"| `updates` | integer ≥ 0; default `{config.PPO().updates}` |" in page

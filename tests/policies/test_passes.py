@@ -130,6 +130,7 @@ def test_logits_states_and_every_gradient_are_those_of_each_response_alone(model
     close(found, expected)
 
 
+@pytest.mark.heavy
 def test_our_log_probabilities_have_the_gradients_of_the_plain_ones(model):
     """The gradient that is written over the logits, through every kind of head (scaled, with a bias, soft-capped)."""
     responses = answers(model)

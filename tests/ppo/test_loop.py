@@ -86,6 +86,7 @@ def test_without_a_reward_the_penalty_leads_a_strayed_policy_back(settings):
     assert kl.iloc[-3:].mean() < 0.5 * kl.iloc[0]
 
 
+@pytest.mark.heavy
 def test_no_updates_report_the_start(settings):
     p = settings(updates=0)
     actors = load_actors(p)
@@ -121,6 +122,7 @@ def test_reward_models_that_only_watch_change_nothing_but_the_disagreement(setti
     assert agreed.tolist() == [0.0] * 4
 
 
+@pytest.mark.heavy
 def test_reward_models_that_pay_together_pay_the_least_and_their_range_is_recorded(settings):
     p = settings(task="completeness", reward_size=0.5)
     members = (count, shifted(1.0), shifted(-2.0, start=2))  # the last pays two more, from the third response on

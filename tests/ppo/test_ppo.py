@@ -179,6 +179,7 @@ def test_measures_of_a_rollout_by_hand():
 # --- the updates --------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.heavy
 def test_losses_of_the_first_step_by_hand(settings):
     """Before any step the ratio is 1: the policy loss is minus the mean advantage (0), nothing clips, and V is the old V."""
     p = settings(epochs=1)
@@ -203,6 +204,7 @@ def test_each_epoch_is_one_step_with_gradients_clipped_by_network(settings):
         assert {int(optimizer.state[weight]["step"]) for weight in group["params"] if weight.grad is not None} == {3}
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("kind", KINDS)
 def test_micro_batches_make_the_same_update_as_the_whole_rollout(settings, kind):
     after = []

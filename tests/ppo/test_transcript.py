@@ -53,6 +53,7 @@ def test_an_exact_reward_pays_what_the_evaluator_says(task):
         assert paid == pytest.approx(TASKS[task].reward_size * said, abs=1e-3)
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("reward", ["model", "length"])
 def test_segments_are_paid_the_whole_reward_of_their_response(reward):
     p = config.PPO(device="cpu")

@@ -137,6 +137,7 @@ def flips(records, task, **changes):
     return wrong[1], wrong[-1], np.mean([values[key] != v for key, v in truth.items()])
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("task", ["relevance", "factuality"])
 def test_a_bias_moves_errors_to_one_side_and_leaves_their_number(many, task):
     truth = judged_segments(many, task, ORACLE[task])

@@ -193,6 +193,7 @@ WORDS = st.lists(st.sampled_from(["ab", "ba", "a", "b,", "#", "cÃ©", "abba", "ðŸ
 
 @settings(max_examples=150, deadline=None)
 @given(WORDS, st.lists(st.one_of(WORDS, st.just(" ")), min_size=1, max_size=4))
+@pytest.mark.heavy
 def test_similarities_are_exactly_those_of_difflib(piece, sentences):
     got = examples._Matcher(sentences).similarities(piece).tolist()
     assert got == [by_difflib(piece, sentence) for sentence in sentences]

@@ -148,6 +148,7 @@ WORKS = {
 }
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("case", WORKS)
 def test_it_scores_as_ever(case, feedback, tmp_path):
     name, changes = WORKS[case]

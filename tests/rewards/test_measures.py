@@ -81,6 +81,7 @@ def test_unreadable_segments_are_wrong_whatever_the_label():
 
 
 @given(st.lists(st.tuples(st.sampled_from([F_ERR, NF_ERR, OK]), st.sampled_from([NF_ERR, OK])), min_size=1, max_size=40))
+@pytest.mark.heavy
 def test_segments_agree_with_sklearn(rows):
     predicted, truth = map(list, zip(*rows, strict=True))
     metrics = segment_metrics(np.eye(3)[predicted], truth, truth, NF_ERR)
@@ -260,6 +261,7 @@ def best_by_trying(proxy, outcome, n):
     return np.mean(found)
 
 
+@pytest.mark.heavy
 @given(st.data(), st.integers(1, 7), st.integers(1, 3))
 def test_best_of_n_agrees_with_all_subsets(data, size, prompts):
     def grid(values):

@@ -66,6 +66,7 @@ def test_average_precision(good, value):
 
 
 @given(st.permutations(range(10)), st.lists(st.sampled_from([BAD, GOOD]), min_size=10, max_size=10))
+@pytest.mark.heavy
 def test_the_more_are_compared_the_nearer_to_the_pick(scores, grades):
     """Of one random response goodness is the share of good ones; a perfect order picks well if it can."""
     found = row(grades, list(scores))

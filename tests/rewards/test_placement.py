@@ -155,6 +155,7 @@ TEXTS = st.one_of(
 
 @settings(max_examples=200, deadline=None)
 @given(text=TEXTS, data=st.data())
+@pytest.mark.heavy
 def test_last_tokens_agree_with_the_bytes_however_the_text_is_spelt(text, data):
     tokenizer = byte_tokenizer()
     ends = sorted(data.draw(st.sets(st.integers(1, max(1, len(text))), max_size=6))) if text else []

@@ -50,6 +50,7 @@ def test_a_study_may_train_reward_models_and_no_policy(project, capsys):
     assert "analysis" not in capsys.readouterr().out
 
 
+@pytest.mark.heavy
 def test_the_atlas_study_has_six_accuracies_and_a_ppo_seed_of_its_own_in_every_trajectory(project):
     families = {}
     for run in trained(runs_of("atlas")):
@@ -77,6 +78,7 @@ def test_the_pilot_shares_no_seed_with_the_study_it_plans(project):
     assert set(seeds_of(pilot)) == {(rm, own) for rm in (100, 101, 102) for own in (100, 101, 102)}
 
 
+@pytest.mark.heavy
 def test_the_lottery_takes_trainings_that_nothing_else_has(project):
     def seeds(name):
         runs = runs_of(name)

@@ -144,6 +144,7 @@ def hold(number):
     return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
 
+@pytest.mark.heavy
 def test_a_gpu_is_held_until_its_holder_ends_however_it_ends(tmp_path, monkeypatch):
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setattr(machine.tempfile, "tempdir", str(tmp_path))
@@ -211,6 +212,7 @@ def test_an_impossible_share_is_refused(project, monkeypatch, capsys, options, m
     assert message in capsys.readouterr().err
 
 
+@pytest.mark.heavy
 def test_the_slurm_test_names_missing_packages(tmp_path):
     script = REPOSITORY / "tests/slurm/one_node.py"
     done = subprocess.run([sys.executable, script], env={"PATH": str(tmp_path)}, capture_output=True, text=True)
