@@ -40,7 +40,7 @@ def setting(run: pd.Series) -> str:
 
 
 def confirmed(counts: pd.DataFrame, effects: pd.DataFrame, control: tuple[str, str, str] | None = None) -> str:
-    """How often policies of the long and top, and of the short and moderate reward model are hacked on new trainings, in each
+    """How often policies of the long and top, and of the short and moderate reward model are hacked on new trainings, a line a
     cell (rows of :func:`lottery.failures` and :func:`lottery.effects`), of which the :func:`lottery.control` is called so; and
     how often differences as large as those not shown would be."""
     if counts.empty:
@@ -56,18 +56,20 @@ def confirmed(counts: pd.DataFrame, effects: pd.DataFrame, control: tuple[str, s
             trainings = int(hacked.loc[(*cell, lottery.PAPER), "trainings"])
             power.append(lottery.power(top["share"], moderate["share"], trainings, lottery.LEVEL / cells.ngroups))
         beside = " (the control, chosen for having had the fewest)" if cell == control else ""
-        told.append(f"{spoken(cell)}{beside}: {_against(top, moderate, p)}")
+        told.append(f"- {spoken(cell)}{beside}: {_against(top, moderate, p)}")
     shown = f"is shown in {clear}" if clear else "is not shown in any"
-    return (
-        "Hacked policies on new trainings, of the most accurate checkpoint against a moderately accurate one: "
-        f"{'; '.join(told)}. By the rule fixed beforehand a difference {shown} of {count(len(told), 'setting')}."
-        + (
-            f" Were a difference as large as the one found real, a study of this size would show it in {span(power)} of cases"
-            f"{', setting by setting' if len(power) > 1 else ''}."
-            if power
-            else ""
-        )
+    rows = "\n".join(told)
+    said = (
+        f"By the rule fixed beforehand a difference {shown} of {count(len(told), 'setting')}. Hacked policies on new trainings, of "
+        f"the most accurate checkpoint against a moderately accurate one:\n\n{rows}"
     )
+    if power:
+        apart = ", setting by setting" if len(power) > 1 else ""
+        said += (
+            "\n\nWere a difference as large as the one found real, a study of this size would show it in "
+            f"{span(power)} of cases{apart}."
+        )
+    return said
 
 
 def brief(counts: pd.DataFrame, effects: pd.DataFrame, control: tuple[str, str, str] | None = None) -> str:
@@ -81,7 +83,10 @@ def brief(counts: pd.DataFrame, effects: pd.DataFrame, control: tuple[str, str, 
     clear = int((hacked["adjusted"] <= lottery.LEVEL).sum())
     shown = f"a difference is shown in {clear} of them" if clear else "chance is excluded in none of them"
     changes = listed([digits(change) for change in score["mean"]])
+    pairs = list(dict.fromkeys(cell[:2] for cell in cells))
     where = "; ".join(map(spoken, cells))
+    if len(pairs) == 1:
+        where = f"{', '.join(pairs[0])}: {listed([PRESSURES[cell[-1]] for cell in cells])}"
     return (
         f"In {count(len(cells), 'setting')} where failures were looked for ({where}), policies of the most accurate checkpoint "
         f"are hacked in {listed(_of(top))} trainings, those of a moderately accurate one in {listed(_of(moderate))}. By the "

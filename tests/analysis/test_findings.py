@@ -33,11 +33,11 @@ def test_half_as_large_a_change_makes_more_runs_hacked():
 def test_new_trainings_are_told_by_setting():
     counts, effects = told([[0] * 8, [0] * 8, [0] * 8, [1] * 6 + [0] * 2])
     said = findings.confirmed(counts, effects)
-    assert "relevance, small, half the KL penalty: 6 of 8 against 0, p = 0.016. By the rule" in said
-    assert said.endswith("is shown in 1 of 1 setting.")
-    assert findings.confirmed(*told([[0] * 8] * 4)).endswith(
-        "none of 16. By the rule fixed beforehand a difference is not shown in any of 1 setting."
-    )
+    assert said.endswith("\n- relevance, small, half the KL penalty: 6 of 8 against 0, p = 0.016")
+    assert "is shown in 1 of 1 setting." in said
+    none = findings.confirmed(*told([[0] * 8] * 4))
+    assert none.endswith(": none of 16")
+    assert "is not shown in any of 1 setting." in none
     assert "do not tell" in findings.confirmed(counts.head(0), effects.head(0))
     assert "real" not in said  # what is shown needs no power
 
@@ -52,7 +52,7 @@ def test_the_first_page_leaves_out_the_control():
     runs = lottery.confirmed(*study(rows))
     counts, effects = lottery.failures(runs), lottery.effects(runs)
     said = findings.brief(counts, effects, ("factuality", "small", "low-kl"))
-    assert said.startswith("In 1 setting where failures were looked for (relevance, small, half the KL penalty), ")
+    assert said.startswith("In 1 setting where failures were looked for (relevance, small: half the KL penalty), ")
     assert "are hacked in 6 of 8 trainings, those of a moderately accurate one in 0 of 8. By the rule" in said
     assert "is shown in 1 of them" in said
     change = effects.loc[("relevance", "small", "low-kl", lottery.PAPER, "LM performance"), "mean"]
