@@ -60,8 +60,8 @@ def confirmed(counts: pd.DataFrame, effects: pd.DataFrame, control: tuple[str, s
     shown = f"is shown in {clear}" if clear else "is not shown in any"
     rows = "\n".join(told)
     said = (
-        f"By the rule fixed beforehand a difference {shown} of {count(len(told), 'setting')}. Hacked policies on new trainings, of "
-        f"the most accurate checkpoint against a moderately accurate one:\n\n{rows}"
+        f"By the rule fixed beforehand a difference {shown} of {count(len(told), 'setting')}. Hacked policies on new "
+        f"trainings, of the most accurate checkpoint against a moderately accurate one:\n\n{rows}"
     )
     if power:
         apart = ", setting by setting" if len(power) > 1 else ""
