@@ -136,11 +136,21 @@ def sides(contrasts: pd.DataFrame) -> str:
         shown = own[own["adjusted"] <= lottery.LEVEL]
         changes = [f"{TOLD[outcome]} {_change(row)}" for outcome, row in shown.iterrows()]
         if changes:
-            clear.append(f"{words[0].upper()}{words[1:]}: {listed(changes)}.")
+            clear.append(f"- {words[0].upper()}{words[1:]}: {listed(changes)}.")
         else:
             rest.append(words)
-    unclear = [f"Not shown to change anything: {'; '.join(rest)}."] if rest else []
-    return " ".join(["What dials change, all tasks together.", *clear, *unclear] if clear else unclear)
+    unclear = [f"- Not shown to change anything: {'; '.join(rest)}."] if rest else []
+    return "\n".join(["What dials change, all tasks together:\n", *clear, *unclear])
+
+
+def sides_brief(contrasts: pd.DataFrame) -> str:
+    """:func:`sides` in a sentence: what changes LM performance, where it is clear."""
+    if contrasts.empty:
+        return sides(contrasts)
+    own = contrasts.xs(ALL, level="task").xs(READINGS["as measured"], level="outcome")
+    clear = own[own["adjusted"] <= lottery.LEVEL]["mean"]
+    told = [f"{words} {digits(clear[name])}" for name, words in CONTRASTS.items() if name in clear.index]
+    return f"What dials change in LM performance: {'; '.join(told or ['nothing is shown'])}."
 
 
 def sides_apart(contrasts: pd.DataFrame) -> str:

@@ -310,5 +310,13 @@ def run(runs: Sequence[Run], study: str, out: Path) -> str:
         if len(rows) and name != "predictions":
             said += ["", f"{name}:", rows.to_string(index=False, float_format="{:.4f}".format)]
     aimed = aims.aims(made)
-    said += ["", aimed.to_string(index=False, float_format="{:.4f}".format), aims.counted(aimed), "", tested.sentence(made)]
+    said += [
+        "",
+        aimed.to_string(index=False, float_format="{:.4f}".format),
+        aims.counted(aimed),
+        "",
+        tested.sentence(made),
+        "",
+        tested.detail(made),
+    ]
     return "\n".join(said)

@@ -24,23 +24,27 @@ READ["recipe"] = "read at the recipe's β"
 
 
 def sentence(made: Tables) -> str:
-    """What the back-test found, in paragraphs, or that there is none."""
+    """What the back-test found, or that there is none."""
     if not made:
         return f"Nothing stands here yet of what PPO made of such predictions: `{KEPT}` is not there."
-    told = answered(made)
-    parts = (cost(made, told), others(made), f"{sets(made, told)} {away(made)}".strip(), again())
+    return cost(made, answered(made))
+
+
+def detail(made: Tables) -> str:
+    """What other ways would have cost, how sure a choice may be, and on what all of it stands, in paragraphs."""
+    parts = (others(made), f"{sets(made, answered(made))} {away(made)}".strip(), again()) if made else ()
     return "\n\n".join(filter(None, parts))
 
 
-def cost(made: Tables, told: pd.DataFrame | None = None) -> str:
+def cost(made: Tables, told: pd.DataFrame) -> str:
     """How many the tool names, and what its choice costs, beside a random one, its strongest rival and the most accurate;
-    ``told``: what it answers, where that is known already."""
+    ``told``: what it answers (:func:`aims.answered`)."""
     by = _ways(made)
     if by.empty:
         return f"Too few reward models are there for pools of {POOL}."
     rival = by.loc[[name for name in BASELINES if name in by.index], "mean"].idxmin()
     said = [
-        _names(answered(made) if told is None else told),
+        _names(told),
         f"Among {POOL} trained reward models, the one named first costs {by.loc[TOOL, 'mean']:.3f} of final LM performance on "
         f"average, one chosen at random {by.loc['random', 'mean']:.3f}.",
         f"The strongest rival of the predicted gain, the {rival}, costs {_lead(by.loc[rival])}.",

@@ -39,7 +39,7 @@ def test_how_many_are_named_by_hand(made):
 
 def test_what_a_choice_costs_stands_beside_other_choices(made):
     """A lead whose interval reaches zero could be chance, and is told so."""
-    said = tested.cost(made)
+    said = tested.cost(made, answers())
     assert "the one named first costs 0.020 of" in said
     assert "at random 0.100." in said
     assert "the best of 16, costs 0.025, 0.005 more (95 % interval -0.004 to 0.014), which could be chance." in said
@@ -152,4 +152,5 @@ def test_a_back_test_of_few_reward_models_says_so():
     assert "is not there" in tested.sentence({})
     nothing = {name: pd.DataFrame(columns=["task"]) for name in BACKTEST}
     assert "Too few" in tested.sentence(nothing)
-    assert "Too few" in tested.cost({})
+    assert "Too few" in tested.cost({}, answers())
+    assert tested.detail({}) == ""
