@@ -199,7 +199,7 @@ def test_the_page_says_what_it_finds(tmp_path):
     assert names["words"]["apart"].endswith("in relevance.")
     assert names["known"].loc["all alike", "above 0"] < 0.05
     assert names["known"].loc["twice the margin", "above 0.04"] > 0.9 > 0.05 > names["known"].loc["the margin", "above 0.04"]
-    assert "0.1 more accuracy: LM performance as measured +0.100" in names["words"]["sides"]
+    assert "0.1 more accuracy +0.100" in names["words"]["sides"]
     assert names["tells"].loc[("relevance", "errors called good")].tolist() == pytest.approx([0.6, 0.7, 0.8])
     assert "0, then 8 of 8 are hacked" in names["words"]["longer"]
     assert names["later"]["runs"].tolist() == [8, 8]

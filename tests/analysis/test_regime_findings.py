@@ -77,7 +77,12 @@ def test_each_clear_contrast_is_told_with_its_outcomes():
     change = "LM performance as measured +0.100 (95 % interval +0.090 to +0.110) and the share of hacked policies −0.200"
     assert f"0.1 more accuracy: {change}" in said
     assert said.count("; ") == 2  # the three others are not shown
-    assert regime_findings.sides(contrasts(set())).startswith("Not shown to change anything: 0.1 more accuracy;")
+    assert said.count("\n- ") == 2
+    assert "\n- Not shown to change anything: 0.1 more accuracy;" in regime_findings.sides(contrasts(set()))
     assert "wait" in regime_findings.sides(pd.DataFrame())
+    clear = contrasts({(FINAL, "accuracy"), ("hacked", "errors called good")})
+    assert regime_findings.sides_brief(clear) == "What dials change in LM performance: 0.1 more accuracy +0.100."
+    assert regime_findings.sides_brief(contrasts(set())).endswith(": nothing is shown.")
+    assert "wait" in regime_findings.sides_brief(pd.DataFrame())
     assert "by +0.100 and +0.100 in relevance." in regime_findings.sides_apart(contrasts(set()))
     assert regime_findings.sides_apart(pd.DataFrame()) == ""
