@@ -12,18 +12,11 @@ from docutils import nodes
 from sphinx.application import Sphinx
 from sphinx.environment import BuildEnvironment
 
-# The study's own words, as the glossary has them, with their plurals.
-OWN = {
-    "arm": "arms",
-    "dial": "dials",
-    "hacked": "",
-    "margin": "",
-    "rank": "ranks",
-    "regret": "regrets",
-    "route": "routes",
-    "trajectory": "trajectories",
-}
-WORD = re.compile(rf"\b({'|'.join(filter(None, [*OWN, *OWN.values()]))})\b", re.IGNORECASE)
+# The study's own words, as they are written, and the glossary's entry of each. A rank alone may be one of anything.
+OWN = {word: entry for entry in ("arm", "dial", "regret", "route") for word in (entry, f"{entry}s")}
+OWN |= {"hacked": "hacked", "margin": "margin", "trajectory": "trajectory", "trajectories": "trajectory"}
+OWN |= {"rank of accuracy": "rank", "ranks of accuracy": "rank"}
+WORD = re.compile(rf"\b({'|'.join(OWN)})\b", re.IGNORECASE)
 COMPUTED = {"pasted-text", "cell_output"}  # what is glued into prose, and what a cell shows
 
 
@@ -51,7 +44,7 @@ def link_computed(app: Sphinx, doctree: nodes.document, docname: str) -> None:
         elif _is_computed(node):
             parts, end, text = [], 0, node.astext()
             for found in WORD.finditer(text):
-                page, anchor = anchors.get(_entry(found[0]), ("", ""))
+                page, anchor = anchors.get(OWN[found[0].lower()], ("", ""))
                 if not anchor or anchor in seen:
                     continue
                 seen.add(anchor)
@@ -71,11 +64,6 @@ def _is_computed(node: nodes.Text) -> bool:
         computed = computed or bool(COMPUTED & set(getattr(above, "attributes", {}).get("classes", ())))
         above = above.parent
     return computed
-
-
-def _entry(word: str) -> str:
-    """The glossary's form of a word."""
-    return next(one for one, many in OWN.items() if word.lower() in (one, many))
 
 
 @cache

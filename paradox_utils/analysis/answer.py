@@ -42,7 +42,7 @@ def advice(decision: Verdict) -> str:
     """What to do about accuracy, by a study's verdict."""
     told = {
         "supported": "Compare the most accurate reward model with less accurate ones.",
-        "not supported": "Prefer the more accurate reward model.",
+        "not supported": "On average, prefer the more accurate reward model.",
     }
     return told.get(decision.status, "Choose by more than accuracy: this study does not tell what the most accurate costs.")
 
@@ -70,13 +70,14 @@ def caveat(decision: Verdict) -> str:
     )
 
 
-def powered(decision: Verdict, gap: float, rates: Mapping[str, float]) -> str:
-    """Whether the study would have seen a cost of the published ``gap``; ``rates`` of :func:`power.own_power`."""
+def powered(decision: Verdict, gap: float, rates: Mapping[str, float], every: float) -> str:
+    """Whether the study would have seen a cost of the published ``gap`` (:func:`published.typical_gap`, and over ``every``
+    pair); ``rates`` of :func:`power.own_power`."""
     if not np.isfinite(rates["supported"]):
         return "These runs do not tell how often a study like this one would see a gap of the published size."
     opening = (
-        f"The gaps in the paper's figures have a median of {gap:.3f}; they are to the best of many policies, picked after the "
-        "fact, and so too large."
+        f"The gaps in the paper's figures have a median of {gap:.3f} where performance is a share (with completeness, a reward "
+        f"model's score, {every:.3f}); they are to the best of many policies, picked after the fact, and so too large."
     )
     alike = "of studies as large and as noisy as this one"
     if gap >= MARGIN or decision.primary is None or decision.status != "not supported":

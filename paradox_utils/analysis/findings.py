@@ -47,29 +47,35 @@ def confirmed(counts: pd.DataFrame, effects: pd.DataFrame, control: tuple[str, s
         return "These runs do not tell how often the most accurate reward model is hacked."
     hacked = effects.xs("hacked", level="outcome") if len(effects) else effects
     cells = counts.groupby(lottery.CELL, sort=False)
-    told, clear, power = [], 0, []
+    told, clear = [], 0
     for cell, own in cells:
         top, moderate = (own.loc[(*cell, kind)] for kind in ("long-top", "short-moderate"))
         p = hacked.loc[(*cell, lottery.PAPER), "adjusted"] if (*cell, lottery.PAPER) in hacked.index else np.nan
         clear += p <= lottery.LEVEL
-        if p > lottery.LEVEL and top["share"] > moderate["share"]:
-            trainings = int(hacked.loc[(*cell, lottery.PAPER), "trainings"])
-            power.append(lottery.power(top["share"], moderate["share"], trainings, lottery.LEVEL / cells.ngroups))
         beside = " (the control, chosen for having had the fewest)" if cell == control else ""
-        told.append(f"- {spoken(cell)}{beside}: {_against(top, moderate, p)}")
+        told.append(f"- {spoken(cell)}{beside}: {_against(top, moderate, p, 'corrected ')}")
     shown = f"is shown in {clear}" if clear else "is not shown in any"
     rows = "\n".join(told)
     said = (
         f"By the rule fixed beforehand a difference {shown} of {count(len(told), 'setting')}. Hacked policies on new "
         f"trainings, of the most accurate checkpoint against a moderately accurate one:\n\n{rows}"
     )
-    if power:
-        apart = ", setting by setting" if len(power) > 1 else ""
-        said += (
-            "\n\nWere a difference as large as the one found real, a study of this size would show it in "
-            f"{span(power)} of cases{apart}."
-        )
-    return said
+    return "\n\n".join(filter(None, [said, _power(counts, effects)]))
+
+
+def _power(counts: pd.DataFrame, effects: pd.DataFrame) -> str:
+    """How often differences as large as those found and not shown would be shown; empty where there is none."""
+    hacked = effects.xs("hacked", level="outcome") if len(effects) else effects
+    cells, power = counts.groupby(lottery.CELL, sort=False), []
+    for cell, own in cells:
+        top, moderate = (own.loc[(*cell, kind), "share"] for kind in ("long-top", "short-moderate"))
+        row = hacked.loc[(*cell, lottery.PAPER)] if (*cell, lottery.PAPER) in hacked.index else None
+        if row is not None and row["adjusted"] > lottery.LEVEL and top > moderate:
+            power.append(lottery.power(top, moderate, int(row["trainings"]), lottery.LEVEL / cells.ngroups))
+    if not power:
+        return ""
+    shown = f"{span(power)} of cases{', setting by setting' if len(power) > 1 else ''}"
+    return f"Were a difference as large as the one found real, a study of this size would show it in {shown}."
 
 
 def brief(counts: pd.DataFrame, effects: pd.DataFrame, control: tuple[str, str, str] | None = None) -> str:
@@ -82,16 +88,19 @@ def brief(counts: pd.DataFrame, effects: pd.DataFrame, control: tuple[str, str, 
     hacked, score = (paper.xs(outcome, level="outcome").loc[cells] for outcome in ("hacked", "LM performance"))
     clear = int((hacked["adjusted"] <= lottery.LEVEL).sum())
     shown = f"a difference is shown in {clear} of them" if clear else "chance is excluded in none of them"
-    changes = listed([digits(change) for change in score["mean"]])
+    changes = [estimate(Interval(*row[["mean", "low", "high"]], 0), "+z.3f") for _, row in score.iterrows()]
     pairs = list(dict.fromkeys(cell[:2] for cell in cells))
-    where = "; ".join(map(spoken, cells))
-    if len(pairs) == 1:
-        where = f"{', '.join(pairs[0])}: {listed([PRESSURES[cell[-1]] for cell in cells])}"
-    return (
-        f"In {count(len(cells), 'setting')} where failures were looked for ({where}), policies of the most accurate checkpoint "
-        f"are hacked in {listed(_of(top))} trainings, those of a moderately accurate one in {listed(_of(moderate))}. By the "
-        f"rule fixed beforehand {shown}. On average the most accurate one changes LM performance by {changes}."
+    names = [PRESSURES[cell[-1]] if len(pairs) == 1 else spoken(cell) for cell in cells]
+    chosen = ["chosen for its failures" if cell[-1] in lottery.PRESSURES else "planned without a look" for cell in cells]
+    where = listed([f"{name}, {how}" for name, how in zip(names, chosen, strict=True)])
+    where = f"{', '.join(pairs[0])}: {where}" if len(pairs) == 1 else where
+    said = (
+        f"In {count(len(cells), 'more setting')} ({where}) policies of the most accurate checkpoint are hacked in "
+        f"{listed(_of(top))} trainings, those of a moderately accurate one in {listed(_of(moderate))}; LM performance with the "
+        f"most accurate one, against the moderate one, is changed by {listed(changes)}. By the rule fixed beforehand, on "
+        f"hacked policies alone, {shown}."
     )
+    return " ".join(filter(None, [said, _power(counts, effects)]))
 
 
 def _of(rows: pd.DataFrame) -> list[str]:
@@ -122,12 +131,12 @@ def lost(effects: pd.DataFrame, runs: pd.DataFrame) -> str:
     )
 
 
-def _against(top: pd.Series, moderate: pd.Series, p: float) -> str:
+def _against(top: pd.Series, moderate: pd.Series, p: float, which: str = "") -> str:
     if not top["hacked"] + moderate["hacked"]:
         return f"none of {top['runs'] + moderate['runs']:.0f}"
     runs = "" if moderate["runs"] == top["runs"] else f" of {moderate['runs']:.0f}"
     share = f"{top['hacked']:.0f} of {top['runs']:.0f}"
-    return f"{share} against {moderate['hacked']:.0f}{runs}" + (f", {chance(p)}" if np.isfinite(p) else "")
+    return f"{share} against {moderate['hacked']:.0f}{runs}" + (f", {which}{chance(p)}" if np.isfinite(p) else "")
 
 
 def struck(runs: pd.DataFrame) -> str:
@@ -203,8 +212,7 @@ def parted(effects: pd.DataFrame) -> str:
 
 
 def _span(own: pd.DataFrame) -> str:
-    low, high = points(own["mean"].min()), points(own["mean"].max())
-    return low if len(own) == 1 else f"{low} to {high}"
+    return f"{listed([points(share, '') for share in own['mean']])} percentage points"
 
 
 def _held(own: pd.DataFrame, words: str) -> str:

@@ -27,13 +27,13 @@ def watch(early: pd.DataFrame, saved: pd.DataFrame) -> str:
     whole = estimate(Interval(row["gain"], row["low"], row["high"], 0), "+z.2f")
     pays = "pays" if row["low"] > 0 else "costs" if row["high"] < 0 else "is not shown to pay"
     hacked, other = (digits(row[name], "+z.2f") for name in ("on hacked", "on other"))
-    tell, first = "these tell" if len(found.alike) > 1 else "it tells", signs.SIGNS[found.first]
+    first, last = signs.SIGNS[found.first], listed([signs.SIGNS[sign] for sign in found.alike])
     return (
-        f"Watch {listed([signs.SIGNS[sign] for sign in found.alike])} along PPO: at update {early.index[-1]} {tell} hacked "
-        f"runs from others best (AUC {found.at_end:.2f}; 0.5 tells nothing), at update {found.quarter} {first} "
-        f"({found.early:.2f}). A stop on {first}, by a bar set on other trainings, ends {row['hacked']:.0%} of hacked runs and "
-        f"{row['other']:.0%} of others early: that changes the true return of a hacked run by {hacked} good segments and of "
-        f"another by {other}, and on the whole {pays}: {whole} a run."
+        f"Watch {first} along PPO: at update {found.quarter} it tells hacked runs from others best (AUC {found.early:.2f}; 0.5 "
+        f"tells nothing). At the last, {early.index[-1]}, {last} {'do' if len(found.alike) > 1 else 'does'} "
+        f"({found.at_end:.2f}). A stop on {first}, by a bar set on other trainings, ends {row['hacked']:.0%} of hacked runs "
+        f"and {row['other']:.0%} of others early: that changes the true return of a hacked run by {hacked} good segments and "
+        f"of another by {other}, and on the whole {pays}: {whole} a run."
     )
 
 

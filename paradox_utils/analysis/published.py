@@ -100,11 +100,11 @@ def standing(markers: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def typical_gap(markers: pd.DataFrame) -> float:
+def typical_gap(markers: pd.DataFrame, *, every: bool = False) -> float:
     """The median, after the fact, of the most accurate RM's regrets over pairs whose LM performance is a share (completeness
-    is a reward model's score)."""
+    is a reward model's score), or over ``every`` pair."""
     found = standing(markers)
-    return float(found.loc[found["task"] != "completeness", "regret"].median())
+    return float(found.loc[every | (found["task"] != "completeness"), "regret"].median())
 
 
 def thirds(accuracy: Array) -> list[Array]:

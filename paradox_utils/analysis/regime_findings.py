@@ -26,7 +26,10 @@ def regime(regrets: pd.DataFrame, accuracies: pd.Series) -> str:
     units = count(int(regrets["trajectories"].max()), "trajectory", "trajectories")
     among = f"With reward models of accuracy {accuracies.min():.2f} to {accuracies.max():.2f}, over {units},"
     if (regrets["high"] <= 0).all():
-        cost = f"{among} no rank of accuracy common to all tasks is better than the most accurate, in either reading."
+        cost = (
+            f"{among} no rank of accuracy common to all tasks is better than the most accurate, neither by LM performance as "
+            "measured nor with short answers not favoured."
+        )
     else:
         rows = regrets.iterrows()
         said = [f"{estimate(Interval(row['regret'], row['low'], row['high'], 0))} {name}" for name, row in rows]
@@ -181,5 +184,5 @@ def longer(runs: pd.DataFrame) -> str:
         usual, later = (np.average(own[name], weights=own["runs"]) for name in ("usual", "longer"))
         struck = f"{own['hacked_usual'].sum():.0f}, then {own['hacked_longer'].sum():.0f} of {own['runs'].sum()} are hacked"
         called = {"top": "most accurate", "moderate": "moderate"}[kind]
-        told.append(f"with the {called} checkpoint LM performance goes from {usual:.2f} to {later:.2f}, and {struck}")
+        told.append(f"with the {called} checkpoint LM performance ends at {later:.2f} in place of {usual:.2f}, and {struck}")
     return f"With four times the updates: {'; '.join(told)}."

@@ -12,7 +12,7 @@ from pathlib import Path
 import pandas as pd
 
 from paradox_utils import files
-from paradox_utils.choose.decision import LEVEL, SET_LEVEL
+from paradox_utils.choose.decision import LEVEL
 from paradox_utils.choose.run import Choice
 from paradox_utils.figures import choose as draw
 from paradox_utils.figures.show import Shown, show
@@ -81,9 +81,8 @@ def _on_unknown_scale(choice: Choice) -> bool:
 def _more(choice: Choice) -> str:
     if choice.decision.by_training:
         return (
-            f"No number of judged prompts would: each training is allowed a deviation of its own, {choice.facts['spread']:g}, "
-            f"with which past sets of {SET_LEVEL * 100:.0f} % held, and they differ too little for that. Only training with "
-            "each would."
+            f"No number of judged prompts would: a training ends about {choice.facts['spread']:g} off by luck of its own, and "
+            "these are predicted to differ too little for that. Only training with each would."
         )
     if choice.decision.more is None:
         return "They are so alike that no number of judged prompts is worth it."
@@ -94,7 +93,7 @@ def _cost(choice: Choice) -> str:
     """What it costs to take the cheapest of the undecided."""
     regrets = choice.table.set_index("candidate")["regret"].loc[list(choice.decision.names)]
     lost = f"{regrets.min():.3f}" if regrets.min() >= 0.001 else "less than 0.001"
-    return f" Until then {regrets.idxmin()}: choosing it costs {lost} on average."
+    return f" Until then {regrets.idxmin()}: choosing it costs {lost} of the judged score on average."
 
 
 def _reach(choice: Choice) -> str:
@@ -202,13 +201,12 @@ def foot(choice: Choice) -> str:
     said = f"{facts['responses']:,} responses to {facts['prompts']:,} prompts"
     if not facts["judged_prompts"]:
         return f"{said}, none of them judged."
-    said += (
-        f", {facts['judged_responses']:,} to {facts['judged_prompts']:,} of them judged; the policy's own score is "
-        f"{facts['start']:.3f}"
-    )
+    every = (facts["judged_responses"], facts["judged_prompts"]) == (facts["responses"], facts["prompts"])
+    judged = "all judged" if every else f"{facts['judged_responses']:,} to {facts['judged_prompts']:,} of them judged"
+    said += f", {judged}; the policy's own score is {facts['start']:.3f}"
     if facts["told_nothing"]:
         said += f"; {facts['told_nothing']:,} prompts with one judged response say nothing"
-    luck = f", each training with a deviation of its own of {facts['spread']:g}" if facts["spread"] else ""
+    luck = f", and of the luck of trainings, {facts['spread']:g} each" if facts["spread"] else ""
     said += f". A choice is made where a candidate is the best in {LEVEL:.1%} of draws of other prompts{luck}."
     if _on_unknown_scale(choice):
         said += " How far trainings differ is known of shares and labels alone, whose scale has ends: not allowed for here."

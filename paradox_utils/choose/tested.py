@@ -61,10 +61,13 @@ def brief(made: Tables) -> str:
         return f"Too few reward models are there for pools of {POOL}."
     rivals = by.loc[[name for name in (BEST_OF, ACCURATE) if name in by.index]]
     listed = "".join(f", the {name} {row['mean']:.3f}" for name, row in rivals.iterrows())
-    chance = "; that it is ahead of these could be chance" if len(rivals) and (rivals["high"] >= 0).all() else ""
+    last = f"the last {len(rivals)}" if len(rivals) > 1 else "the last"
+    chance = f"; that it is ahead of {last} could be chance" if len(rivals) and (rivals["high"] >= 0).all() else ""
+    told = answered(made)
+    many = f" It names {told.loc['all', 'named']:.1f} of them on average, one alone seldom." if "all" in told.index else ""
     return (
         f"Among {POOL} trained reward models of this study, the one that it names first costs {by.loc[TOOL, 'mean']:.3f} of "
-        f"final LM performance on average, one at random {by.loc['random', 'mean']:.3f}{listed}{chance}."
+        f"final LM performance on average, one at random {by.loc['random', 'mean']:.3f}{listed}{chance}.{many}"
     )
 
 

@@ -10,7 +10,11 @@ from tests.worlds import TASKS, decide, flat, inverted_u, nested, rising
 @pytest.mark.heavy
 @pytest.mark.parametrize(
     ("curve", "seeds", "opening", "advice"),
-    [(rising, 5, "Yes, on", "Prefer"), (inverted_u, 5, "No, on", "Compare"), (flat, 2, "Undecided", "Choose by more")],
+    [
+        (rising, 5, "Yes, on", "On average, prefer"),
+        (inverted_u, 5, "No, on", "Compare"),
+        (flat, 2, "Undecided", "Choose by more"),
+    ],
 )
 def test_the_answer_follows_the_verdict(curve, seeds, opening, advice):
     decision = decide(nested(curve, rm_seeds=seeds))
@@ -38,12 +42,12 @@ def test_what_the_study_would_have_seen():
     rates = {"supported": 0.123, "not supported": 0.04}
     found = decide(nested(rising, rm_seeds=3))
     high = found.primary.of.regret.high
-    inside = answer.powered(found, 0.033, rates)
+    inside = answer.powered(found, 0.033, rates, 0.042)
     assert "in 4% of studies" in inside
     assert inside.endswith(f"{'below' if high < 0.033 else 'above'} it, at {high:.3f}.")
-    assert "supported in 12.3% of studies" in answer.powered(found, 0.1, rates)
-    assert "supported in 12.3% of studies" in answer.powered(decide(nested(inverted_u, rm_seeds=3)), 0.033, rates)
-    assert "do not tell" in answer.powered(found, 0.033, dict.fromkeys(rates, float("nan")))
+    assert "supported in 12.3% of studies" in answer.powered(found, 0.1, rates, 0.042)
+    assert "supported in 12.3% of studies" in answer.powered(decide(nested(inverted_u, rm_seeds=3)), 0.033, rates, 0.042)
+    assert "do not tell" in answer.powered(found, 0.033, dict.fromkeys(rates, float("nan")), 0.042)
 
 
 def test_accuracy_is_worth_what_the_most_accurate_adds_to_the_least():

@@ -33,7 +33,7 @@ def test_half_as_large_a_change_makes_more_runs_hacked():
 def test_new_trainings_are_told_by_setting():
     counts, effects = told([[0] * 8, [0] * 8, [0] * 8, [1] * 6 + [0] * 2])
     said = findings.confirmed(counts, effects)
-    assert said.endswith("\n- relevance, small, half the KL penalty: 6 of 8 against 0, p = 0.016")
+    assert said.endswith("\n- relevance, small, half the KL penalty: 6 of 8 against 0, corrected p = 0.016")
     assert "is shown in 1 of 1 setting." in said
     none = findings.confirmed(*told([[0] * 8] * 4))
     assert none.endswith(": none of 16")
@@ -52,12 +52,12 @@ def test_the_first_page_leaves_out_the_control():
     runs = lottery.confirmed(*study(rows))
     counts, effects = lottery.failures(runs), lottery.effects(runs)
     said = findings.brief(counts, effects, ("factuality", "small", "low-kl"))
-    assert said.startswith("In 1 setting where failures were looked for (relevance, small: half the KL penalty), ")
-    assert "are hacked in 6 of 8 trainings, those of a moderately accurate one in 0 of 8. By the rule" in said
+    assert said.startswith("In 1 more setting (relevance, small: half the KL penalty, chosen for its failures) policies ")
+    assert "are hacked in 6 of 8 trainings, those of a moderately accurate one in 0 of 8; LM performance" in said
     assert "is shown in 1 of them" in said
     change = effects.loc[("relevance", "small", "low-kl", lottery.PAPER, "LM performance"), "mean"]
-    assert said.endswith(f"LM performance by {change:+.3f}.".replace("-", "−"))
-    assert "In 2 settings" in findings.brief(counts, effects)
+    assert f"is changed by {change:+.3f} (95 % interval ".replace("-", "−") in said
+    assert "In 2 more settings" in findings.brief(counts, effects)
     assert "do not tell" in findings.brief(counts.head(0), effects.head(0))
 
 
@@ -181,10 +181,10 @@ def test_the_cause_is_told_over_settings():
     said = findings.cause(effects)
     assert said.startswith("The most accurate checkpoint is also the longest trained")  # it stands alone on the first page
     assert said.endswith(
-        " Higher accuracy, at equal training, raises the share of hacked policies in 1 of 2 settings (−5 points to +30 points)"
-        "; longer training, at equal accuracy, lowers the share of hacked policies in 1 of 2 settings (−20 points to +10 "
-        "points)."
+        " Higher accuracy, at equal training, raises the share of hacked policies in 1 of 2 settings (+30 and −5 percentage "
+        "points); longer training, at equal accuracy, lowers the share of hacked policies in 1 of 2 settings (−20 and +10 "
+        "percentage points)."
     )
     nothing = findings.cause(effects.assign(adjusted=1.0))
-    assert " Neither higher accuracy, at equal training (−5 points to +30 points), nor longer training, at " in nothing
+    assert " Neither higher accuracy, at equal training (+30 and −5 percentage points), nor longer training, at " in nothing
     assert "do not tell" in findings.cause(effects.head(0))

@@ -15,8 +15,8 @@ def test_what_to_watch_is_told_with_what_stopping_on_it_saves():
     row = {"gain": 0.2, "low": 0.1, "high": 0.3, "on hacked": 1.25, "on other": -0.5, "hacked": 0.75, "other": 0.1}
     saved = pd.DataFrame([row], index=["kl"])
     said = guard_findings.watch(early, saved)
-    assert said.startswith("Watch length and KL from the reference policy along PPO: at update 40 these tell ")
-    assert "(AUC 0.90; 0.5 tells nothing), at update 10 KL from the reference policy (0.80)" in said
+    assert said.startswith("Watch KL from the reference policy along PPO: at update 10 it tells ")
+    assert "(AUC 0.80; 0.5 tells nothing). At the last, 40, length and KL from the reference policy do (0.90)." in said
     assert "ends 75% of hacked runs and 10% of others early" in said
     assert "a hacked run by +1.25 good segments and of another by −0.50, and on the whole pays: " in said
     assert said.endswith("pays: +0.20 (95 % interval +0.10 to +0.30) a run.")

@@ -135,7 +135,7 @@ def test_luck_of_a_training_is_allowed_for_where_it_is_known(world, values, spre
     """Of judgements that are shares, and recipes that train; of scores without ends it is said that it is not."""
     choice = run.choose(world("good", "noisy", responses=rejudged(world, lambda x: 1 / (1 + np.exp(-x))), **values))
     assert choice.facts["spread"] == spread
-    assert ("its own of 0.05" in report.foot(choice)) == bool(spread)
+    assert ("trainings, 0.05 each" in report.foot(choice)) == bool(spread)
     assert "does not allow" not in report.sentence(choice)
     unlike = run.choose(world("good", "noisy", **values))
     assert unlike.facts["spread"] == 0

@@ -51,7 +51,7 @@ def test_other_pages_get_one_sentence_of_it(made):
     assert "costs 0.020 of final LM performance on average, one at random 0.100, the best of 16 0.025, the most acc" in said
     assert said.endswith("accurate 0.030.")  # one of the two leads is clear
     made["regrets"]["high"] = 0.001
-    assert tested.brief(made).endswith("ahead of these could be chance.")
+    assert tested.brief(made).endswith("ahead of the last 2 could be chance.")
     assert "Too few" in tested.brief({})
 
 
