@@ -228,10 +228,11 @@ def _counts(found: Sequence[Finding]) -> tuple[int, int, int]:
 
 
 def _told(supported: int, against: int, undecided: int) -> str:
+    found = [count(n, "finds", "find") if n else "none finds" for n in (supported, against)]
     return (
-        f"{count(supported, 'finds', 'find')} that a less accurate reward model picks better than the most accurate one (by "
-        f"more than {verdict.MARGIN} of the questions), {count(against, 'finds', 'find')} that none does, and "
-        f"{count(undecided, 'is', 'are')} undecided"
+        f"{found[0]} that a less accurate reward model picks better than the most accurate one (by "
+        f"more than {verdict.MARGIN} of the questions), {found[1]} that none does, and "
+        f"{count(undecided, 'is', 'are') if undecided else 'none is'} undecided"
     )
 
 
