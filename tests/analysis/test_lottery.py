@@ -244,9 +244,9 @@ def test_the_page_says_what_it_finds(cured, tmp_path):
     names = run_page("12", folder, screen=str(written(first, tmp_path / "screen")))
     assert names["named"] == [("relevance", "small", "low-kl")]
     assert names["words"]["guard"].startswith("Of 1 cure tried" if cured else "No cure")
-    assert "6 of 8 against 0, p = 0.016" in names["words"]["confirmed"]
+    assert "6 of 8 against 0, corrected p = 0.016" in names["words"]["confirmed"]
     assert names["counts"].loc[("relevance", "small", "low-kl", "long-top"), "hacked"] == 6
-    assert names["words"]["watch"].startswith("Watch length along PPO: at update 10 it tells hacked runs")
+    assert "At the last, 10, length does (1.00)." in names["words"]["watch"]
     assert names["rates"].index[-1] == lottery.FOUND
     assert list(names["cured"].index) == ["minimum"] * cured
     assert names["found"].loc["PPO", "hacked"].tolist() == [0, 1, 0, 6]
