@@ -63,8 +63,10 @@ def brief(made: Tables) -> str:
     listed = "".join(f", the {name} {row['mean']:.3f}" for name, row in rivals.iterrows())
     last = f"the last {len(rivals)}" if len(rivals) > 1 else "the last"
     chance = f"; that it is ahead of {last} could be chance" if len(rivals) and (rivals["high"] >= 0).all() else ""
-    told = answered(made)
-    many = f" It names {told.loc['all', 'named']:.1f} of them on average, one alone seldom." if "all" in told.index else ""
+    told, many = answered(made), ""
+    if "all" in told.index:
+        row = told.loc["all"]
+        many = f" It names {row['named']:.1f} of them on average, one alone in {_alone(row)} pools."
     return (
         f"Among {POOL} trained reward models of this study, the one that it names first costs {by.loc[TOOL, 'mean']:.3f} of "
         f"final LM performance on average, one at random {by.loc['random', 'mean']:.3f}{listed}{chance}.{many}"
